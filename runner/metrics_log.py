@@ -1,0 +1,79 @@
+"""metrics.jsonl, a trial's log of record: one JSON object a row, strictly increasing `step`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from runner.storage import Storage
+
+METRICS = "metrics.jsonl"
+
+
+def read_rows(trial: Storage) -> list[dict[str, Any]]:
+    """Every whole row of a trial's log, in order of step; a torn last row is left out."""
+    return _parse(trial.read(METRICS)) if trial.exists(METRICS) else []
+
+
+def _parse(data: bytes) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for line in data.split(b"\n")[:-1]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        if rows and row["step"] <= rows[-1]["step"]:
+            break
+        rows.append(row)
+    return rows
+
+
+class MetricsLog:
+    """The writing end, held by the one process that trains. Rows past `step` are dropped on opening:
+    they are of work that is not in the checkpoint and will be done, and logged, again."""
+
+    def __init__(self, trial: Storage, step: int) -> None:
+        self._trial = trial
+        rows = [row for row in read_rows(trial) if row["step"] <= step]
+        self.last_step = rows[-1]["step"] if rows else -1
+        trial.write(METRICS, b"".join(map(encode_row, rows)))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends a row; raises ValueError where its step is not past the last one."""
+        if row["step"] <= self.last_step:
+            raise ValueError(f"step {row['step']} is logged already (last: {self.last_step})")
+        self._trial.append(METRICS, encode_row(row))
+        self.last_step = row["step"]
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """One line of JSON; what is not finite becomes null, which every JSON reader takes."""
+    finite = {k: None if isinstance(v, float) and not _is_finite(v) else v for k, v in row.items()}
+    return json.dumps(finite, allow_nan=False).encode() + b"\n"
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+class MetricsReader:
+    """The reading end: hands out each step's row once, however often the log is cut back and redone."""
+
+    def __init__(self, trial: Storage, after_step: int = -1) -> None:
+        self._trial = trial
+        self._size = -1
+        self.last_step = after_step
+
+    def new_rows(self) -> list[dict[str, Any]]:
+        """Rows whose step is past every row handed out before; empty where nothing changed."""
+        if not self._trial.exists(METRICS):
+            return []
+        size = self._trial.size(METRICS)
+        if size == self._size:
+            return []
+        rows = [row for row in read_rows(self._trial) if row["step"] > self.last_step]
+        self._size = size
+        if rows:
+            self.last_step = rows[-1]["step"]
+        return rows

@@ -1,0 +1,132 @@
+"""All reading and writing on storage: one folder, any pyarrow file system underneath.
+
+A write that matters is whole or absent: temporary name, fsync, rename. Where the file system has no
+rename worth the name (an object store), the upload itself is atomic and the temporary name is skipped.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder on a pyarrow file system; every name below is relative to it and uses `/`."""
+
+    filesystem: pa_fs.FileSystem
+    root: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Storage":
+        """The folder at a local path (which need not exist yet)."""
+        return cls(pa_fs.LocalFileSystem(), str(Path(path).absolute()))
+
+    @property
+    def local_path(self) -> Path:
+        """The folder as a local path, for memory maps and libraries that insist on one."""
+        return Path(self.root)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, without its parents."""
+        return self.root.rstrip("/").rsplit("/", 1)[-1]
+
+    def at(self, name: str) -> "Storage":
+        """A folder inside this one."""
+        return Storage(self.filesystem, self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str = "") -> bool:
+        """True where a file or a folder of that name stands."""
+        return bool(self.filesystem.get_file_info(self._path(name)).type != pa_fs.FileType.NotFound)
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; raises FileNotFoundError where there is none."""
+        info = self.filesystem.get_file_info(self._path(name))
+        if info.type != pa_fs.FileType.File:
+            raise FileNotFoundError(self._path(name))
+        return int(info.size)
+
+    def list(self, name: str = "") -> list[str]:
+        """Names in a folder, sorted; temporary ones are left out; empty where there is no folder."""
+        selector = pa_fs.FileSelector(self._path(name), allow_not_found=True)
+        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        return sorted(name for name in names if not name.startswith(TEMPORARY))
+
+    def make_folder(self, name: str = "") -> None:
+        """Creates the folder and its parents."""
+        self.filesystem.create_dir(self._path(name), recursive=True)
+
+    def read(self, name: str) -> bytes:
+        """The whole file; raises FileNotFoundError where there is none."""
+        with self.filesystem.open_input_stream(self._path(name), compression=None) as stream:
+            return bytes(stream.read())
+
+    def read_text(self, name: str) -> str:
+        """The whole file as UTF-8; raises FileNotFoundError or UnicodeDecodeError."""
+        return self.read(name).decode()
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Replaces the file as a whole: a reader sees the old bytes or the new ones, never a mixture."""
+        with self.writing(name) as stream:
+            stream.write(data)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO | pa.NativeFile]:
+        """A stream whose bytes become the file `name` when the block ends without an error."""
+        path = self._path(name)
+        if not isinstance(self.filesystem, pa_fs.LocalFileSystem):
+            with self.filesystem.open_output_stream(path, compression=None) as stream:
+                yield stream
+            return
+        folder, base = os.path.split(path)
+        temporary = f"{folder}/{TEMPORARY}{base}-{secrets.token_hex(4)}"
+        try:
+            with open(temporary, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(folder)
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds bytes at a file's end in one write and waits until the disk has them."""
+        with open(self._path(name), "ab", buffering=0) as stream:
+            stream.write(data)
+            os.fsync(stream.fileno())
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Moves a file or folder inside this one; raises OSError where a folder stands in the way."""
+        os.rename(self._path(name), self._path(new_name))
+        sync_folder(os.path.dirname(self._path(new_name)))
+
+    def remove(self, name: str) -> None:
+        """Deletes a file or a whole folder; nothing happens where there is none."""
+        info = self.filesystem.get_file_info(self._path(name))
+        if info.type == pa_fs.FileType.Directory:
+            self.filesystem.delete_dir(self._path(name))
+        elif info.type != pa_fs.FileType.NotFound:
+            self.filesystem.delete_file(self._path(name))
+
+
+def sync_folder(path: str) -> None:
+    """Makes a rename in the folder last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
