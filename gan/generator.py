@@ -1,0 +1,104 @@
+"""The U-Net generator of pix2pix (Isola et al. 2017, section 6.1.1)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_WIDTH = 8
+NUM_DROPOUT_BLOCKS = 3
+
+
+class DownBlock(nn.Module):
+    """LeakyReLU (but on the picture itself), 4x4 convolution of stride 2, batch norm where asked for."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, activate: bool, normalise: bool) -> None:
+        super().__init__()
+        self.activate = activate
+        self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels) if normalise else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.activate:
+            x = F.leaky_relu(x, 0.2)
+        x = self.norm(self.conv(x))
+        return x
+
+
+class UpBlock(nn.Module):
+    """ReLU, 4x4 transposed convolution of stride 2, batch norm, dropout by a given mask."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor, dropout_mask: Tensor | None) -> Tensor:
+        x = self.norm(self.conv(F.relu(x)))
+        return x if dropout_mask is None else x * dropout_mask.to(x.dtype)
+
+
+class Generator(nn.Module):
+    """Maps a source picture to a fake target of the same size.
+
+    The U-Net has log2(patch_size) levels of widths 1, 2, 4, 8, 8, ... times `channels`, with a skip
+    connection at each. There is no batch norm on the first level and on the 1x1 bottleneck, where a
+    batch of one would leave a single value to normalise. 54,413,955 parameters at 64 channels and 256
+    pixels, layer for layer those of the PyTorch reference implementation.
+
+    Dropout is no layer: its masks are an argument, so that they can be a function of seed and step.
+
+    Args:
+        channels: width of the first level, 1 or more.
+        patch_size: side of the pictures in pixels, a power of two from 64 on.
+    """
+
+    def __init__(self, channels: int = 64, patch_size: int = 256) -> None:
+        super().__init__()
+        levels = int(math.log2(patch_size))
+        widths = [channels * min(2**level, MAX_WIDTH) for level in range(levels)]
+        self.patch_size = patch_size
+        self.widths = widths
+        self.down = nn.ModuleList(
+            DownBlock(
+                widths[level - 1] if level else 3,
+                widths[level],
+                activate=level > 0,
+                normalise=0 < level < levels - 1,
+            )
+            for level in range(levels)
+        )
+        self.up = nn.ModuleList(
+            UpBlock(widths[level] if level == levels - 1 else 2 * widths[level], widths[level - 1])
+            for level in range(levels - 1, 0, -1)
+        )
+        self.last = nn.ConvTranspose2d(2 * widths[0], 3, 4, stride=2, padding=1, bias=True)
+
+    @property
+    def dropout_shapes(self) -> list[tuple[int, int, int]]:
+        """(channels, height, width) of each dropout mask for one picture, from the bottleneck on."""
+        return [
+            (self.widths[-2 - block], 2 ** (block + 1), 2 ** (block + 1))
+            for block in range(NUM_DROPOUT_BLOCKS)
+        ]
+
+    def forward(self, source: Tensor, dropout_masks: Sequence[Tensor] = ()) -> Tensor:
+        """The fake target, in [-1, 1].
+
+        Args:
+            source: (N, 3, H, W) in [-1, 1], H and W multiples of patch_size.
+            dropout_masks: three tensors (N, *dropout_shapes[i]) of 0 (dropped) and 2 (kept), or none
+                for no dropout.
+        """
+        skips = []
+        x = source
+        for down in self.down:
+            x = down(x)
+            skips.append(x)
+        skips.pop()
+        for block, up in enumerate(self.up):
+            x = up(x, dropout_masks[block] if block < len(dropout_masks) else None)
+            x = torch.cat([skips.pop(), x], dim=1)
+        return torch.tanh(self.last(F.relu(x)))

@@ -1,0 +1,24 @@
+"""Pictures to look at: rows of source | target | generated."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torchvision.io import encode_png
+from torchvision.utils import make_grid
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """[-1, 1] as uint8, rounded to the nearest."""
+    return ((image.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def comparison_png(rows: Iterable[tuple[Tensor, Tensor, Tensor]], padding: int = 4) -> bytes:
+    """A PNG of one row a patch: source, target, generated, with white between them.
+
+    Args:
+        rows: (generated, source, target) as `evaluation.generate` yields them, each (1, 3, S, S).
+    """
+    pictures = [picture for generated, source, target in rows for picture in (source, target, generated)]
+    grid = make_grid(to_pixels(torch.cat(pictures).cpu()), nrow=3, padding=padding, pad_value=255)
+    return bytes(encode_png(grid).numpy())

@@ -1,0 +1,51 @@
+"""The losses of pix2pix, from logits, under the names that the study logs them by."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+
+
+class GeneratorLoss(NamedTuple):
+    """What the generator minimises, and its two parts; scalars."""
+
+    total_gen_loss: Tensor
+    fake_d_real_class_loss: Tensor
+    l1_loss: Tensor
+
+
+class DiscriminatorLoss(NamedTuple):
+    """What the discriminator minimises, and its two parts; scalars."""
+
+    total_disc_loss: Tensor
+    real_d_loss: Tensor
+    fake_d_loss: Tensor
+
+
+LOSS_NAMES = (*GeneratorLoss._fields, *DiscriminatorLoss._fields)
+
+
+def generator_loss(fake_logits: Tensor, fake: Tensor, target: Tensor, lambda_l1: float) -> GeneratorLoss:
+    """The fake is to be taken for real, and near the target.
+
+    Args:
+        fake_logits: (N, 1, h, w), the discriminator's view of the fake.
+        fake, target: (N, 3, H, W) in [-1, 1].
+        lambda_l1: weight of the mean absolute difference, 100 in the paper.
+    """
+    fooled = binary_cross_entropy_with_logits(fake_logits.float(), torch.ones_like(fake_logits, dtype=torch.float32))
+    distance = l1_loss(fake.float(), target.float())
+    return GeneratorLoss(fooled + lambda_l1 * distance, fooled, distance)
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> DiscriminatorLoss:
+    """Real pairs are to be called real, fake ones fake; the two are summed, not averaged, as the study does.
+
+    Args:
+        real_logits, fake_logits: (N, 1, h, w).
+    """
+    real, fake = real_logits.float(), fake_logits.float()
+    real_d_loss = binary_cross_entropy_with_logits(real, torch.ones_like(real))
+    fake_d_loss = binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+    return DiscriminatorLoss(real_d_loss + fake_d_loss, real_d_loss, fake_d_loss)

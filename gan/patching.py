@@ -1,0 +1,41 @@
+"""Patch geometry: how one half of a picture becomes square patches."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+PATCHINGS = ("tiles", "resize")
+
+
+def tile_origins(height: int, width: int, patch_size: int) -> list[tuple[int, int]]:
+    """(row, column) of each whole tile of a height x width half, row by row; (0, 0), (0, 256), (256, 0)
+    and (256, 256) for 600x600 at 256. What is left over at the right and the bottom is not used."""
+    return [
+        (row * patch_size, column * patch_size)
+        for row in range(height // patch_size)
+        for column in range(width // patch_size)
+    ]
+
+
+def patch_origins(height: int, width: int, patching: str, patch_size: int) -> list[tuple[int, int]]:
+    """(row, column) of each patch that a half gives under `tiles` or `resize` (one: the whole half)."""
+    return tile_origins(height, width, patch_size) if patching == "tiles" else [(0, 0)]
+
+
+def cut_patches(half: NDArray[np.uint8], patching: str, patch_size: int) -> NDArray[np.uint8]:
+    """The patches of one half, in the order of `patch_origins`.
+
+    Args:
+        half: (H, W, 3), at least one patch high and wide.
+        patching: `tiles` cuts; `resize` shrinks the half to one patch (bicubic, antialiased).
+
+    Returns:
+        (patches, 3, patch_size, patch_size).
+    """
+    if patching == "resize":
+        small = Image.fromarray(half).resize((patch_size, patch_size), Image.Resampling.BICUBIC)
+        patches = np.asarray(small)[None]
+    else:
+        origins = tile_origins(*half.shape[:2], patch_size)
+        patches = np.stack([half[r : r + patch_size, c : c + patch_size] for r, c in origins])
+    return np.ascontiguousarray(patches.transpose(0, 3, 1, 2))

@@ -1,0 +1,165 @@
+"""The training loop. State at step k is a function of settings, data, seed and k alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gan.jitter import jitter_margin, jitter_pair
+from gan.losses import LOSS_NAMES
+from gan.patches import Patches
+from gan.randomness import EpochPlan, dropout_masks, plan_epoch
+from gan.state import TrainState
+from gan.step import train_step
+from gan.team import Team
+
+
+class Decision(IntEnum):
+    """What is to happen before a step; the first worker decides for all."""
+
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What the loop does; every value is checked and resolved before it comes here.
+
+    Attributes:
+        epochs: the last epoch.
+        batch_size: pairs a step over all workers; a multiple of their number.
+        lambda_l1: weight of the L1 loss.
+        learning_rate: of both Adams; constant up to decay_start_epoch (or throughout, where that is
+            None), then falling along a line that would reach 0 after decay_end_epoch.
+        precision: fp32, bf16 or fp16.
+        log_every_n_steps: how often `on_step` is called.
+    """
+
+    epochs: int
+    batch_size: int
+    lambda_l1: float
+    learning_rate: float
+    seed: int
+    precision: str
+    log_every_n_steps: int
+    decay_start_epoch: int | None = None
+    decay_end_epoch: int | None = None
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 1."""
+        if self.decay_start_epoch is None or self.decay_end_epoch is None:
+            return self.learning_rate
+        remaining = (self.decay_end_epoch + 1 - epoch) / (self.decay_end_epoch + 1 - self.decay_start_epoch)
+        return self.learning_rate * min(max(remaining, 0.0), 1.0)
+
+
+class LoggedStep(NamedTuple):
+    """What `on_step` and `on_epoch` are told: the step just done and its losses."""
+
+    step: int
+    epoch: int
+    losses: dict[str, float]
+
+
+def steps_per_epoch(num_patches: int, batch_size: int, num_workers: int = 1) -> int:
+    """Steps in an epoch: the last, smaller batch counts if every worker gets a share of it."""
+    return num_patches // batch_size + (num_patches % batch_size >= num_workers)
+
+
+def fit(
+    state: TrainState,
+    patches: Patches,
+    settings: TrainingSettings,
+    *,
+    team: Team = Team(),  # noqa: B008 - frozen
+    decide: Callable[[], Decision] = lambda: Decision.GO_ON,
+    on_step: Callable[[LoggedStep], None] = lambda logged: None,
+    on_epoch: Callable[[LoggedStep, dict[str, float]], None] = lambda logged, means: None,
+    on_save: Callable[[], None] = lambda: None,
+) -> bool:
+    """Trains from where the state is to the end of `settings.epochs`.
+
+    Args:
+        state: changed in place; all workers hold the same.
+        decide: asked on the first worker before each step.
+        on_step: called on every worker every `log_every_n_steps`, but not at an epoch's last step.
+        on_epoch: called on every worker after an epoch's last step, with the losses' means over the
+            epoch's pictures; the state then stands at the next epoch's start.
+        on_save: called on every worker when the decision is to save or to stop.
+
+    Returns:
+        True when the last epoch is done, False when the decision was to stop.
+    """
+    while state.epoch <= settings.epochs:
+        epoch = state.epoch
+        plan = plan_epoch(settings.seed, epoch, len(patches), jitter_margin(patches.patch_size))
+        set_learning_rate(state, settings.learning_rate_at(epoch))
+        num_steps = steps_per_epoch(len(patches), settings.batch_size, team.size)
+        for _ in range(state.epoch_step, num_steps):
+            decision = team.agree(decide())
+            if decision != Decision.GO_ON:
+                on_save()
+            if decision == Decision.STOP:
+                return False
+            losses = take_step(state, patches, plan, settings, team)
+            if state.epoch_step == num_steps:
+                means = epoch_means(state)
+                state.begin_next_epoch()
+                on_epoch(LoggedStep(state.step, epoch, named_losses(losses)), means)
+            elif state.step % settings.log_every_n_steps == 0:
+                on_step(LoggedStep(state.step, epoch, named_losses(losses)))
+    return True
+
+
+def take_step(
+    state: TrainState, patches: Patches, plan: EpochPlan, settings: TrainingSettings, team: Team
+) -> Tensor:
+    """Reads, jitters and learns from the batch that the state's place in the epoch points at."""
+    start = state.epoch_step * settings.batch_size
+    batch = slice(start, min(start + settings.batch_size, len(patches)))
+    share = team.share_of(batch)
+    source, target = read_jittered(patches, plan, share, state.device)
+    within_batch = slice(share.start - batch.start, share.stop - batch.start)
+    shapes = state.generator.dropout_shapes
+    masks = dropout_masks(shapes, batch.stop - batch.start, within_batch, settings.seed, state.step)
+    masks = [mask.to(state.device, non_blocking=True) for mask in masks]
+    losses = train_step(state, source, target, masks, settings.lambda_l1, settings.precision, team)
+    num_pictures = team.size * (share.stop - share.start)
+    state.loss_sums[:-1].add_(losses, alpha=num_pictures)
+    state.loss_sums[-1].add_(num_pictures)
+    state.step += 1
+    state.epoch_step += 1
+    return losses
+
+
+def read_jittered(
+    patches: Patches, plan: EpochPlan, positions: slice, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The pairs at some positions of the epoch, jittered on the device: (source, target) in [-1, 1]."""
+    source, target = (picture.to(device, non_blocking=True) for picture in patches[plan.indices[positions]])
+    draws: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]] = [plan.tops, plan.lefts, plan.flips]  # type: ignore[list-item]
+    tops, lefts, flips = (torch.from_numpy(draw[positions]).to(device, non_blocking=True) for draw in draws)
+    return jitter_pair(source, target, tops, lefts, flips)
+
+
+def set_learning_rate(state: TrainState, learning_rate: float) -> None:
+    """Sets the rate of both optimizers."""
+    for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+
+def named_losses(losses: Tensor) -> dict[str, float]:
+    """The six losses by name, read back from the device."""
+    return dict(zip(LOSS_NAMES, losses.tolist(), strict=True))
+
+
+def epoch_means(state: TrainState) -> dict[str, float]:
+    """The means of the losses over the epoch's pictures so far."""
+    *sums, num_pictures = state.loss_sums.tolist()
+    return {name: value / num_pictures for name, value in zip(LOSS_NAMES, sums, strict=True)}

@@ -1,0 +1,127 @@
+"""Light and texture: shadows cast over a relief of heights, crowns of trees, grain, softness.
+
+Arrays here hold integers, so every processor makes the same pixels of them.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from runner.synthesis.canvas import SIDE_PX
+from runner.synthesis.scene import Tree
+
+Pixels = NDArray[np.uint8]
+Heights = NDArray[np.int16]
+
+_SOFTEN = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))
+_CONTRAST = [min(255, max(0, 97 + (level - 100) * 19 // 16)) for level in range(256)] * 3
+_STEP_PX = 1.4
+_REACH_PX = 46
+_LEAF = (72, 92, 54)
+_SKY_LIGHT = (42, 47, 55)
+"""What is left of 128 parts of red, green and blue in shadow, where only the blue sky shines."""
+
+
+class Relief:
+    """Heights of buildings and trees in pixels, with what they shade."""
+
+    def __init__(self, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float) -> None:
+        heights = np.asarray(built, np.int16)
+        self.crowns = _crowns(trees)
+        self.shadow = shadow
+        self.shade = _shade(np.maximum(heights, self.crowns), shadow, shadow_length)
+
+
+@cache
+def _crown(radius: int) -> Heights:
+    """A dome as high as it is wide, with smaller domes for boughs on it."""
+    side = 2 * radius + 1
+    y, x = np.mgrid[:side, :side].astype(np.int64) - radius
+    dome = np.zeros((side, side), np.int16)
+    boughs = ((0, 0, 16), (-5, -4, 10), (6, -3, 9), (3, 6, 10), (-5, 5, 9))
+    for dx, dy, share in boughs:
+        reach = radius * share / 16
+        square = reach * reach - (x - dx * radius / 11) ** 2 - (y - dy * radius / 11) ** 2
+        bump = np.sqrt(np.maximum(square, 0)) * 0.75 + (square > 0) * (1 if share == 16 else 4)
+        dome = np.maximum(dome, bump.astype(np.int16))
+    return dome
+
+
+def _crowns(trees: Sequence[Tree]) -> Heights:
+    margin = 20
+    field = np.zeros((SIDE_PX + 2 * margin, SIDE_PX + 2 * margin), np.int16)
+    for tree in trees:
+        crown = _crown(tree.radius)
+        left = int(tree.at.real) + margin - tree.radius
+        top = int(tree.at.imag) + margin - tree.radius
+        side = len(crown)
+        if 0 <= left <= len(field) - side and 0 <= top <= len(field) - side:
+            place = field[top : top + side, left : left + side]
+            np.maximum(place, crown, out=place)
+    return field[margin:-margin, margin:-margin]
+
+
+def _shade(heights: Heights, shadow: complex, shadow_length: float) -> Pixels:
+    """255 where something between a pixel and the sun stands higher than the light there, softly to 0."""
+    scaled = heights * 16
+    light = np.zeros_like(scaled)
+    for step in range(1, int(_REACH_PX / _STEP_PX) + 1):
+        way = step * _STEP_PX
+        dx, dy = round(shadow.real * way), round(shadow.imag * way)
+        drop = int(16 * way / shadow_length)
+        there, here = _shifted(dx, dy)
+        np.maximum(light[there], scaled[here] - drop, out=light[there])
+    dark = (light > scaled + 8).astype(np.uint8) * 255
+    return np.asarray(Image.fromarray(dark).filter(ImageFilter.BoxBlur(1)), np.uint8)
+
+
+def _shifted(dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of the pixels that have a neighbour at (-dx, -dy), and of those neighbours."""
+
+    def ends(shift: int) -> tuple[slice, slice]:
+        low, high = max(0, shift), SIDE_PX + min(0, shift)
+        return slice(low, high), slice(low - shift, high - shift)
+
+    (there_x, here_x), (there_y, here_y) = ends(dx), ends(dy)
+    return (there_y, there_x), (here_y, here_x)
+
+
+def _noise(rng: np.random.Generator, cells: int) -> NDArray[np.int16]:
+    """Smooth noise from -128 to 127 with `cells` bumps across the picture."""
+    lattice = rng.integers(0, 256, (cells, cells), np.uint8)
+    smooth = Image.fromarray(lattice).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
+    return np.asarray(smooth, np.int16) - 128
+
+
+def develop(rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief) -> Image.Image:
+    """The picture a satellite takes of flat colours: grown over, lit, rough, a little soft and noisy."""
+    fine, coarse, broad = _noise(rng, 260), _noise(rng, 90), _noise(rng, 14)
+    texture = (fine + coarse) // 4 + broad // 6
+    picture = np.array(colour, np.int16)
+    picture += (np.asarray(roughness, np.int16) * texture // 256)[..., None]
+    _grow(picture, relief, fine + coarse)
+    shade = relief.shade.astype(np.int16)
+    for channel in range(3):
+        kept = 128 - (128 - _SKY_LIGHT[channel]) * shade // 256
+        picture[..., channel] = np.clip(picture[..., channel], 0, 255) * kept // 128
+    soft = Image.fromarray(picture.astype(np.uint8)).filter(_SOFTEN).point(_CONTRAST)
+    grain = rng.integers(-5, 6, (SIDE_PX, SIDE_PX, 1), np.int16)
+    return Image.fromarray(np.clip(np.asarray(soft, np.int16) + grain, 0, 255).astype(np.uint8))
+
+
+def _grow(picture: NDArray[np.int16], relief: Relief, texture: NDArray[np.int16]) -> None:
+    """Paints the crowns of trees, lighter on the side that faces the sun."""
+    crowns = relief.crowns
+    toward = round(-2 * relief.shadow.real), round(-2 * relief.shadow.imag)
+    slope = np.zeros_like(crowns)
+    there, here = _shifted(*toward)
+    slope[there] = crowns[there] - crowns[here]
+    light = 70 + crowns * 3 - np.clip(slope, -8, 8) * 6 + texture // 4
+    light = np.clip(light, 20, 220)
+    leaves = crowns > 0
+    for channel in range(3):
+        grown = _LEAF[channel] * light // 100
+        picture[..., channel] = np.where(leaves, grown, picture[..., channel])

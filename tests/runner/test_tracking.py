@@ -1,0 +1,407 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from runner.metrics_log import METRICS, MetricsLog, encode_row
+from runner.storage import Storage
+from runner.tracking import ROWS_PER_UPDATE, TrialTracking, resolve_mode, run_id, sync_hint
+from tests.runner.wandb_log import LocalServer, RecordedRun, read_run
+
+KEY = "0123456789abcdef" * 3
+LOSSES = (
+    "total_gen_loss",
+    "fake_d_real_class_loss",
+    "l1_loss",
+    "total_disc_loss",
+    "real_d_loss",
+    "fake_d_loss",
+)
+CONFIG = {"name": "sweep", "training": {"batch_size": 1, "betas": [0.5, 0.999]}, "model": {"channels": 8}}
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no settings of the person who runs the tests, and a working folder of our own."""
+    for name in os.environ:
+        if name.startswith("WANDB_") or name == "NETRC":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Storage:
+    storage = Storage.open(tmp_path / "results/sweep/trials/batch_size=1,lambda_l1=0.5")
+    storage.make_folder()
+    return storage
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
+    with LocalServer() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        yield running
+
+
+def a_row(step: int, epoch: int = 1, **more: Any) -> dict[str, Any]:
+    losses = {name: step + number / 10 for number, name in enumerate(LOSSES)}
+    return {"step": step, "epoch": epoch, "seconds": step / 4, "images_per_second": 4.5, **losses, **more}
+
+
+def log_steps(trial: Storage, steps: range, after: int = -1) -> None:
+    """Does these steps in a worker's place; rows past `after` are cut off, as at its restart."""
+    log = MetricsLog(trial, after)
+    for step in steps:
+        log.add(a_row(step))
+
+
+def track(trial: Storage, status: str, mode: str = "offline") -> None:
+    tracking = TrialTracking(trial, "sweep", CONFIG, mode, pytest.fail)
+    tracking.update()
+    tracking.finish(status)
+
+
+def offline_run(trial: Storage) -> RecordedRun:
+    (path,) = trial.local_path.glob("wandb/offline-run-*/run-*.wandb")
+    return read_run(path)
+
+
+def files_of(trial: Storage) -> dict[Path, tuple[int, bytes]]:
+    paths = [path for path in trial.local_path.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def wandb_processes() -> str:
+    ours = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
+    return subprocess.run(ours, capture_output=True, text=True, check=False).stdout
+
+
+def test_each_row_is_recorded_once_at_its_step_and_under_its_names(trial: Storage) -> None:
+    rows = [a_row(0), a_row(50, **{"epoch_mean/l1_loss": 0.25, "val/ssim": 0.158, "val_eval/psnr": 14.15})]
+    log = MetricsLog(trial, -1)
+    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+    for row in rows:
+        log.add(row)
+        tracking.update()
+        tracking.update()
+    log.add(a_row(100, epoch=2))
+    tracking.finish("finished")
+
+    run = offline_run(trial)
+    assert run.steps == [0, 50, 100]
+    for logged, row in zip(run.history, rows, strict=False):
+        assert {name: value for name, value in logged.items() if not name.startswith("_")} == {
+            name: value for name, value in row.items() if name != "step"
+        }
+
+
+def test_the_run_says_whose_it_is_and_how_it_ended(trial: Storage) -> None:
+    log_steps(trial, range(0, 20, 10))
+    MetricsLog(trial, 10).add(a_row(20, **{"val/ssim": 0.158}))
+    MetricsLog(trial, 20).add(a_row(30))
+    track(trial, "diverged")
+
+    run = offline_run(trial)
+    assert (run.id, run.name, run.group) == (run_id("sweep", trial.name), trial.name, "sweep")
+    assert (run.project, run.job_type, run.exit_code) == ("pix2pix", "train", 1)
+    assert {name: value for name, value in run.config.items() if name != "_wandb"} == CONFIG
+    assert run.summary["status"] == "diverged"
+    assert (run.summary["l1_loss"], run.summary["val/ssim"]) == (30.2, 0.158)
+
+
+def test_the_project_is_the_users_where_one_is_set(trial: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "maps")
+    log_steps(trial, range(1))
+    track(trial, "finished")
+    assert offline_run(trial).project == "maps"
+    assert offline_run(trial).exit_code == 0
+
+
+def test_what_was_not_finite_is_recorded_as_nan(trial: Storage) -> None:
+    MetricsLog(trial, -1).add(a_row(0, l1_loss=math.inf))
+    track(trial, "diverged")
+    run = offline_run(trial)
+    assert math.isnan(run.history[0]["l1_loss"]) and math.isnan(run.summary["l1_loss"])
+
+
+def test_an_epochs_picture_is_recorded_at_the_step_that_ends_the_epoch(trial: Storage) -> None:
+    trial.make_folder("images")
+    Image.new("RGB", (48, 16), "teal").save(trial.local_path / "images/epoch_0002.png")
+    ends = {"epoch_mean/l1_loss": 0.5}
+    log = MetricsLog(trial, -1)
+    for row in (a_row(10, 1, **ends), a_row(15, 2), a_row(20, 2, **ends), a_row(30, 3, **ends)):
+        log.add(row)
+    track(trial, "finished")
+
+    (row,) = [row for row in offline_run(trial).history if "images" in row]
+    assert row["_step"] == 20
+    (copy,) = trial.local_path.glob(f"wandb/offline-run-*/files/{row['images']['path']}")
+    assert copy.read_bytes() == trial.read("images/epoch_0002.png")
+
+
+def test_killed_and_cut_back_a_trial_has_one_offline_run_with_each_step_once(trial: Storage) -> None:
+    log_steps(trial, range(0, 100, 10))
+    track_and_die = (
+        "import os, signal, sys; from runner.storage import Storage; from runner.tracking import *\n"
+        "TrialTracking(Storage.open(sys.argv[1]), 'sweep', {}, 'offline', sys.exit).update()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", track_and_die, str(trial.local_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert len(list(trial.local_path.glob("wandb/offline-run-*"))) == 1
+
+    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+    tracking.update()
+    log_steps(trial, range(60, 130, 10), after=50)
+    tracking.update()
+    tracking.finish("stopped")
+
+    assert offline_run(trial).steps == list(range(0, 130, 10))
+
+
+def test_a_trial_that_is_recorded_whole_is_not_written_again(trial: Storage) -> None:
+    log_steps(trial, range(0, 50, 10))
+    track(trial, "finished")
+    before = files_of(trial)
+    track(trial, "finished")
+    assert files_of(trial) == before
+
+
+def test_a_trial_that_went_on_is_written_again_whole(trial: Storage) -> None:
+    log_steps(trial, range(0, 50, 10))
+    track(trial, "stopped")
+    log_steps(trial, range(50, 80, 10), after=40)
+    track(trial, "finished")
+    assert offline_run(trial).steps == list(range(0, 80, 10))
+    assert offline_run(trial).summary["status"] == "finished"
+
+
+def test_a_state_that_is_torn_or_of_another_status_is_not_believed(trial: Storage) -> None:
+    log_steps(trial, range(3))
+    track(trial, "stopped")
+    track(trial, "failed")
+    assert offline_run(trial).summary["status"] == "failed"
+    trial.write("wandb/state.json", trial.read("wandb/state.json")[:-5])
+    log_steps(trial, range(1, 3), after=0)
+    track(trial, "failed")
+    assert offline_run(trial).steps == [0, 1, 2]
+
+
+def test_a_long_log_is_handed_over_in_pieces_and_whole(trial: Storage) -> None:
+    steps = range(ROWS_PER_UPDATE + 7)
+    trial.write(METRICS, b"".join(encode_row({"step": step, "epoch": 1}) for step in steps))
+    track(trial, "finished")
+    assert offline_run(trial).steps == list(steps)
+
+
+def test_without_rows_nothing_is_opened_and_finish_may_come_twice(trial: Storage) -> None:
+    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+    tracking.update()
+    tracking.finish("failed")
+    tracking.finish("failed")
+    assert trial.list() == []
+    log_steps(trial, range(3))
+    track(trial, "finished")
+    before = files_of(trial)
+    tracking.finish("failed")
+    tracking.update()
+    assert files_of(trial) == before
+
+
+def test_off_means_off(trial: Storage) -> None:
+    log_steps(trial, range(3))
+    track(trial, "finished", mode="off")
+    assert trial.list() == [METRICS]
+
+
+def test_runs_stay_open_beside_each_other_and_the_service_ends_with_the_last(tmp_path: Path) -> None:
+    trials = [Storage.open(tmp_path / name) for name in ("a", "b", "c")]
+    trackings = [TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail) for trial in trials]
+    for number, trial in enumerate(trials):
+        trial.make_folder()
+        log_steps(trial, range(number, 30, 3))
+        trackings[number].update()
+    for tracking in trackings:
+        assert wandb_processes()
+        tracking.finish("finished")
+    assert not wandb_processes()
+    assert [offline_run(trial).steps for trial in trials] == [list(range(n, 30, 3)) for n in range(3)]
+
+
+def test_the_process_the_screen_and_the_working_folder_are_left_alone(
+    trial: Storage, server: LocalServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def process() -> tuple[Any, ...]:
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        return handlers, sys.exit, sys.excepthook, sys.stdout, sys.stderr, dict(os.environ)
+
+    before = process()
+    log_steps(trial, range(3))
+    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+    tracking.update()
+    assert process()[:-1] == before[:-1]
+    tracking.finish("finished")
+    assert process() == before
+    assert capfd.readouterr() == ("", "")
+    assert list(Path.cwd().iterdir()) == []
+    assert server.paths == []
+
+
+def test_nothing_about_the_machine_or_the_program_is_collected(trial: Storage) -> None:
+    log_steps(trial, range(3))
+    track(trial, "finished")
+    assert offline_run(trial).host == ""
+    kept = {path.name for path in trial.local_path.rglob("*") if path.is_file() or path.is_symlink()}
+    assert kept == {METRICS, "state.json", f"run-{offline_run(trial).id}.wandb"}
+
+
+def test_online_only_steps_that_the_server_lacks_are_sent(
+    trial: Storage, server: LocalServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    log_steps(trial, range(0, 50, 10))
+    track(trial, "stopped", mode="online")
+    run = server.runs[run_id("sweep", trial.name)]
+    assert (run.steps, run.group, run.summary["status"]) == ([0, 10, 20, 30, 40], "sweep", "stopped")
+
+    log_steps(trial, range(30, 70, 10), after=20)
+    track(trial, "finished", mode="online")
+    assert run.steps == [0, 10, 20, 30, 40, 50, 60]
+    assert (run.config["training"], run.summary["status"]) == (CONFIG["training"], "finished")
+
+    track(trial, "failed", mode="online")
+    assert run.steps == [0, 10, 20, 30, 40, 50, 60]
+    assert (run.summary["status"], run.summary["l1_loss"]) == ("failed", 60.2)
+    track(trial, "finished", mode="online")
+
+    requests = len(server.paths)
+    track(trial, "finished", mode="online")
+    assert len(server.paths) == requests
+    assert not any("otel" in path for path in server.paths)
+    assert not any(KEY.encode() in content for _, content in files_of(trial).values())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_trial_kept_offline_is_sent_whole_once_there_is_a_key(
+    trial: Storage, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_steps(trial, range(3))
+    track(trial, "finished")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    track(trial, "finished", mode="online")
+    assert server.runs[run_id("sweep", trial.name)].steps == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "reason"),
+    [
+        ("offline", {"WANDB_SERVICE": "nonsense"}, "Failed to parse WANDB_SERVICE"),
+        ("online", {}, "no W&B key is configured: run `wandb login`, or set tracking.wandb: offline"),
+        ("online", {"WANDB_API_KEY": "short"}, "WANDB_API_KEY invalid"),
+    ],
+)
+def test_a_failure_of_wandb_is_said_once_and_ends_that_trials_tracking(
+    trial: Storage, monkeypatch: pytest.MonkeyPatch, mode: str, environment: dict[str, str], reason: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    log_steps(trial, range(0, 20, 10))
+    log = trial.read(METRICS)
+    said: list[str] = []
+    tracking = TrialTracking(trial, "sweep", CONFIG, mode, said.append)
+    tracking.update()
+    tracking.update()
+    tracking.finish("finished")
+    assert len(said) == 1 and trial.name in said[0] and reason in said[0]
+    assert trial.read(METRICS) == log and not trial.exists("wandb/state.json")
+    assert not wandb_processes()
+
+
+def test_a_picture_that_cannot_be_read_ends_tracking_with_the_log_untouched(
+    trial: Storage, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trial.make_folder("images")
+    trial.write("images/epoch_0001.png", b"no picture")
+    MetricsLog(trial, -1).add(a_row(10, **{"epoch_mean/l1_loss": 0.5}))
+    tracking = TrialTracking(trial, "sweep", CONFIG, "offline")
+    tracking.update()
+    tracking.finish("finished")
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and "W&B tracking of" in err
+    assert not wandb_processes()
+
+
+@pytest.mark.parametrize("wanted", ["online", "offline", "off"])
+def test_a_mode_that_is_asked_for_stays(wanted: str) -> None:
+    assert resolve_mode(wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": KEY}, "online"),
+        ({"WANDB_API_KEY": "malformed"}, "online"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "off"),
+    ],
+)
+def test_auto_is_online_where_a_key_is_configured(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], environment: dict[str, str], mode: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_mode("auto") == mode
+    assert capfd.readouterr() == ("", "")
+    assert not wandb_processes()
+
+
+def test_auto_finds_a_key_in_netrc(tmp_path: Path, server: LocalServer) -> None:
+    assert resolve_mode("auto") == "offline"
+    host = server.url.removeprefix("http://")
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home/.netrc").write_text(f"machine {host}\n  login user\n  password {KEY}\n")
+    (tmp_path / "home/.netrc").chmod(0o600)
+    assert resolve_mode("auto") == "online"
+    assert server.paths == []
+
+
+def test_an_offline_run_holds_no_key(trial: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert resolve_mode("auto") == "online"
+    log_steps(trial, range(3))
+    track(trial, "finished")
+    assert not any(KEY.encode() in content for _, content in files_of(trial).values())
+
+
+def test_run_ids_are_stable_valid_and_never_collide() -> None:
+    assert run_id("sweep", "batch_size=1,lambda_l1=0.5") == "sweep-batch-size-1-lambda-l1-0-5-0887cbd9894c"
+    names = ["a=1,b=2", "a=1.b=2", "a=1-b=2", "a-1-b-2", "x" * 200, "x" * 201, "é", "è"]
+    ids = {run_id(experiment, trial) for experiment in ("e", "e-a") for trial in [*names, "a-x", "x"]}
+    assert len(ids) == 2 * (len(names) + 2)
+    assert all(set(one) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(one) <= 64 for one in ids)
+
+
+def test_the_hint_can_be_pasted() -> None:
+    assert sync_hint("results/sweep") == "wandb sync results/sweep/trials/*/wandb/offline-run-*"
+    assert sync_hint(Path("my results/sweep")) == "wandb sync 'my results/sweep'/trials/*/wandb/offline-run-*"
+
+
+def test_importing_the_module_does_not_import_wandb() -> None:
+    code = "import json, sys, runner.tracking; print(json.dumps('wandb' in sys.modules))"
+    root = Path(__file__).parents[2]
+    assert (
+        json.loads(subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True).stdout)
+        is False
+    )
