@@ -58,11 +58,17 @@ class Storage:
             raise FileNotFoundError(self._path(name))
         return int(info.size)
 
-    def list(self, name: str = "") -> list[str]:
+    def names(self, name: str = "") -> list[str]:
         """Names in a folder, sorted; temporary ones are left out; empty where there is no folder."""
+        return [base for base in self._all_names(name) if not base.startswith(TEMPORARY)]
+
+    def temporary_names(self, name: str = "") -> list[str]:
+        """Names of what unfinished writes left in a folder, sorted."""
+        return [base for base in self._all_names(name) if base.startswith(TEMPORARY)]
+
+    def _all_names(self, name: str) -> list[str]:
         selector = pa_fs.FileSelector(self._path(name), allow_not_found=True)
-        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
-        return sorted(name for name in names if not name.startswith(TEMPORARY))
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
 
     def make_folder(self, name: str = "") -> None:
         """Creates the folder and its parents."""
@@ -102,6 +108,21 @@ class Storage:
             Path(temporary).unlink(missing_ok=True)
             raise
         sync_folder(folder)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file where none of that name stands, whole or not at all; False where one does."""
+        temporary = self._path(f"{TEMPORARY}{name}-{secrets.token_hex(4)}")
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.link(temporary, self._path(name))
+        except FileExistsError:
+            return False
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return True
 
     def append(self, name: str, data: bytes) -> None:
         """Adds bytes at a file's end in one write and waits until the disk has them."""

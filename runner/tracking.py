@@ -160,7 +160,7 @@ class TrialTracking:
         self._run.summary["status"] = status
         self._close(exit_code=0 if status in NOT_FAILURES else 1)
         # wandb's own logs hold a link to a file in the home folder, which breaks copies of the results.
-        for name in self._trial.list(FOLDER):
+        for name in self._trial.names(FOLDER):
             self._trial.remove(f"{FOLDER}/{name}/logs")
         self._trial.write(STATE, json.dumps(self._state(status)).encode())
 

@@ -23,7 +23,13 @@ from runner.synthesis.plane import (
 from runner.synthesis.scene import Area, Building, Land, Piece, Road, RoadKind, Roof, Tree
 
 _ROOFS = {
-    "old": ((Roof.TIN, 0.46), (Roof.TILE, 0.18), (Roof.COPPER, 0.10), (Roof.WHITE, 0.14), (Roof.BITUMEN, 0.12)),
+    "old": (
+        (Roof.TIN, 0.46),
+        (Roof.TILE, 0.18),
+        (Roof.COPPER, 0.10),
+        (Roof.WHITE, 0.14),
+        (Roof.BITUMEN, 0.12),
+    ),
     "slab": ((Roof.BITUMEN, 0.45), (Roof.CONCRETE, 0.40), (Roof.WHITE, 0.15)),
     "house": ((Roof.TILE, 0.60), (Roof.BITUMEN, 0.15), (Roof.TIN, 0.15), (Roof.COPPER, 0.10)),
     "hall": ((Roof.CONCRETE, 0.40), (Roof.WHITE, 0.25), (Roof.BITUMEN, 0.20), (Roof.TIN, 0.15)),
@@ -198,7 +204,9 @@ def _bands(lot: Cell, along: complex, pitch: float, depth: float) -> Iterator[tu
     room = max(dot(corner - near, across) for corner in lot.corners)
     at = depth / 2
     while at + depth / 2 <= room:
-        reaches = [_reach(lot.corners, near + across * (at + edge * depth), along) for edge in (-0.49, 0, 0.49)]
+        reaches = [
+            _reach(lot.corners, near + across * (at + edge * depth), along) for edge in (-0.49, 0, 0.49)
+        ]
         known = [reach for reach in reaches if reach is not None]
         if len(known) == 3:
             start, end = max(low for low, _ in known), min(high for _, high in known)
@@ -280,11 +288,15 @@ def school(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
     start, end, at = bands[0]
     width = min(120.0, (end - start) * 0.5)
     if width < 80:
-        yield _building(rng, (rectangle(at + along * ((start + end) / 2), along, end - start - 8, 40),), 13, "slab")
+        yield _building(
+            rng, (rectangle(at + along * ((start + end) / 2), along, end - start - 8, 40),), 13, "slab"
+        )
         return
     center = at + along * (start + width / 2 + 4)
     across = along * 1j
-    wings = [rectangle(center + along * side * (width / 2 - 13) + across * 20, across, 44, 26) for side in (-1, 1)]
+    wings = [
+        rectangle(center + along * side * (width / 2 - 13) + across * 20, across, 44, 26) for side in (-1, 1)
+    ]
     yield _building(rng, (*wings, rectangle(center - across * 16, along, width, 28)), 13, "slab")
     pitch_width = min(110.0, end - start - width - 26)
     if pitch_width > 40:

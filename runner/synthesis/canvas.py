@@ -36,7 +36,7 @@ class Canvas:
     def line(self, line: Sequence[complex], fill: Colour | int, width: float, rounded: bool = False) -> None:
         """A line through points; with `rounded`, its ends and corners are round."""
         pixels = max(1, round(width * self.scale))
-        if pixels < 4:
+        if pixels < 4 or (len(line) == 2 and not rounded):
             self._draw.line(self._xy(line), fill=fill, width=pixels)
             return
         low, high = (offset_line(line, side * width / 2) for side in (-1, 1))
@@ -45,7 +45,9 @@ class Canvas:
             for point in line if len(line) < 5 else (line[0], line[-1]):
                 self.disc(point, width / 2, fill)
 
-    def dashes(self, line: Sequence[complex], fill: Colour | int, width: float, dash: float, gap: float) -> None:
+    def dashes(
+        self, line: Sequence[complex], fill: Colour | int, width: float, dash: float, gap: float
+    ) -> None:
         """A broken line: `dash` pixels drawn, `gap` pixels not."""
         pixels = max(1, round(width * self.scale))
         for start, heading in along_line(line, dash + gap):
@@ -83,7 +85,9 @@ class Stencil:
 
     def add_line(self, line: Sequence[complex], width: float) -> None:
         """Takes the land under a line."""
-        self._draw.line([self._cell(point) for point in line], fill=1, width=max(1, round(width / self._CELL_PX)))
+        self._draw.line(
+            [self._cell(point) for point in line], fill=1, width=max(1, round(width / self._CELL_PX))
+        )
 
     def covers(self, point: complex) -> bool:
         """True where the land at the point is taken; never outside the margin."""
@@ -100,6 +104,9 @@ class Stencil:
 
 def on_canvas(points: Iterable[complex], margin: float) -> bool:
     """True where the box around the points comes within `margin` pixels of the canvas."""
-    xs, ys = zip(*((point.real, point.imag) for point in points), strict=True)
     low, high = -margin, SIDE_PX + margin
+    xs, ys = [], []
+    for point in points:
+        xs.append(point.real)
+        ys.append(point.imag)
     return max(xs) > low and min(xs) < high and max(ys) > low and min(ys) < high

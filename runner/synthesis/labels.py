@@ -10,7 +10,28 @@ from runner.synthesis.canvas import SIDE_PX, Colour
 from runner.synthesis.plane import area, length, middle, unit
 from runner.synthesis.scene import Land, Road, RoadKind, Scene
 
-_ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "st", "tr", "gr", "sh")
+_ONSETS = (
+    "b",
+    "d",
+    "f",
+    "g",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "dr",
+    "st",
+    "tr",
+    "gr",
+    "sh",
+)
 _VOWELS = ("a", "e", "i", "o", "u", "a", "e", "o")
 _ENDINGS = ("", "n", "r", "l", "s", "va", "no", "ra", "sk", "m")
 _STREETS = ("street", "lane", "road", "row", "avenue", "passage")
@@ -79,7 +100,7 @@ class _Writer:
             round(2 * (half_width * along.real + half_height * abs(along.imag))),
             round(2 * (half_width * abs(along.imag) + half_height * along.real)),
         )
-        for colour, stroke in (((_HALO, 2), (ink, 0)) if halo else ((ink, 0),)):
+        for colour, stroke in ((_HALO, 2), (ink, 0)) if halo else ((ink, 0),):
             mask = Image.new("L", flat, 0)
             place = flat[0] / 2, flat[1] / 2
             ImageDraw.Draw(mask).text(place, text, 255, font, anchor="mm", stroke_width=stroke)
@@ -92,7 +113,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, laid out by its basic engine: the other depends on the machine's libraries."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError("Pillow was built without FreeType, which the labels need: install its wheel from PyPI.")
+        raise RuntimeError(
+            "Pillow was built without FreeType, which the labels need: install its wheel from PyPI."
+        )
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -108,7 +131,9 @@ def _turned(mask: Image.Image, size: tuple[int, int], along: complex) -> Image.I
 
 
 def _word(rng: np.random.Generator, syllables: int) -> str:
-    parts = [_ONSETS[rng.integers(len(_ONSETS))] + _VOWELS[rng.integers(len(_VOWELS))] for _ in range(syllables)]
+    parts = [
+        _ONSETS[rng.integers(len(_ONSETS))] + _VOWELS[rng.integers(len(_VOWELS))] for _ in range(syllables)
+    ]
     return ("".join(parts) + _ENDINGS[rng.integers(len(_ENDINGS))]).capitalize()
 
 
@@ -132,7 +157,9 @@ def _name_street(rng: np.random.Generator, writer: _Writer, road: Road) -> None:
     size = 18 if road.kind is not RoadKind.RESIDENTIAL else 15
     for share in (rng.uniform(0.4, 0.6), 0.3, 0.75):
         spot = _spot(road.line, share)
-        if spot is not None and writer.write(name, spot[0], size, _INK, spot[1], road.kind is not RoadKind.RESIDENTIAL):
+        if spot is not None and writer.write(
+            name, spot[0], size, _INK, spot[1], road.kind is not RoadKind.RESIDENTIAL
+        ):
             return
 
 

@@ -16,8 +16,7 @@ from runner.synthesis.scene import Tree
 Pixels = NDArray[np.uint8]
 Heights = NDArray[np.int16]
 
-_SOFTEN = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))
-_CONTRAST = [min(255, max(0, 97 + (level - 100) * 19 // 16)) for level in range(256)] * 3
+_CONTRAST = np.array([97 + (level - 100) * 19 // 16 for level in range(256)], np.int16)
 _STEP_PX = 1.4
 _REACH_PX = 46
 _LEAF = (72, 92, 54)
@@ -28,7 +27,9 @@ _SKY_LIGHT = (42, 47, 55)
 class Relief:
     """Heights of buildings and trees in pixels, with what they shade."""
 
-    def __init__(self, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float) -> None:
+    def __init__(
+        self, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float
+    ) -> None:
         heights = np.asarray(built, np.int16)
         self.crowns = _crowns(trees)
         self.shadow = shadow
@@ -96,32 +97,39 @@ def _noise(rng: np.random.Generator, cells: int) -> NDArray[np.int16]:
     return np.asarray(smooth, np.int16) - 128
 
 
-def develop(rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief) -> Image.Image:
+def develop(
+    rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief
+) -> Image.Image:
     """The picture a satellite takes of flat colours: grown over, lit, rough, a little soft and noisy."""
     fine, coarse, broad = _noise(rng, 260), _noise(rng, 90), _noise(rng, 14)
-    texture = (fine + coarse) // 4 + broad // 6
-    picture = np.array(colour, np.int16)
-    picture += (np.asarray(roughness, np.int16) * texture // 256)[..., None]
-    _grow(picture, relief, fine + coarse)
+    texture = np.asarray(roughness, np.int16) * ((fine + coarse >> 2) + (broad >> 3)) >> 8
+    leaves = relief.crowns > 0
+    leaf_light = _leaf_light(relief, fine + coarse)
     shade = relief.shade.astype(np.int16)
-    for channel in range(3):
-        kept = 128 - (128 - _SKY_LIGHT[channel]) * shade // 256
-        picture[..., channel] = np.clip(picture[..., channel], 0, 255) * kept // 128
-    soft = Image.fromarray(picture.astype(np.uint8)).filter(_SOFTEN).point(_CONTRAST)
-    grain = rng.integers(-5, 6, (SIDE_PX, SIDE_PX, 1), np.int16)
-    return Image.fromarray(np.clip(np.asarray(soft, np.int16) + grain, 0, 255).astype(np.uint8))
+    grain = rng.integers(-5, 6, (SIDE_PX, SIDE_PX), np.int16)
+    bands = []
+    for band, leaf, sky in zip(colour.split(), _LEAF, _SKY_LIGHT, strict=True):
+        level = np.where(leaves, leaf * leaf_light >> 7, np.asarray(band, np.int16) + texture)
+        level = np.clip(level, 0, 255) * (128 - ((128 - sky) * shade >> 8)) >> 7
+        level = _CONTRAST[_softened(level)] + grain
+        bands.append(Image.fromarray(np.clip(level, 0, 255).astype(np.uint8)))
+    return Image.merge("RGB", bands)
 
 
-def _grow(picture: NDArray[np.int16], relief: Relief, texture: NDArray[np.int16]) -> None:
-    """Paints the crowns of trees, lighter on the side that faces the sun."""
+def _leaf_light(relief: Relief, texture: Heights) -> Heights:
+    """How bright crowns are, in parts of 128: more on high boughs and on the side that faces the sun."""
     crowns = relief.crowns
-    toward = round(-2 * relief.shadow.real), round(-2 * relief.shadow.imag)
+    there, here = _shifted(round(-2 * relief.shadow.real), round(-2 * relief.shadow.imag))
     slope = np.zeros_like(crowns)
-    there, here = _shifted(*toward)
     slope[there] = crowns[there] - crowns[here]
-    light = 70 + crowns * 3 - np.clip(slope, -8, 8) * 6 + texture // 4
-    light = np.clip(light, 20, 220)
-    leaves = crowns > 0
-    for channel in range(3):
-        grown = _LEAF[channel] * light // 100
-        picture[..., channel] = np.where(leaves, grown, picture[..., channel])
+    light = 90 + crowns * 4 - np.clip(slope, -8, 8) * 8 + (texture >> 2)
+    return np.clip(light, 26, 254)
+
+
+def _softened(level: Heights) -> Heights:
+    """Each pixel with its neighbours, weighted 1 2 1 both ways; the outermost pixels stay."""
+    rows = level.copy()
+    rows[1:-1] = level[:-2] + 2 * level[1:-1] + level[2:] + 2 >> 2
+    soft = rows.copy()
+    soft[:, 1:-1] = rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 2 >> 2
+    return soft

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from runner.synthesis.plane import Cell, area, blob, circle, length, middle, scatter, sides, unit
+from runner.synthesis.plane import Cell, area, blob, circle, contains, length, middle, scatter, sides, unit
 from runner.synthesis.scene import Area, Land, Piece, Road, Tree
 
 _POND_PX2 = 45_000.0
@@ -32,7 +32,9 @@ def park(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
     if size > _POND_PX2 and rng.random() < 0.75:
         reach = min(230.0, size / 420)
         pond_middle = heart + along * (spread + reach * 0.62) * (1 if rng.random() < 0.5 else -1)
-        yield Area(Land.WATER, blob(rng, pond_middle, along, reach, reach * rng.uniform(0.55, 0.8)))
+        pond = blob(rng, pond_middle, along, reach, reach * rng.uniform(0.55, 0.8))
+        if all(contains(corners, point) for point in pond):
+            yield Area(Land.WATER, pond)
     yield from (Tree(point, int(rng.integers(6, 11))) for point in scatter(rng, corners, 52))
     for target in targets:
         if rng.random() < 0.75:
@@ -51,7 +53,8 @@ def square(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
     yield Area(Land.PLAZA, lot.corners)
     heart = middle(lot.corners)
     for corner in lot.corners:
-        bed = blob(rng, heart + (corner - heart) * 0.55, unit(corner - heart), 50, 38)
+        reach = 0.62 * length(corner - heart)
+        bed = blob(rng, heart + (corner - heart) * 0.55, unit(corner - heart), reach, reach * 0.7)
         yield Area(Land.GRASS, bed)
         yield from (Tree(point, int(rng.integers(6, 9))) for point in scatter(rng, bed, 16))
     yield Area(Land.WATER, tuple(heart + ray * 11 for ray in circle(16)))

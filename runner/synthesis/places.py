@@ -9,7 +9,18 @@ import numpy as np
 from runner.synthesis.blocks import hall_and_parking, houses, rows_around_a_yard, school, slabs
 from runner.synthesis.canvas import Stencil, on_canvas
 from runner.synthesis.parks import park, square
-from runner.synthesis.plane import Cell, Frame, Outline, along_line, area, direction, length, middle, offset_line, sides
+from runner.synthesis.plane import (
+    Cell,
+    Frame,
+    Outline,
+    along_line,
+    area,
+    direction,
+    length,
+    middle,
+    offset_line,
+    sides,
+)
 from runner.synthesis.river import River, draw_river, give_way
 from runner.synthesis.scene import ROAD_WIDTH_PX, Area, Building, Land, Piece, Road, RoadKind, Scene, Tree
 from runner.synthesis.streets import StreetPlan, lay_streets, refined
@@ -47,7 +58,14 @@ PLACES: tuple[tuple[Place, float], ...] = (
         Place(
             StreetPlan((_P, _S, _R), 46_000, 0.16),
             0.35,
-            ((_ROWS, 0.40), (_QUIET_ROWS, 0.34), (_HALL, 0.08), (_SCHOOL, 0.07), (_PARK, 0.06), (_SQUARE, 0.05)),
+            (
+                (_ROWS, 0.40),
+                (_QUIET_ROWS, 0.34),
+                (_HALL, 0.08),
+                (_SCHOOL, 0.07),
+                (_PARK, 0.06),
+                (_SQUARE, 0.05),
+            ),
             river=0.08,
         ),
         0.27,
@@ -65,7 +83,14 @@ PLACES: tuple[tuple[Place, float], ...] = (
         Place(
             StreetPlan((_P, _S, _R), 46_000, 0.12),
             0.3,
-            ((_ROWS, 0.26), (_QUIET_ROWS, 0.34), (_SLABS, 0.10), (_HALL, 0.08), (_PARK, 0.16), (_SQUARE, 0.06)),
+            (
+                (_ROWS, 0.26),
+                (_QUIET_ROWS, 0.34),
+                (_SLABS, 0.10),
+                (_HALL, 0.08),
+                (_PARK, 0.16),
+                (_SQUARE, 0.06),
+            ),
             river=1.0,
         ),
         0.21,
@@ -103,13 +128,14 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     pieces: list[Piece] = []
     for piece in plan:
         mapped = piece.mapped(frame.to_canvas)
-        pieces.extend(_seen(mapped) if isinstance(mapped, Road) else [mapped])
+        if on_canvas(_points(mapped), _MARGIN_PX):
+            pieces.extend(_seen(mapped) if isinstance(mapped, Road) else [mapped])
     pieces.extend(_rows_of_trees(rng, pieces))
     if river is not None:
         banks = Stencil()
         banks.add(river.ground())
         pieces = [*give_way(pieces, banks, river), *river.pieces()]
-    return _assemble(rng, [piece for piece in pieces if on_canvas(_points(piece), _MARGIN_PX)])
+    return _assemble(rng, pieces)
 
 
 def _pick(rng: np.random.Generator, choices: Iterable[tuple[T, float]]) -> T:
@@ -126,8 +152,10 @@ def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> F
     turn = direction(rng.uniform(-0.414, 0.414))
     if river is not None:
         turn = river.heading * direction(rng.uniform(-0.05, 0.05))
-    bends = direction(rng.uniform(-1, 1)) * rng.uniform(-1, 1) * bend
-    twists = direction(rng.uniform(-1, 1)) * rng.uniform(-1, 1) * bend
+    bends, twists = (
+        direction(rng.uniform(-1, 1)) * rng.choice((-1, 1)).item() * rng.uniform(0.6, 1) * bend
+        for _ in range(2)
+    )
     return Frame(origin, turn, bends * 5e-4, twists * 4e-7)
 
 

@@ -100,14 +100,20 @@ def scatter(rng: np.random.Generator, outline: Outline, spacing: float) -> Itera
     """Points inside the outline, one at a random place in each cell of a grid of this spacing."""
     left, right = min(p.real for p in outline), max(p.real for p in outline)
     top, bottom = min(p.imag for p in outline), max(p.imag for p in outline)
-    columns, rows = int((right - left) / spacing) + 1, int((bottom - top) / spacing) + 1
-    for (row, column), (dx, dy) in zip(np.ndindex(rows, columns), rng.random((rows * columns, 2)).tolist(), strict=True):
-        point = complex(left + (column + dx) * spacing, top + (row + dy) * spacing)
-        if contains(outline, point):
-            yield point
+    rows, columns = np.indices((int((bottom - top) / spacing) + 1, int((right - left) / spacing) + 1))
+    x = left + (columns + rng.random(columns.shape)) * spacing
+    y = top + (rows + rng.random(rows.shape)) * spacing
+    inside = np.zeros(x.shape, bool)
+    for a, b in sides(outline):
+        if a.imag != b.imag:
+            slope = (b.real - a.real) / (b.imag - a.imag)
+            inside ^= ((a.imag > y) != (b.imag > y)) & (a.real + (y - a.imag) * slope > x)
+    yield from map(complex, x[inside].tolist(), y[inside].tolist())
 
 
-def along_line(line: Sequence[complex], spacing: float, start: float = 0.0) -> Iterator[tuple[complex, complex]]:
+def along_line(
+    line: Sequence[complex], spacing: float, start: float = 0.0
+) -> Iterator[tuple[complex, complex]]:
     """Points every `spacing` pixels of a line's way, each with the line's direction there."""
     position = start
     for a, b in zip(line, line[1:], strict=False):

@@ -27,7 +27,9 @@ class River:
         """Water, banks, roads and trees, in pixels of the canvas."""
         for side, (strip, land, kind) in zip((-1, 1), self.banks, strict=True):
             yield Area(land, (*self.course, *reversed(self._edge(side))))
-            yield Road(kind, offset_line(self.course, side * (self.half_width + strip + ROAD_WIDTH_PX[kind] / 2)))
+            yield Road(
+                kind, offset_line(self.course, side * (self.half_width + strip + ROAD_WIDTH_PX[kind] / 2))
+            )
             if land is Land.GRASS:
                 row = offset_line(self.course, side * (self.half_width + strip * 0.5))
                 yield from (Tree(at, 7, in_row=True) for at, _ in along_line(row, 21))
@@ -53,8 +55,13 @@ def draw_river(rng: np.random.Generator) -> River:
     """A smooth course across the canvas, 70 to 140 pixels wide."""
     center = complex(rng.uniform(190, 410), rng.uniform(190, 410))
     along = direction(rng.uniform(-1, 1))
-    bows = [along * 1j * rng.uniform(-190, 190) for _ in range(2)]
-    a, b, c, d = center - along * 600, center - along * 200 + bows[0], center + along * 200 + bows[1], center + along * 600
+    bows = [along * 1j * rng.uniform(-250, 250) for _ in range(2)]
+    a, b, c, d = (
+        center - along * 600,
+        center - along * 200 + bows[0],
+        center + along * 200 + bows[1],
+        center + along * 600,
+    )
     course = []
     for i in range(31):
         t = i / 30
@@ -80,7 +87,8 @@ def give_way(pieces: Iterable[Piece], water: Stencil, river: River | None = None
                 if river is not None and river.is_bridged_by(piece):
                     yield piece
                 else:
-                    yield from _dry_runs(piece, water)
+                    # Streets join the road on the bank, which lies inside the ground kept for the river.
+                    yield from _dry_runs(piece, water, reach=0 if river is None else 3)
             case Building():
                 if not any(map(water.touches, piece.parts)):
                     yield piece
@@ -89,22 +97,23 @@ def give_way(pieces: Iterable[Piece], water: Stencil, river: River | None = None
                     yield piece
 
 
-def _dry_runs(road: Road, water: Stencil) -> Iterator[Road]:
-    if not any(map(water.covers, road.line)):
+def _dry_runs(road: Road, water: Stencil, reach: int) -> Iterator[Road]:
+    """The stretches beside the water, each going on for `reach` steps of 4 pixels into the bank."""
+    points = [*(point for point, _ in along_line(road.line, 4)), road.line[-1]]
+    dry = [not water.covers(point) for point in points]
+    if all(dry):
         yield road
         return
     run: list[complex] = []
-    for point in _closely(road.line):
-        if water.covers(point):
-            if len(run) > 2:
-                yield Road(road.kind, tuple(run))
-            run = []
-        else:
+    for i, point in enumerate(points):
+        if any(dry[max(0, i - reach) : i + reach + 1]):
             run.append(point)
-    if len(run) > 2:
-        yield Road(road.kind, tuple(run))
+        elif run:
+            yield from _as_road(road, run)
+            run = []
+    yield from _as_road(road, run)
 
 
-def _closely(line: Outline) -> Iterator[complex]:
-    yield from (point for point, _ in along_line(line, 4))
-    yield line[-1]
+def _as_road(road: Road, run: list[complex]) -> Iterator[Road]:
+    if len(run) > 4:
+        yield Road(road.kind, (*run[:-1:8], run[-1]))

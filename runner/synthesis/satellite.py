@@ -153,7 +153,12 @@ def _mark_lanes(ground: _Ground, road: Road, kind: RoadKind) -> None:
 
 def _drive_cars(rng: np.random.Generator, ground: _Ground, road: Road, kind: RoadKind) -> None:
     """Cars in the lanes of wide roads and at the kerb of narrow ones."""
-    lanes = {RoadKind.MOTORWAY: (19, 8), RoadKind.PRIMARY: (13, 4.5), RoadKind.SECONDARY: (9.5, 4), RoadKind.RESIDENTIAL: (6,)}
+    lanes = {
+        RoadKind.MOTORWAY: (19, 8),
+        RoadKind.PRIMARY: (13, 4.5),
+        RoadKind.SECONDARY: (9.5, 4),
+        RoadKind.RESIDENTIAL: (6,),
+    }
     spacing = 46 if kind > RoadKind.RESIDENTIAL else 30
     for lane in lanes.get(kind, ()):
         for side in (-1, 1):
@@ -196,12 +201,14 @@ def _draw_flat(rng: np.random.Generator, ground: _Ground, part: Outline, base: C
     ground.colour.polygon(inner, base)
     if length(part[3] - part[0]) > 60 and length(part[1] - part[0]) > 60 and rng.random() < 0.6:
         _draw_skylights(ground, part, base)
-    for _ in range(int(rng.integers(3, 9))):
+    for _ in range(int(rng.integers(2, 6))):
         u, v = rng.uniform(0.12, 0.88), rng.uniform(0.2, 0.8)
         at = part[0] + (part[1] - part[0]) * u + (part[3] - part[0]) * v
         size = rng.uniform(3, 9)
         ground.colour.polygon(rectangle(at - 1.5j, along, size + 1, size * 0.7 + 1), _shaded(base, 50))
-        ground.colour.polygon(rectangle(at, along, size, size * 0.7), _shaded(base, int(rng.integers(80, 135))))
+        ground.colour.polygon(
+            rectangle(at, along, size, size * 0.7), _shaded(base, int(rng.integers(80, 135)))
+        )
 
 
 def _draw_skylights(ground: _Ground, part: Outline, base: Colour) -> None:

@@ -210,7 +210,7 @@ def test_without_rows_nothing_is_opened_and_finish_may_come_twice(trial: Storage
     tracking.update()
     tracking.finish("failed")
     tracking.finish("failed")
-    assert trial.list() == []
+    assert trial.names() == []
     log_steps(trial, range(3))
     track(trial, "finished")
     before = files_of(trial)
@@ -222,7 +222,7 @@ def test_without_rows_nothing_is_opened_and_finish_may_come_twice(trial: Storage
 def test_off_means_off(trial: Storage) -> None:
     log_steps(trial, range(3))
     track(trial, "finished", mode="off")
-    assert trial.list() == [METRICS]
+    assert trial.names() == [METRICS]
 
 
 def test_runs_stay_open_beside_each_other_and_the_service_ends_with_the_last(tmp_path: Path) -> None:

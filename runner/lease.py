@@ -1,0 +1,173 @@
+"""One command at a time on an experiment, and no write by a worker of an attempt that is over.
+
+The `lock` file is a lease: it names the attempt, its process and machine, and the time of the last
+heartbeat. A lease that has not been renewed for 30 seconds, or whose process is dead on this machine, is
+no obstacle. Workers compare its token with their own before they commit anything.
+"""
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner.errors import StorageError
+from runner.storage import Storage
+
+LOCK = "lock"
+LEASE_S = 30.0
+HEARTBEAT_S = 5.0
+RAY_FOLDER = ".ray"
+START_PREFIX = "start_"
+
+
+class Superseded(Exception):
+    """Another start of the command owns the experiment now: this one must not write any more."""
+
+
+def read_lease(experiment: Storage) -> dict[str, Any] | None:
+    """What the lock file holds, or None where there is none or it can't be understood."""
+    try:
+        lease = json.loads(experiment.read(LOCK))
+        return lease if isinstance(lease, dict) and "token" in lease else None
+    except (OSError, ValueError):
+        return None
+
+
+def check_current(experiment: Storage, token: str) -> None:
+    """Raises Superseded where the lock names another attempt than the one of `token`."""
+    lease = read_lease(experiment)
+    if lease is not None and lease["token"] != token:
+        raise Superseded(f"attempt {lease.get('attempt')} has taken over")
+
+
+class Lease:
+    """The right to run an experiment, kept alive by a thread until `release`.
+
+    Attributes:
+        attempt: the start's number, one more than that of any earlier start.
+        token: names this start among all.
+    """
+
+    def __init__(self, experiment: Storage, attempt: int, on_loss: Callable[[], None]) -> None:
+        self.attempt = attempt
+        self.token = secrets.token_hex(8)
+        self._experiment = experiment
+        self._on_loss = on_loss
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
+
+    @classmethod
+    def acquire(cls, experiment: Storage, on_loss: Callable[[], None] = lambda: None) -> "Lease":
+        """Takes the lease.
+
+        Args:
+            on_loss: called in the heartbeat's thread when another start has taken over.
+
+        Raises:
+            StorageError: another command holds it; the text names its process and machine.
+        """
+        experiment.make_folder(RAY_FOLDER)
+        starts = [name.removeprefix(START_PREFIX) for name in experiment.names(RAY_FOLDER)]
+        previous = read_lease(experiment) or {}
+        numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
+        lease = cls(experiment, max(numbers) + 1, on_loss)
+        remove_if_over(experiment)
+        if not experiment.create(LOCK, lease._content()):
+            raise StorageError(describe_holder(experiment))
+        experiment.make_folder(lease.ray_folder)
+        lease._thread.start()
+        return lease
+
+    @property
+    def ray_folder(self) -> str:
+        """The fresh folder for Ray's own files of this start."""
+        return f"{RAY_FOLDER}/{START_PREFIX}{self.attempt:04d}"
+
+    def release(self) -> None:
+        """Gives the lease back."""
+        self._released.set()
+        self._thread.join()
+        lease = read_lease(self._experiment)
+        if lease is not None and lease["token"] == self.token:
+            self._experiment.remove(LOCK)
+
+    def _content(self) -> bytes:
+        lease = {
+            "attempt": self.attempt,
+            "token": self.token,
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "host": socket.gethostname(),
+            "heartbeat": time.time(),
+        }
+        return json.dumps(lease).encode()
+
+    def _keep_alive(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            try:
+                check_current(self._experiment, self.token)
+                self._experiment.write(LOCK, self._content())
+            except Superseded:
+                self._on_loss()
+                return
+            except OSError:
+                continue  # a full disk or a slow mount: the next beat may go through
+
+
+def remove_if_over(experiment: Storage) -> None:
+    """Removes a lock whose holder is dead; of two that try at once, one succeeds."""
+    lease = read_lease(experiment)
+    if not experiment.exists(LOCK) or (lease is not None and is_alive(lease)):
+        return
+    aside = f".tmp-over-{secrets.token_hex(4)}"
+    try:
+        experiment.rename(LOCK, aside)
+    except FileNotFoundError:
+        return
+    moved = experiment.read(aside)
+    if lease is not None and json.loads(moved).get("token") != lease["token"]:
+        experiment.create(LOCK, moved)  # a newer lock came between: put it back
+    experiment.remove(aside)
+
+
+def is_alive(lease: dict[str, Any]) -> bool:
+    """True while the lease's holder must be taken to be at work."""
+    if lease.get("host") == socket.gethostname():
+        start = process_start(int(lease.get("pid", 0)))
+        return start is not None and start == lease.get("process_start")
+    return bool(time.time() - float(lease.get("heartbeat", 0)) < LEASE_S)
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, in the kernel's ticks; None where it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None if Path("/proc/self").exists() else process_exists(pid)
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def process_exists(pid: int) -> str | None:
+    """What stands for a start time on systems that have no /proc."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "alive"
+
+
+def describe_holder(experiment: Storage) -> str:
+    """Why the experiment can't be started now."""
+    lease = read_lease(experiment) or {}
+    age = time.time() - float(lease.get("heartbeat", 0))
+    return (
+        f"{experiment.root}: another command is running this experiment (process {lease.get('pid')} on "
+        f"{lease.get('host')}, last heard of {age:.0f} s ago). Wait for it, stop it, or use another name or --storage."
+    )

@@ -1,0 +1,312 @@
+"""One trial around gan's loop: restore, train, log, evaluate, save. Knows no Ray.
+
+Order matters: an epoch's row and picture are on disk before the checkpoint that ends the epoch, so that
+whatever a checkpoint stands for has been logged; rows past the restored checkpoint are cut off and come
+again, the same to the last bit.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gan.evaluation import MODES, evaluate, fixed_sample, generate
+from gan.grids import comparison_png
+from gan.patches import Patches
+from gan.state import ModelSettings, TrainState
+from gan.team import Team
+from gan.training import Decision, LoggedStep, TrainingSettings, fit
+from runner.checkpoints import (
+    Fingerprints,
+    newest_checkpoint,
+    read_checkpoint,
+    remove_old_checkpoints,
+    tensor_bytes,
+    write_checkpoint,
+)
+from runner.config import Experiment
+from runner.control import ControlLine
+from runner.lease import check_current
+from runner.metrics_log import MetricsLog, read_rows
+from runner.records import TRIALS, record_start, write_outcome, write_weights
+from runner.storage import Storage
+
+SAVE_SHARE = 0.035
+MIN_SAVE_INTERVAL_S = 10.0
+NUM_PICTURES = 4
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """All that a worker needs to know to train one trial, on any machine that sees the storage."""
+
+    experiment: Storage
+    name: str
+    config: Experiment
+    ids: Fingerprints
+    store: Storage
+    threads: int
+    precision: str
+    lease_token: str
+    attempt: int
+
+    @property
+    def trial(self) -> Storage:
+        """The trial's folder."""
+        return self.experiment.at(f"{TRIALS}/{self.name}")
+
+
+class Diverged(Exception):
+    """A loss is not finite any more."""
+
+
+def train_trial(
+    job: TrialJob, team: Team, device: torch.device, control: ControlLine, report: Callable[[dict[str, Any]], None]
+) -> str:
+    """Trains a trial from its newest verified checkpoint until it is finished or asked to stop.
+
+    Args:
+        report: called on every worker equally often, with a dictionary of numbers and, under
+            `checkpoint`, the manifest of a checkpoint just written (None on all workers but the first).
+
+    Returns:
+        finished, stopped, diverged or out_of_memory.
+    """
+    set_up_torch(job, device)
+    run = TrialRun(job, team, device, control, report)
+    try:
+        status = run.train()
+    except Diverged as error:
+        status = run.end("diverged", str(error))
+    except torch.OutOfMemoryError as error:
+        status = run.end("out_of_memory", first_line(error))
+    return status
+
+
+def set_up_torch(job: TrialJob, device: torch.device) -> None:
+    """Threads and kernel choices: a function of what the trial recorded, never of a timing."""
+    torch.set_num_threads(job.threads)
+    deterministic = job.config.training.deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = job.precision != "fp32"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+class TrialRun:
+    """The callbacks of `fit` for one trial, and what they share."""
+
+    def __init__(
+        self,
+        job: TrialJob,
+        team: Team,
+        device: torch.device,
+        control: ControlLine,
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        config = job.config
+        self.job, self.team, self.device, self.control, self.report = job, team, device, control, report
+        self.train_patches = Patches.open(job.store.local_path / "train.arrow", config.data.direction)
+        self.val_patches = Patches.open(job.store.local_path / "val.arrow", config.data.direction)
+        self.settings = TrainingSettings(
+            precision=job.precision,
+            log_every_n_steps=config.log_every_n_steps,
+            **config.training.model_dump(exclude={"precision", "deterministic"}),
+        )
+        model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
+        training = config.training
+        self.state = TrainState(model, training.seed, training.learning_rate, job.precision, device)
+        self.saved_step = self.restore()
+        self.log = self.open_log() if team.is_first else None
+        self.clock = Clock(self.log.seconds if self.log else 0.0, self.state.step)
+        self.save_s = 0.0
+        self.last_save_at = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Adds a line to the trial's log.txt."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.job.trial.append(LOG, f"{stamp} attempt {self.job.attempt}: {text}\n".encode())
+
+    def restore(self) -> int:
+        """Loads the newest verified checkpoint, the same on all workers; its step, or 0."""
+        trial, ids = self.job.trial, self.job.ids
+        found = newest_checkpoint(trial, ids, self.say) if self.team.is_first else None
+        step = self.team.agree(found[0] if found else 0)
+        if step:
+            self.state.load_state_dict(found[1] if found else read_checkpoint(trial, step, ids))
+        return step
+
+    def open_log(self) -> "TrialLog":
+        """Cuts the log back to the restored step, and notes the start."""
+        self.fence()
+        rows = read_rows(self.job.trial)
+        lost_steps = max(rows[-1]["step"] - self.state.step, 0) if rows else 0
+        record_start(self.job.trial, self.job.attempt, self.state.step, lost_steps)
+        self.say(f"training from step {self.state.step} ({self.job.precision}, {self.job.threads} threads, {self.device})")
+        return TrialLog(self.job.trial, self.state.step)
+
+    def fence(self) -> None:
+        """Raises Superseded where another start of the command owns the experiment."""
+        check_current(self.job.experiment, self.job.lease_token)
+
+    def train(self) -> str:
+        """Runs the loop to its end or to a stop request."""
+        done = fit(
+            self.state,
+            self.train_patches,
+            self.settings,
+            team=self.team,
+            decide=self.decide,
+            on_step=self.on_step,
+            on_epoch=self.on_epoch,
+            on_save=self.save,
+        )
+        if not done:
+            return self.end("stopped", self.control.stop_reason)
+        if self.team.is_first:
+            self.finish()
+        return self.end("finished")
+
+    def decide(self) -> Decision:
+        """Stop when asked to; save when that costs little, so that an interruption costs little."""
+        self.control.at_step(self.state.step)
+        if self.control.stop_reason:
+            return Decision.STOP
+        interval = max(self.save_s / SAVE_SHARE, MIN_SAVE_INTERVAL_S)
+        return Decision.SAVE if time.monotonic() - self.last_save_at > interval else Decision.GO_ON
+
+    def on_step(self, logged: LoggedStep) -> None:
+        """One row of the log."""
+        self.write_row(logged, {})
+
+    def on_epoch(self, logged: LoggedStep, means: dict[str, float]) -> None:
+        """The epoch's last row with means and evaluation, its picture, and a checkpoint where one is due."""
+        config, last = self.job.config, logged.epoch == self.settings.epochs
+        extra = {f"epoch_mean/{name}": value for name, value in means.items()}
+        self.clock.pause()
+        if self.team.is_first and (last or logged.epoch % config.evaluation.every_n_epochs == 0):
+            extra |= self.evaluate("val", fixed_sample(len(self.val_patches), config.evaluation.num_patches))
+            if last:
+                extra |= self.evaluate("final", fixed_sample(len(self.val_patches), len(self.val_patches)))
+            self.write_picture(logged.epoch)
+        self.clock.go_on()
+        self.write_row(logged, extra)
+        if last or logged.epoch % config.checkpoint.every_n_epochs == 0:
+            self.save()
+        self.report({"step": logged.step, "epoch": logged.epoch, **means, **numbers(extra, "val/")})
+
+    def write_row(self, logged: LoggedStep, extra: dict[str, float]) -> None:
+        """Appends to metrics.jsonl; raises Diverged after a row whose losses are not finite."""
+        if self.log is not None:
+            self.fence()
+            pictures = (logged.step - self.clock.step) * self.settings.batch_size
+            seconds, images_per_second = self.clock.lap(logged.step, pictures)
+            row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
+            self.log.add({**row, "images_per_second": images_per_second, **logged.losses, **extra})
+        if not all(value - value == 0.0 for value in logged.losses.values()):
+            raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
+
+    def evaluate(self, split: str, indices: Any) -> dict[str, float]:
+        """Metrics in both modes: `split/ssim` and so on as the study evaluates, `split_eval/ssim` in eval mode."""
+        row: dict[str, float] = {}
+        for mode in MODES:
+            prefix = split if mode == "study" else f"{split}_eval"
+            generator, precision = self.state.generator, self.job.precision
+            for name, summary in evaluate(
+                generator, self.val_patches, indices, mode, precision, self.device
+            ).items():
+                row[f"{prefix}/{name}"] = summary.mean
+                row |= {f"{prefix}/{name}_{part}": getattr(summary, part) for part in ("min", "max", "std")}
+        return row
+
+    def write_picture(self, epoch: int) -> None:
+        """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
+        indices = fixed_sample(len(self.val_patches), NUM_PICTURES)
+        generator, precision = self.state.generator, self.job.precision
+        rows = generate(generator, self.val_patches, indices, "study", precision, self.device)
+        self.job.trial.make_folder("images")
+        self.job.trial.write(f"images/epoch_{epoch:04d}.png", comparison_png(rows))
+
+    def save(self) -> None:
+        """Writes a checkpoint of the state as it is, unless this step has one, and tells Ray of it."""
+        if self.state.step == self.saved_step:
+            return
+        self.clock.pause()
+        start = time.monotonic()
+        manifest = None
+        if self.team.is_first:
+            groups, trial = self.state.state_dict(), self.job.trial
+            manifest = write_checkpoint(trial, groups, self.state.step, self.job.ids, self.fence)
+            remove_old_checkpoints(trial, self.job.config.checkpoint.keep)
+        self.saved_step = self.state.step
+        self.report({"step": self.state.step, "epoch": self.state.epoch, "checkpoint": manifest})
+        self.last_save_at = time.monotonic()
+        self.save_s = self.last_save_at - start
+        self.clock.go_on()
+
+    def finish(self) -> None:
+        """The finished trial's weights; of its checkpoints `keep_finished` stay."""
+        self.fence()
+        weights = tensor_bytes(self.state.generator.state_dict())
+        write_weights(self.job.trial, weights, self.state.epoch - 1, self.state.step, self.job.ids)
+        remove_old_checkpoints(self.job.trial, self.job.config.checkpoint.keep_finished)
+
+    def end(self, status: str, reason: str = "") -> str:
+        """Notes how the run ended."""
+        if self.team.is_first:
+            self.fence()
+            self.say(f"{status} at step {self.state.step}{': ' + reason if reason else ''}")
+            write_outcome(self.job.trial, status, reason)
+        return status
+
+
+class TrialLog(MetricsLog):
+    """metrics.jsonl with the training time that its kept rows account for."""
+
+    def __init__(self, trial: Storage, step: int) -> None:
+        super().__init__(trial, step)
+        rows = read_rows(trial)
+        self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
+
+
+class Clock:
+    """Training time, over all starts, without evaluation and saving; and pictures a second since the last row."""
+
+    def __init__(self, seconds: float, step: int) -> None:
+        self.seconds = seconds
+        self.step = step
+        self._lap = 0.0
+        self._since = time.monotonic()
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self._lap += time.monotonic() - self._since
+
+    def go_on(self) -> None:
+        """Starts it again."""
+        self._since = time.monotonic()
+
+    def lap(self, step: int, pictures: int) -> tuple[float, float]:
+        """Seconds in all, and pictures a second since the last lap."""
+        self.pause()
+        self.go_on()
+        lap, self._lap, self.step = self._lap, 0.0, step
+        self.seconds += lap
+        return round(self.seconds, 3), round(pictures / lap, 3) if lap > 0 else 0.0
+
+
+def numbers(row: dict[str, float], prefix: str) -> dict[str, float]:
+    """The entries under a prefix."""
+    return {name: value for name, value in row.items() if name.startswith(prefix)}
+
+
+def first_line(error: BaseException) -> str:
+    """An error's cause on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,108 @@
+"""Ray Data reads the pictures and cuts them into patches, a picture a row, in order."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray.data
+
+from runner.config import Data
+from runner.preparation import cut_picture
+from runner.sources import Picture, Source, read_picture
+
+PICTURES_A_TASK = 4
+
+CUT_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("rows", pa.list_(pa.int32())),
+        ("columns", pa.list_(pa.int32())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("error", pa.string()),
+        ("satellite", pa.binary()),
+        ("map", pa.binary()),
+    ]
+)
+
+
+class CutRow(NamedTuple):
+    """One picture on its way from a worker to the store; pixels are raw bytes of (n, 3, S, S)."""
+
+    path: str
+    origins: list[tuple[int, int]]
+    size: tuple[int, int]
+    error: str
+    satellite: Any
+    map: Any
+
+
+def cut_pictures(source: Source, data: Data) -> Iterator[CutRow]:
+    """Every picture of the source, cut on the cluster, one after another in the source's order."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    for split in ("train", "val"):
+        pictures = [picture for picture in source.pictures if picture.split == split]
+        dataset = read_pictures(pictures, source.seed).map_batches(
+            cut_table,
+            batch_format="pyarrow",
+            batch_size=PICTURES_A_TASK,
+            fn_kwargs={"patching": data.patching, "patch_size": data.patch_size},
+        )
+        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        rows = itertools.chain.from_iterable(map(table_rows, tables))
+        for picture, row in zip(pictures, rows, strict=True):
+            if not row.path.endswith(picture.name):
+                raise RuntimeError(f"Ray Data gave {row.path} where {picture.name} was due")
+            yield row
+
+
+def read_pictures(pictures: list[Picture], seed: int | None) -> ray.data.Dataset:
+    """A dataset of the pictures' bytes and paths; a drawn picture's path is its name."""
+    if seed is None:
+        paths = [str(picture.path) for picture in pictures]
+        return ray.data.read_binary_files(paths, include_paths=True)
+    items = [{"picture": index} for index in range(len(pictures))]
+    return ray.data.from_items(items).map(draw_picture, fn_args=(pictures, seed))
+
+
+def draw_picture(row: dict[str, Any], pictures: list[Picture], seed: int) -> dict[str, Any]:
+    """The bytes of one drawn picture."""
+    picture = pictures[row["picture"]]
+    return {"bytes": read_picture(picture, seed), "path": picture.name}
+
+
+def cut_table(table: pa.Table, patching: str, patch_size: int) -> pa.Table:
+    """Pictures' bytes become their patches, or the reason why a picture is left out."""
+    records = []
+    for path, content in zip(table["path"].to_pylist(), table["bytes"].to_pylist(), strict=True):
+        rows, (width, height), error = cut_picture(path, content, patching, patch_size)
+        records.append(
+            {
+                "path": path,
+                "rows": [row for row, _ in rows.origins] if rows else [],
+                "columns": [column for _, column in rows.origins] if rows else [],
+                "width": width,
+                "height": height,
+                "error": error,
+                "satellite": rows.satellite.tobytes() if rows else b"",
+                "map": rows.map.tobytes() if rows else b"",
+            }
+        )
+    return pa.Table.from_pylist(records, schema=CUT_SCHEMA)
+
+
+def table_rows(table: pa.Table) -> Iterator[CutRow]:
+    """The rows of a table, their pixels not copied."""
+    for index in range(table.num_rows):
+        row = {name: table[name][index] for name in table.column_names}
+        yield CutRow(
+            path=row["path"].as_py(),
+            origins=list(zip(row["rows"].as_py(), row["columns"].as_py(), strict=True)),
+            size=(row["width"].as_py(), row["height"].as_py()),
+            error=row["error"].as_py(),
+            satellite=row["satellite"].as_buffer(),
+            map=row["map"].as_buffer(),
+        )

@@ -1,0 +1,146 @@
+"""What a trial's folder says of it: trial.yaml, starts.jsonl, outcome.json, weights/."""
+
+import hashlib
+import json
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import yaml
+
+from runner.checkpoints import Fingerprints
+from runner.config import Experiment
+from runner.storage import Storage
+
+TRIALS = "trials"
+TRIAL_FILE = "trial.yaml"
+STARTS = "starts.jsonl"
+OUTCOME = "outcome.json"
+WEIGHTS = "weights/generator.safetensors"
+WEIGHTS_RECORD = "weights/manifest.json"
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
+
+# What may change when a trial resumes: everything else is part of its fingerprint.
+MAY_CHANGE_IN_TRAINING = ("epochs",)
+MAY_CHANGE_IN_DATA = ("source", "synthetic", "max_bad_fraction")
+
+
+def fixed_fields(config: Experiment) -> dict[str, Any]:
+    """The fields that make a trial what it is: data, model and training, without those that may change.
+
+    Where the data comes from is not among them: its content is, by the store's fingerprint.
+    """
+    return {
+        "data": config.data.model_dump(exclude=set(MAY_CHANGE_IN_DATA)),
+        "model": config.model.model_dump(),
+        "training": config.training.model_dump(exclude=set(MAY_CHANGE_IN_TRAINING)),
+    }
+
+
+def fingerprints(config: Experiment, data_fingerprint: str) -> Fingerprints:
+    """What a trial's checkpoints belong to."""
+    text = json.dumps(fixed_fields(config), sort_keys=True)
+    return Fingerprints(hashlib.sha256(text.encode()).hexdigest()[:16], data_fingerprint)
+
+
+def read_trial_file(trial: Storage) -> dict[str, Any] | None:
+    """trial.yaml's content, or None where there is none that can be understood."""
+    try:
+        content = yaml.safe_load(trial.read(TRIAL_FILE))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_trial_file(
+    trial: Storage, config: Experiment, ids: Fingerprints, params: Mapping[str, Any], threads: int, precision: str
+) -> None:
+    """Says what the trial is and what its bits depend on."""
+    content = {
+        "config": config.model_dump(),
+        "params": dict(params),
+        "fingerprint": ids.config,
+        "data_fingerprint": ids.data,
+        "threads": threads,
+        "precision": precision,
+        "processor": processor_model(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+    }
+    trial.write(TRIAL_FILE, yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def processor_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            names = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def record_start(trial: Storage, attempt: int, from_step: int, lost_steps: int) -> None:
+    """Adds a line for each time that a worker begins or begins again."""
+    row = {
+        "attempt": attempt,
+        "from_step": from_step,
+        "lost_steps": lost_steps,
+        "host": socket.gethostname(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    trial.append(STARTS, json.dumps(row).encode() + b"\n")
+
+
+def read_starts(trial: Storage) -> list[dict[str, Any]]:
+    """The starts so far; a torn last line is left out."""
+    rows = []
+    for line in trial.read(STARTS).splitlines() if trial.exists(STARTS) else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def write_outcome(trial: Storage, status: str, reason: str = "") -> None:
+    """Says how the trial's last run ended: finished, stopped, failed, diverged or out_of_memory."""
+    trial.write(OUTCOME, json.dumps({"status": status, "reason": reason}).encode())
+
+
+def read_outcome(trial: Storage) -> dict[str, str]:
+    """How the last run ended; an empty status where none has, or where the file is torn."""
+    try:
+        outcome = json.loads(trial.read(OUTCOME))
+        return {"status": str(outcome["status"]), "reason": str(outcome["reason"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"status": "", "reason": ""}
+
+
+def write_weights(trial: Storage, content: bytes, epochs: int, step: int, ids: Fingerprints) -> None:
+    """The finished trial's generator, then the record that makes it count."""
+    trial.make_folder("weights")
+    trial.write(WEIGHTS, content)
+    record = {
+        "epochs": epochs,
+        "step": step,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "config_fingerprint": ids.config,
+        "data_fingerprint": ids.data,
+    }
+    trial.write(WEIGHTS_RECORD, json.dumps(record, indent=1).encode())
+
+
+def finished_epochs(trial: Storage, ids: Fingerprints) -> int:
+    """The epochs after which the trial was finished; 0 where it was not, or its weights are not whole."""
+    try:
+        record = json.loads(trial.read(WEIGHTS_RECORD))
+        if (record["config_fingerprint"], record["data_fingerprint"]) != (ids.config, ids.data):
+            return 0
+        if hashlib.sha256(trial.read(WEIGHTS)).hexdigest() != record["sha256"]:
+            return 0
+        return int(record["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
