@@ -9,13 +9,13 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from runner.records import Fingerprints
 from runner.storage import TEMPORARY, Storage
 
 MANIFEST = "manifest.json"
@@ -27,14 +27,6 @@ DAMAGED_PREFIX = "damaged_"
 
 class DamagedCheckpoint(Exception):
     """A checkpoint that is not what its manifest says, or has none; the text says in what."""
-
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """What a checkpoint belongs to: the part of the config that may not change, and the data."""
-
-    config: str
-    data: str
 
 
 Groups = dict[str, dict[str, Tensor]]

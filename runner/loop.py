@@ -7,20 +7,20 @@ again, the same to the last bit.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from gan.evaluation import MODES, evaluate, fixed_sample, generate
 from gan.grids import comparison_png
 from gan.patches import Patches
+from gan.precision import has_native_bf16, resolve_precision
 from gan.state import ModelSettings, TrainState
 from gan.team import Team
 from gan.training import Decision, LoggedStep, TrainingSettings, fit
 from runner.checkpoints import (
-    Fingerprints,
     newest_checkpoint,
     read_checkpoint,
     remove_old_checkpoints,
@@ -29,9 +29,10 @@ from runner.checkpoints import (
 )
 from runner.config import Experiment
 from runner.control import ControlLine
+from runner.errors import ResourceError
 from runner.lease import check_current
 from runner.metrics_log import MetricsLog, read_rows
-from runner.records import TRIALS, record_start, write_outcome, write_weights
+from runner.records import TRIALS, Fingerprints, read_trial_file, record_start, write_outcome, write_trial_file, write_weights
 from runner.storage import Storage
 
 SAVE_SHARE = 0.035
@@ -42,15 +43,18 @@ LOG = "log.txt"
 
 @dataclass(frozen=True)
 class TrialJob:
-    """All that a worker needs to know to train one trial, on any machine that sees the storage."""
+    """All that a worker needs to know to train one trial, on any machine that sees the storage.
+
+    `threads` is what the trial has been given; a trial that has begun keeps the number it recorded.
+    """
 
     experiment: Storage
     name: str
     config: Experiment
+    params: Mapping[str, Any]
     ids: Fingerprints
     store: Storage
     threads: int
-    precision: str
     lease_token: str
     attempt: int
 
@@ -76,26 +80,54 @@ def train_trial(
     Returns:
         finished, stopped, diverged or out_of_memory.
     """
-    set_up_torch(job, device)
-    run = TrialRun(job, team, device, control, report)
+    settled = settle(job, team, device)
+    set_up_torch(settled, device, deterministic=job.config.training.deterministic)
+    run = TrialRun(job, settled, team, device, control, report)
     try:
-        status = run.train()
+        return run.train()
     except Diverged as error:
-        status = run.end("diverged", str(error))
+        return run.end("diverged", str(error))
     except torch.OutOfMemoryError as error:
-        status = run.end("out_of_memory", first_line(error))
-    return status
+        return run.end("out_of_memory", first_line(error))
 
 
-def set_up_torch(job: TrialJob, device: torch.device) -> None:
+class Settled(NamedTuple):
+    """What a trial's bits depend on beside its config; recorded at its first start and kept."""
+
+    threads: int
+    precision: str
+
+
+def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
+    """The recorded threads and precision, or at the first start those of this machine, then recorded.
+
+    Raises:
+        ResourceError: the trial was begun in a precision that this machine can only emulate.
+    """
+    recorded = read_trial_file(job.trial) or {}
+    wanted = job.config.training.precision
+    precision = str(recorded.get("precision") or resolve_precision(wanted, device))
+    if wanted == "auto" and precision == "bf16" and not has_native_bf16(device):
+        raise ResourceError(
+            f"{job.name}: it was begun in bf16, which this machine only emulates. Resume it where bf16 is "
+            "native, or start a new experiment name."
+        )
+    settled = Settled(int(recorded.get("threads") or job.threads), precision)
+    # All workers must have read the file before the first one replaces it.
+    if team.agree(1) and team.is_first:
+        check_current(job.experiment, job.lease_token)
+        write_trial_file(job.trial, job.config, job.ids, job.params, settled.threads, settled.precision)
+    return settled
+
+
+def set_up_torch(settled: Settled, device: torch.device, *, deterministic: bool) -> None:
     """Threads and kernel choices: a function of what the trial recorded, never of a timing."""
-    torch.set_num_threads(job.threads)
-    deterministic = job.config.training.deterministic
+    torch.set_num_threads(settled.threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = job.precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settled.precision != "fp32"
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -106,23 +138,25 @@ class TrialRun:
     def __init__(
         self,
         job: TrialJob,
+        settled: Settled,
         team: Team,
         device: torch.device,
         control: ControlLine,
         report: Callable[[dict[str, Any]], None],
     ) -> None:
         config = job.config
-        self.job, self.team, self.device, self.control, self.report = job, team, device, control, report
+        self.job, self.settled, self.team, self.device = job, settled, team, device
+        self.control, self.report = control, report
         self.train_patches = Patches.open(job.store.local_path / "train.arrow", config.data.direction)
         self.val_patches = Patches.open(job.store.local_path / "val.arrow", config.data.direction)
         self.settings = TrainingSettings(
-            precision=job.precision,
+            precision=settled.precision,
             log_every_n_steps=config.log_every_n_steps,
             **config.training.model_dump(exclude={"precision", "deterministic"}),
         )
         model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
         training = config.training
-        self.state = TrainState(model, training.seed, training.learning_rate, job.precision, device)
+        self.state = TrainState(model, training.seed, training.learning_rate, settled.precision, device)
         self.saved_step = self.restore()
         self.log = self.open_log() if team.is_first else None
         self.clock = Clock(self.log.seconds if self.log else 0.0, self.state.step)
@@ -149,7 +183,7 @@ class TrialRun:
         rows = read_rows(self.job.trial)
         lost_steps = max(rows[-1]["step"] - self.state.step, 0) if rows else 0
         record_start(self.job.trial, self.job.attempt, self.state.step, lost_steps)
-        self.say(f"training from step {self.state.step} ({self.job.precision}, {self.job.threads} threads, {self.device})")
+        self.say(f"training from step {self.state.step} ({self.settled.precision}, {self.settled.threads} threads, {self.device})")
         return TrialLog(self.job.trial, self.state.step)
 
     def fence(self) -> None:
@@ -218,7 +252,7 @@ class TrialRun:
         row: dict[str, float] = {}
         for mode in MODES:
             prefix = split if mode == "study" else f"{split}_eval"
-            generator, precision = self.state.generator, self.job.precision
+            generator, precision = self.state.generator, self.settled.precision
             for name, summary in evaluate(
                 generator, self.val_patches, indices, mode, precision, self.device
             ).items():
@@ -229,7 +263,7 @@ class TrialRun:
     def write_picture(self, epoch: int) -> None:
         """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
         indices = fixed_sample(len(self.val_patches), NUM_PICTURES)
-        generator, precision = self.state.generator, self.job.precision
+        generator, precision = self.state.generator, self.settled.precision
         rows = generate(generator, self.val_patches, indices, "study", precision, self.device)
         self.job.trial.make_folder("images")
         self.job.trial.write(f"images/epoch_{epoch:04d}.png", comparison_png(rows))

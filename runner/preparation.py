@@ -8,12 +8,11 @@ import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from gan.patches import PatchRows, patch_batch, patch_schema
@@ -21,10 +20,9 @@ from gan.patching import cut_patches, patch_origins
 from gan.pictures import PictureError, read_pair
 from runner.config import Data
 from runner.errors import DataError
-from runner.sources import SPLITS, Picture, Source, read_picture, source_digest
+from runner.sources import SPLITS, STORE_FORMAT, Picture, Source, read_picture
 from runner.storage import Storage
 
-STORE_FORMAT = 1
 META = "meta.json"
 QUARANTINE = "quarantine.jsonl"
 NAMES_SHOWN = 5
@@ -52,12 +50,6 @@ class CutPicture(NamedTuple):
     rows: PatchRows | None
     size: tuple[int, int]
     error: str
-
-
-def store_fingerprint(source: Source, data: Data) -> str:
-    """The store's name: 16 hexadecimal digits."""
-    text = f"{STORE_FORMAT} {data.patching} {data.patch_size} {source_digest(source)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cut_picture(name: str, data: bytes, patching: str, patch_size: int) -> CutPicture:
@@ -260,19 +252,6 @@ def cut_in_this_process(source: Source, data: Data) -> Iterator[CutPicture]:
         yield cut_picture(picture.name, content, data.patching, data.patch_size)
 
 
-def cut_with_ray(source: Source, data: Data) -> Iterator[CutPicture]:
-    """The same through Ray Data: read, decoded and cut on all cores of the cluster, in the source's order."""
-    from runner.ray_cutting import cut_pictures
-
-    for path, origins, size, error, satellite, map_ in cut_pictures(source, data):
-        if error:
-            yield CutPicture(None, (0, 0), error)
-            continue
-        shape = (len(origins), 3, data.patch_size, data.patch_size)
-        halves = (np.frombuffer(pixels, np.uint8).reshape(shape) for pixels in (satellite, map_))
-        yield CutPicture(PatchRows(path, origins, *halves), size, "")
-
-
 def describe_store(store: PatchStore) -> list[str]:
     """What the screen says of a store: counts, what was left out, shapes that are not the common one."""
     meta = store.meta
@@ -282,9 +261,8 @@ def describe_store(store: PatchStore) -> list[str]:
         f"({pictures['train']} + {pictures['val']} pictures, {meta['patching']} of {meta['patch_size']} pixels)"
     ]
     if meta["left_out"]:
-        entries = [json.loads(line) for line in store.folder.read_text(QUARANTINE).splitlines()]
         where = f"patches/{store.fingerprint}/{QUARANTINE}"
-        lines.append(f"left out: {meta['left_out']} bad files, listed in {where}\n{first_names(entries)}")
+        lines.append(f"left out: {meta['left_out']} bad files, listed in {where}\n{first_names(read_quarantine(store))}")
     if len(meta["sizes"]) > 1:
         (common, _), *others = meta["sizes"].items()
         listed = ", ".join(f"{count} of {size}" for size, count in others[:NAMES_SHOWN])
@@ -292,24 +270,41 @@ def describe_store(store: PatchStore) -> list[str]:
     return lines
 
 
-def prepare_patches(data: Data, source: Source, patches: Storage, *, with_ray: bool, say: Any) -> PatchStore:
-    """The verified store for this source: found, or built; a damaged one is set aside and built again.
+def prepare_patches(
+    data: Data,
+    source: Source | None,
+    fingerprint: str,
+    patches: Storage,
+    cut: Callable[[Source, Data], Iterable[CutPicture]],
+    say: Callable[[str], None],
+) -> PatchStore:
+    """The verified store of that fingerprint: found, or built; a damaged one is set aside and built again.
 
     Args:
+        source: None where it is gone; then the store must stand.
         patches: the folder of all stores.
-        with_ray: cut through Ray Data; otherwise in this process.
+        cut: gives the source's pictures, cut, in the source's order.
         say: told what happens, a line at a time.
 
     Raises:
-        DataError: the source can't be used.
+        DataError: the source can't be used, or is gone and the store with it.
     """
-    fingerprint = store_fingerprint(source, data)
     store, problem = find_store(patches, fingerprint)
     if problem:
         say(f"patch store {fingerprint}: {problem}; set aside as patches/{set_aside(patches, fingerprint)}, built again")
-    if store is None:
+    if store is None and source is None:
+        raise DataError(
+            f"data.source is {data.source!r}: it does not exist, and the patch store {fingerprint} that this "
+            f"experiment was trained on is {'damaged' if problem else 'gone'} too. Bring one of them back."
+        )
+    if store is None and source is not None:
         say(f"preparing {len(source.pictures)} pictures ({data.patching} of {data.patch_size} pixels)")
-        cuts = cut_with_ray(source, data) if with_ray else cut_in_this_process(source, data)
-        store = build_store(patches, fingerprint, data, source, cuts)
-    check_bad_fraction([json.loads(line) for line in store.folder.read_text(QUARANTINE).splitlines()], len(source.pictures), data)
+        store = build_store(patches, fingerprint, data, source, cut(source, data))
+    elif source is not None:
+        check_bad_fraction(read_quarantine(store), len(source.pictures), data)
     return store
+
+
+def read_quarantine(store: PatchStore) -> list[dict[str, str]]:
+    """The files that were left out of a store, with their reasons."""
+    return [json.loads(line) for line in store.folder.read_text(QUARANTINE).splitlines()]

@@ -4,11 +4,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import ray.data
 
+from gan.patches import PatchRows
 from runner.config import Data
-from runner.preparation import cut_picture
+from runner.preparation import CutPicture, cut_picture
 from runner.sources import Picture, Source, read_picture
 
 PICTURES_A_TASK = 4
@@ -38,8 +40,19 @@ class CutRow(NamedTuple):
     map: Any
 
 
+def cut_with_ray(source: Source, data: Data) -> Iterator[CutPicture]:
+    """The source's pictures, read, decoded and cut on all cores of the cluster, in the source's order."""
+    for row in cut_pictures(source, data):
+        if row.error:
+            yield CutPicture(None, (0, 0), row.error)
+            continue
+        shape = (len(row.origins), 3, data.patch_size, data.patch_size)
+        halves = (np.frombuffer(pixels, np.uint8).reshape(shape) for pixels in (row.satellite, row.map))
+        yield CutPicture(PatchRows(row.path, row.origins, *halves), row.size, "")
+
+
 def cut_pictures(source: Source, data: Data) -> Iterator[CutRow]:
-    """Every picture of the source, cut on the cluster, one after another in the source's order."""
+    """The rows that Ray Data gives, one a picture, checked to come in the source's order."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -6,12 +6,12 @@ import platform
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import yaml
 
-from runner.checkpoints import Fingerprints
 from runner.config import Experiment
 from runner.storage import Storage
 
@@ -22,6 +22,15 @@ OUTCOME = "outcome.json"
 WEIGHTS = "weights/generator.safetensors"
 WEIGHTS_RECORD = "weights/manifest.json"
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What a trial and its checkpoints belong to: the part of the config that may not change, and the data."""
+
+    config: str
+    data: str
+
 
 # What may change when a trial resumes: everything else is part of its fingerprint.
 MAY_CHANGE_IN_TRAINING = ("epochs",)

@@ -10,6 +10,7 @@ from runner.errors import DataError
 
 SPLITS = ("train", "val")
 SYNTHETIC = "synthetic"
+STORE_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ def directory_source(folder: Path) -> Source:
             Picture(split, name, str((folder / split / name).absolute()), index) for index, name in enumerate(files)
         ]
     return Source(pictures)
+
+
+def store_fingerprint(source: Source, data: Data) -> str:
+    """The name of the patch store that this source gives: 16 hexadecimal digits."""
+    text = f"{STORE_FORMAT} {data.patching} {data.patch_size} {source_digest(source)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def source_digest(source: Source) -> str:

@@ -8,6 +8,7 @@ when a run is opened anew.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -187,7 +188,8 @@ class TrialTracking:
         assert self._run is not None
         if row["step"] < self._from_step:
             return
-        metrics = {name: _number(value) for name, value in row.items() if name != "step"}
+        # metrics.jsonl says null for what is not finite; W&B has NaN and shows it.
+        metrics = {k: math.nan if v is None else v for k, v in row.items() if k != "step"}
         picture = _picture(self._trial, row)
         if picture is not None:
             metrics["images"] = wandb.Image(str(picture), caption="source | target | generated")
@@ -287,11 +289,6 @@ def _read_state(trial: Storage) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
-
-
-def _number(value: Any) -> Any:
-    """JSON has no NaN, so metrics.jsonl says null for it; W&B shows NaN as what it is."""
-    return float("nan") if value is None else value
 
 
 def _picture(trial: Storage, row: Mapping[str, Any]) -> Path | None:

@@ -4,9 +4,11 @@ A lot is a block without its streets and pavements, in the coordinates of the pl
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
+from runner.synthesis.chance import pick
 from runner.synthesis.plane import (
     Cell,
     Outline,
@@ -38,11 +40,7 @@ _PITCHED = (Roof.TIN, Roof.TILE, Roof.COPPER)
 
 
 def _building(rng: np.random.Generator, parts: tuple[Outline, ...], height: float, style: str) -> Building:
-    draw = rng.random()
-    for roof, share in _ROOFS[style]:
-        draw -= share
-        if draw < 0:
-            break
+    roof = pick(rng, _ROOFS[style])
     # No roof is pitched over a deep house.
     pitched = roof in _PITCHED and all(length(part[3] - part[0]) < 52 for part in parts)
     return Building(parts, round(height * rng.uniform(0.75, 1.3)), roof, pitched)
@@ -132,7 +130,7 @@ def _middle_houses(
     along, span = unit(end - start), length(end - start)
     count = max(1, round(span / rng.uniform(50, 90)))
     cuts = [span * (i + (rng.uniform(-0.2, 0.2) if 0 < i < count else 0)) / count for i in range(count + 1)]
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in pairwise(cuts):
         if rng.random() < 0.10:
             continue
         a, b = start + along * low, start + along * high

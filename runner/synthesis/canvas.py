@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image, ImageDraw
 
-from runner.synthesis.plane import Outline, along_line, offset_line
+from runner.synthesis.plane import Outline, along_line, middle, offset_line, sides
 
 SIDE_PX = 600
 """Width and height of one half of a pair."""
@@ -33,7 +33,7 @@ class Canvas:
         """A closed line along an outline."""
         self.line((*outline, outline[0]), fill, width)
 
-    def line(self, line: Sequence[complex], fill: Colour | int, width: float, rounded: bool = False) -> None:
+    def line(self, line: Outline, fill: Colour | int, width: float, rounded: bool = False) -> None:
         """A line through points; with `rounded`, its ends and corners are round."""
         pixels = max(1, round(width * self.scale))
         if pixels < 4 or (len(line) == 2 and not rounded):
@@ -74,7 +74,9 @@ class Stencil:
         self._side = side
         self._image = Image.new("L", (side, side), 0)
         self._draw = ImageDraw.Draw(self._image)
-        self._pixels = self._image.load()
+        pixels = self._image.load()
+        assert pixels is not None  # Only pictures still in a file have none.
+        self._pixels = pixels
 
     def _cell(self, point: complex) -> tuple[float, float]:
         return (point.real + self._MARGIN_PX) / self._CELL_PX, (point.imag + self._MARGIN_PX) / self._CELL_PX
@@ -92,14 +94,13 @@ class Stencil:
     def covers(self, point: complex) -> bool:
         """True where the land at the point is taken; never outside the margin."""
         x, y = self._cell(point)
-        assert self._pixels is not None
         return 0 <= x < self._side and 0 <= y < self._side and self._pixels[int(x), int(y)] != 0
 
     def touches(self, outline: Outline) -> bool:
         """True where a corner, a side's middle or the middle of the outline is taken."""
-        ends = zip(outline, outline[1:] + outline[:1], strict=True)
-        centre = sum(outline) * (1.0 / len(outline))
-        return self.covers(centre) or any(self.covers(a) or self.covers((a + b) * 0.5) for a, b in ends)
+        return self.covers(middle(outline)) or any(
+            self.covers(a) or self.covers((a + b) * 0.5) for a, b in sides(outline)
+        )
 
 
 def on_canvas(points: Iterable[complex], margin: float) -> bool:

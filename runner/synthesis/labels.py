@@ -127,7 +127,7 @@ def _turned(mask: Image.Image, size: tuple[int, int], along: complex) -> Image.I
         *(cosine, sine, mask.width / 2 - cosine * x - sine * y),
         *(-sine, cosine, mask.height / 2 + sine * x - cosine * y),
     )
-    return mask.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return mask.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
 def _word(rng: np.random.Generator, syllables: int) -> str:

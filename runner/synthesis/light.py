@@ -4,6 +4,7 @@ Arrays here hold integers, so every processor makes the same pixels of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -17,23 +18,31 @@ Pixels = NDArray[np.uint8]
 Heights = NDArray[np.int16]
 
 _CONTRAST = np.array([97 + (level - 100) * 19 // 16 for level in range(256)], np.int16)
-_STEP_PX = 1.4
+_STEP_PX = 1.7
 _REACH_PX = 46
+"""Longer shadows end here: each step beyond costs as much as any other, and few are."""
 _LEAF = (72, 92, 54)
 _SKY_LIGHT = (42, 47, 55)
 """What is left of 128 parts of red, green and blue in shadow, where only the blue sky shines."""
 
 
+@dataclass(frozen=True)
 class Relief:
-    """Heights of buildings and trees in pixels, with what they shade."""
+    """Crowns of trees by their height in pixels, the shade of everything (0 to 255), and its direction."""
 
-    def __init__(
-        self, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float
-    ) -> None:
-        heights = np.asarray(built, np.int16)
-        self.crowns = _crowns(trees)
-        self.shadow = shadow
-        self.shade = _shade(np.maximum(heights, self.crowns), shadow, shadow_length)
+    crowns: Heights
+    shade: Pixels
+    shadow: complex
+
+    @classmethod
+    def lit(
+        cls, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float
+    ) -> "Relief":
+        """Trees among buildings, whose heights `built` holds, under a sun as in a Scene."""
+        crowns = _crowns(trees)
+        return cls(
+            crowns, _shade(np.maximum(np.asarray(built, np.int16), crowns), shadow, shadow_length), shadow
+        )
 
 
 @cache
@@ -90,21 +99,24 @@ def _shifted(dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]
     return (there_y, there_x), (here_y, here_x)
 
 
-def _noise(rng: np.random.Generator, cells: int) -> NDArray[np.int16]:
-    """Smooth noise from -128 to 127 with `cells` bumps across the picture."""
-    lattice = rng.integers(0, 256, (cells, cells), np.uint8)
-    smooth = Image.fromarray(lattice).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
-    return np.asarray(smooth, np.int16) - 128
+def _noise(rng: np.random.Generator, cells: int) -> Heights:
+    """Smooth noise from -128 to 127 with `cells` bumps across the picture, some parts brighter than others."""
+    lattice = rng.integers(0, 192, (cells, cells), np.uint8)
+    broad = Image.fromarray(rng.integers(0, 64, (14, 14), np.uint8)).resize(
+        (cells, cells), Image.Resampling.BICUBIC
+    )
+    bumps = Image.fromarray(lattice + np.asarray(broad))
+    return np.asarray(bumps.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC), np.int16) - 128
 
 
 def develop(
     rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief
 ) -> Image.Image:
     """The picture a satellite takes of flat colours: grown over, lit, rough, a little soft and noisy."""
-    fine, coarse, broad = _noise(rng, 260), _noise(rng, 90), _noise(rng, 14)
-    texture = np.asarray(roughness, np.int16) * ((fine + coarse >> 2) + (broad >> 3)) >> 8
+    bumps = _noise(rng, 260) + _noise(rng, 90)
+    texture = np.asarray(roughness, np.int16) * (bumps >> 2) >> 8
     leaves = relief.crowns > 0
-    leaf_light = _leaf_light(relief, fine + coarse)
+    leaf_light = _leaf_light(relief, bumps)
     shade = relief.shade.astype(np.int16)
     grain = rng.integers(-5, 6, (SIDE_PX, SIDE_PX), np.int16)
     bands = []

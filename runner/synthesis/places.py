@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from runner.synthesis.blocks import hall_and_parking, houses, rows_around_a_yard, school, slabs
 from runner.synthesis.canvas import Stencil, on_canvas
+from runner.synthesis.chance import pick
 from runner.synthesis.parks import park, square
 from runner.synthesis.plane import (
     Cell,
@@ -25,7 +25,6 @@ from runner.synthesis.river import River, draw_river, give_way
 from runner.synthesis.scene import ROAD_WIDTH_PX, Area, Building, Land, Piece, Road, RoadKind, Scene, Tree
 from runner.synthesis.streets import StreetPlan, lay_streets, refined
 
-T = TypeVar("T")
 Block = Callable[[np.random.Generator, Cell], Iterator[Piece]]
 
 _PAVEMENT_PX = 7.0
@@ -117,7 +116,7 @@ PLACES: tuple[tuple[Place, float], ...] = (
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """A place of a random kind; everything in it comes from `rng`."""
-    place = _pick(rng, PLACES)
+    place = pick(rng, PLACES)
     river = draw_river(rng) if rng.random() < place.river else None
     frame = _draw_frame(rng, place.bend, river)
     cells, roads = lay_streets(rng, place.plan)
@@ -138,15 +137,6 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     return _assemble(rng, pieces)
 
 
-def _pick(rng: np.random.Generator, choices: Iterable[tuple[T, float]]) -> T:
-    draw = rng.random()
-    for choice, share in choices:
-        draw -= share
-        if draw < 0:
-            break
-    return choice
-
-
 def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> Frame:
     origin = complex(rng.uniform(260, 340), rng.uniform(260, 340))
     turn = direction(rng.uniform(-0.414, 0.414))
@@ -160,7 +150,7 @@ def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> F
 
 
 def _fill(rng: np.random.Generator, cell: Cell, frame: Frame, place: Place) -> Iterator[Piece]:
-    block, land = _pick(rng, place.blocks)
+    block, land = pick(rng, place.blocks)
     size = area(cell.corners)
     if size < place.plan.park_px2 and size > 1.6 * place.plan.block_px2:
         block = park

@@ -8,6 +8,8 @@ and outlines run so that their inside lies there.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -116,7 +118,7 @@ def along_line(
 ) -> Iterator[tuple[complex, complex]]:
     """Points every `spacing` pixels of a line's way, each with the line's direction there."""
     position = start
-    for a, b in zip(line, line[1:], strict=False):
+    for a, b in pairwise(line):
         way = length(b - a)
         if way == 0:
             continue
@@ -127,15 +129,23 @@ def along_line(
         position -= way
 
 
-def offset_line(line: Sequence[complex], distance: float) -> Outline:
-    """A line beside another, `distance` pixels towards its inner side (negative: the other side)."""
-    headings = [unit(b - a) for a, b in zip(line, line[1:], strict=False)]
-    points = [line[0] + headings[0] * 1j * distance]
-    for point, before, after in zip(line[1:], headings, headings[1:], strict=False):
-        # The corner of the two sides' offsets; kept near where the line turns back on itself.
-        points.append(point + (before + after) * 1j * (distance / max(0.4, 1 + dot(before, after))))
-    points.append(line[-1] + headings[-1] * 1j * distance)
-    return tuple(points)
+def offset_line(line: Outline, distance: float) -> Outline:
+    """A line beside another, `distance` pixels towards its inner side (negative: the other side).
+
+    No point may stand on the one before it.
+    """
+    return tuple(point + mitre * distance for point, mitre in zip(line, _mitres(line), strict=True))
+
+
+@lru_cache(maxsize=1024)
+def _mitres(line: Outline) -> Outline:
+    """For each point, where a line one pixel further in has its corner; drawn roads ask for it many times."""
+    headings = [unit(b - a) for a, b in pairwise(line)]
+    mitres = [headings[0] * 1j]
+    for before, after in pairwise(headings):
+        # Kept near where the line turns back on itself.
+        mitres.append((before + after) * 1j * (1 / max(0.4, 1 + dot(before, after))))
+    return (*mitres, headings[-1] * 1j)
 
 
 @dataclass(frozen=True)

@@ -116,4 +116,4 @@ def _dry_runs(road: Road, water: Stencil, reach: int) -> Iterator[Road]:
 
 def _as_road(road: Road, run: list[complex]) -> Iterator[Road]:
     if len(run) > 4:
-        yield Road(road.kind, (*run[:-1:8], run[-1]))
+        yield Road(road.kind, (run[0], *run[8:-4:8], run[-1]))

@@ -46,6 +46,14 @@ _CARS: tuple[Colour, ...] = (
     *((236, 236, 232), (222, 222, 220), (206, 208, 210), (150, 154, 158), (44, 46, 50), (60, 62, 66)),
     *((122, 62, 54), (70, 84, 108)),
 )
+_LANES_PX: dict[RoadKind, tuple[float, ...]] = {
+    RoadKind.MOTORWAY: (19, 8),
+    RoadKind.PRIMARY: (13, 4.5),
+    RoadKind.SECONDARY: (9.5, 4),
+    RoadKind.RESIDENTIAL: (6,),
+    RoadKind.SERVICE: (),
+}
+"""How far from the middle of a road cars drive or park, on both sides."""
 _ASPHALT: Colour = (84, 84, 86)
 _PAVEMENT: Colour = (150, 146, 138)
 _PAINT: Colour = (196, 196, 190)
@@ -75,7 +83,7 @@ def draw_satellite(rng: np.random.Generator, scene: Scene) -> Image.Image:
     _draw_roads(rng, ground, scene)
     for building in scene.buildings:
         _draw_building(rng, ground, building, scene.shadow)
-    relief = Relief(ground.height.reduced(), scene.trees, scene.shadow, scene.shadow_length)
+    relief = Relief.lit(ground.height.reduced(), scene.trees, scene.shadow, scene.shadow_length)
     return develop(rng, ground.colour.reduced(), ground.roughness.reduced(), relief)
 
 
@@ -141,26 +149,20 @@ def _draw_roads(rng: np.random.Generator, ground: _Ground, scene: Scene) -> None
 def _mark_lanes(ground: _Ground, road: Road, kind: RoadKind) -> None:
     if kind is RoadKind.MOTORWAY:
         ground.colour.line(road.line, (104, 112, 84), 5)
-        for offset in (-13, 13):
-            ground.colour.dashes(offset_line(road.line, offset), _PAINT, 1, dash=9, gap=9)
+        for side in (-1, 1):
+            ground.colour.dashes(offset_line(road.line, side * 13), _PAINT, 1, dash=9, gap=9)
     elif kind is RoadKind.PRIMARY:
         ground.colour.line(road.line, _PAINT, 1)
-        for offset in (-8.5, 8.5):
-            ground.colour.dashes(offset_line(road.line, offset), _PAINT, 0.9, dash=8, gap=9)
+        for side in (-1, 1):
+            ground.colour.dashes(offset_line(road.line, side * 8.5), _PAINT, 0.9, dash=8, gap=9)
     elif kind is RoadKind.SECONDARY:
         ground.colour.dashes(road.line, _PAINT, 0.9, dash=9, gap=8)
 
 
 def _drive_cars(rng: np.random.Generator, ground: _Ground, road: Road, kind: RoadKind) -> None:
     """Cars in the lanes of wide roads and at the kerb of narrow ones."""
-    lanes = {
-        RoadKind.MOTORWAY: (19, 8),
-        RoadKind.PRIMARY: (13, 4.5),
-        RoadKind.SECONDARY: (9.5, 4),
-        RoadKind.RESIDENTIAL: (6,),
-    }
     spacing = 46 if kind > RoadKind.RESIDENTIAL else 30
-    for lane in lanes.get(kind, ()):
+    for lane in _LANES_PX[kind]:
         for side in (-1, 1):
             line = offset_line(road.line, side * lane)
             for at, heading in along_line(line, spacing, float(rng.uniform(0, spacing))):

@@ -53,9 +53,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
         yield running
 
 
-def a_row(step: int, epoch: int = 1, **more: Any) -> dict[str, Any]:
+def a_row(step: int, epoch: int = 1) -> dict[str, Any]:
     losses = {name: step + number / 10 for number, name in enumerate(LOSSES)}
-    return {"step": step, "epoch": epoch, "seconds": step / 4, "images_per_second": 4.5, **losses, **more}
+    return {"step": step, "epoch": epoch, "seconds": step / 4, "images_per_second": 4.5, **losses}
 
 
 def log_steps(trial: Storage, steps: range, after: int = -1) -> None:
@@ -69,6 +69,18 @@ def track(trial: Storage, status: str, mode: str = "offline") -> None:
     tracking = TrialTracking(trial, "sweep", CONFIG, mode, pytest.fail)
     tracking.update()
     tracking.finish(status)
+
+
+def track_elsewhere(trial: Storage, then: str) -> "subprocess.CompletedProcess[str]":
+    """Tracks what there is in a process of its own, which goes on to do what `then` says."""
+    start = (
+        "import sys; from runner.storage import Storage; from runner.tracking import TrialTracking\n"
+        "tracking = TrialTracking(Storage.open(sys.argv[1]), 'sweep', {}, 'offline', sys.exit)\n"
+        "tracking.update()\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", start + then, str(trial.local_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def offline_run(trial: Storage) -> RecordedRun:
@@ -87,7 +99,7 @@ def wandb_processes() -> str:
 
 
 def test_each_row_is_recorded_once_at_its_step_and_under_its_names(trial: Storage) -> None:
-    rows = [a_row(0), a_row(50, **{"epoch_mean/l1_loss": 0.25, "val/ssim": 0.158, "val_eval/psnr": 14.15})]
+    rows = [a_row(0), a_row(50) | {"epoch_mean/l1_loss": 0.25, "val/ssim": 0.158, "val_eval/psnr": 14.15}]
     log = MetricsLog(trial, -1)
     tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
     for row in rows:
@@ -107,7 +119,7 @@ def test_each_row_is_recorded_once_at_its_step_and_under_its_names(trial: Storag
 
 def test_the_run_says_whose_it_is_and_how_it_ended(trial: Storage) -> None:
     log_steps(trial, range(0, 20, 10))
-    MetricsLog(trial, 10).add(a_row(20, **{"val/ssim": 0.158}))
+    MetricsLog(trial, 10).add(a_row(20) | {"val/ssim": 0.158})
     MetricsLog(trial, 20).add(a_row(30))
     track(trial, "diverged")
 
@@ -128,7 +140,7 @@ def test_the_project_is_the_users_where_one_is_set(trial: Storage, monkeypatch: 
 
 
 def test_what_was_not_finite_is_recorded_as_nan(trial: Storage) -> None:
-    MetricsLog(trial, -1).add(a_row(0, l1_loss=math.inf))
+    MetricsLog(trial, -1).add(a_row(0) | {"l1_loss": math.inf})
     track(trial, "diverged")
     run = offline_run(trial)
     assert math.isnan(run.history[0]["l1_loss"]) and math.isnan(run.summary["l1_loss"])
@@ -139,7 +151,7 @@ def test_an_epochs_picture_is_recorded_at_the_step_that_ends_the_epoch(trial: St
     Image.new("RGB", (48, 16), "teal").save(trial.local_path / "images/epoch_0002.png")
     ends = {"epoch_mean/l1_loss": 0.5}
     log = MetricsLog(trial, -1)
-    for row in (a_row(10, 1, **ends), a_row(15, 2), a_row(20, 2, **ends), a_row(30, 3, **ends)):
+    for row in (a_row(10, 1) | ends, a_row(15, 2), a_row(20, 2) | ends, a_row(30, 3) | ends):
         log.add(row)
     track(trial, "finished")
 
@@ -151,14 +163,8 @@ def test_an_epochs_picture_is_recorded_at_the_step_that_ends_the_epoch(trial: St
 
 def test_killed_and_cut_back_a_trial_has_one_offline_run_with_each_step_once(trial: Storage) -> None:
     log_steps(trial, range(0, 100, 10))
-    track_and_die = (
-        "import os, signal, sys; from runner.storage import Storage; from runner.tracking import *\n"
-        "TrialTracking(Storage.open(sys.argv[1]), 'sweep', {}, 'offline', sys.exit).update()\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    command = [sys.executable, "-c", track_and_die, str(trial.local_path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    killed = track_elsewhere(trial, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert killed.returncode == -signal.SIGKILL
     assert len(list(trial.local_path.glob("wandb/offline-run-*"))) == 1
 
     tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
@@ -182,9 +188,8 @@ def test_a_trial_that_went_on_is_written_again_whole(trial: Storage) -> None:
     log_steps(trial, range(0, 50, 10))
     track(trial, "stopped")
     log_steps(trial, range(50, 80, 10), after=40)
-    track(trial, "finished")
+    track(trial, "stopped")
     assert offline_run(trial).steps == list(range(0, 80, 10))
-    assert offline_run(trial).summary["status"] == "finished"
 
 
 def test_a_state_that_is_torn_or_of_another_status_is_not_believed(trial: Storage) -> None:
@@ -244,7 +249,7 @@ def test_the_process_the_screen_and_the_working_folder_are_left_alone(
 ) -> None:
     def process() -> tuple[Any, ...]:
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-        return handlers, sys.exit, sys.excepthook, sys.stdout, sys.stderr, dict(os.environ)
+        return handlers, sys.exit, sys.excepthook, dict(os.environ)
 
     before = process()
     log_steps(trial, range(3))
@@ -255,10 +260,18 @@ def test_the_process_the_screen_and_the_working_folder_are_left_alone(
     assert process() == before
     assert capfd.readouterr() == ("", "")
     assert list(Path.cwd().iterdir()) == []
-    assert server.paths == []
+    assert server.received == []
 
 
-def test_nothing_about_the_machine_or_the_program_is_collected(trial: Storage) -> None:
+def test_what_the_program_prints_is_its_own(trial: Storage) -> None:
+    log_steps(trial, range(3))
+    done = track_elsewhere(trial, "print('Epoch 1 of 3'); tracking.finish('finished')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Epoch 1 of 3\n", "")
+    assert offline_run(trial).exit_code == 0
+    assert not any(b"Epoch 1 of 3" in content for _, content in files_of(trial).values())
+
+
+def test_nothing_about_the_machine_or_the_program_is_kept(trial: Storage) -> None:
     log_steps(trial, range(3))
     track(trial, "finished")
     assert offline_run(trial).host == ""
@@ -266,29 +279,42 @@ def test_nothing_about_the_machine_or_the_program_is_collected(trial: Storage) -
     assert kept == {METRICS, "state.json", f"run-{offline_run(trial).id}.wandb"}
 
 
-def test_online_only_steps_that_the_server_lacks_are_sent(
+def test_nothing_about_the_machine_or_the_program_is_sent(
+    trial: Storage, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    log_steps(trial, range(3))
+    track(trial, "finished", mode="online")
+    assert set(server.uploads) == {"config.yaml", "wandb-summary.json"}
+    private = [sys.argv[0], sys.executable, str(Path.cwd()), str(trial.local_path)]
+    assert not [word for word in private for _, body in server.received if word.encode() in body]
+    assert server.runs[run_id("sweep", trial.name)].program is None
+    assert not any("otel" in path for path, _ in server.received)
+
+
+def test_online_only_what_the_server_lacks_is_sent(
     trial: Storage, server: LocalServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    log_steps(trial, range(0, 50, 10))
+    trial.make_folder("images")
+    Image.new("RGB", (48, 16), "teal").save(trial.local_path / "images/epoch_0001.png")
+    MetricsLog(trial, -1).add(a_row(0) | {"epoch_mean/l1_loss": 0.5})
+    log_steps(trial, range(1, 5), after=0)
     track(trial, "stopped", mode="online")
     run = server.runs[run_id("sweep", trial.name)]
-    assert (run.steps, run.group, run.summary["status"]) == ([0, 10, 20, 30, 40], "sweep", "stopped")
+    assert (run.steps, run.group, run.summary["status"]) == ([0, 1, 2, 3, 4], "sweep", "stopped")
 
-    log_steps(trial, range(30, 70, 10), after=20)
+    log_steps(trial, range(3, 7), after=2)
     track(trial, "finished", mode="online")
-    assert run.steps == [0, 10, 20, 30, 40, 50, 60]
-    assert (run.config["training"], run.summary["status"]) == (CONFIG["training"], "finished")
-
     track(trial, "failed", mode="online")
-    assert run.steps == [0, 10, 20, 30, 40, 50, 60]
-    assert (run.summary["status"], run.summary["l1_loss"]) == ("failed", 60.2)
-    track(trial, "finished", mode="online")
+    assert run.steps == [0, 1, 2, 3, 4, 5, 6]
+    assert (run.config["training"], run.summary["status"]) == (CONFIG["training"], "failed")
+    assert run.summary["l1_loss"] == 6.2
+    assert len([name for name in server.uploads if name.endswith(".png")]) == 1
 
-    requests = len(server.paths)
-    track(trial, "finished", mode="online")
-    assert len(server.paths) == requests
-    assert not any("otel" in path for path in server.paths)
+    requests = len(server.received)
+    track(trial, "failed", mode="online")
+    assert len(server.received) == requests
     assert not any(KEY.encode() in content for _, content in files_of(trial).values())
     assert capfd.readouterr() == ("", "")
 
@@ -333,7 +359,7 @@ def test_a_picture_that_cannot_be_read_ends_tracking_with_the_log_untouched(
 ) -> None:
     trial.make_folder("images")
     trial.write("images/epoch_0001.png", b"no picture")
-    MetricsLog(trial, -1).add(a_row(10, **{"epoch_mean/l1_loss": 0.5}))
+    MetricsLog(trial, -1).add(a_row(10) | {"epoch_mean/l1_loss": 0.5})
     tracking = TrialTracking(trial, "sweep", CONFIG, "offline")
     tracking.update()
     tracking.finish("finished")
@@ -374,7 +400,7 @@ def test_auto_finds_a_key_in_netrc(tmp_path: Path, server: LocalServer) -> None:
     (tmp_path / "home/.netrc").write_text(f"machine {host}\n  login user\n  password {KEY}\n")
     (tmp_path / "home/.netrc").chmod(0o600)
     assert resolve_mode("auto") == "online"
-    assert server.paths == []
+    assert server.received == []
 
 
 def test_an_offline_run_holds_no_key(trial: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

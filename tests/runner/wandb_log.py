@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 FILE_HEADER_SIZE = 7
 BLOCK_SIZE = 32 * 1024
@@ -52,6 +52,7 @@ class RecordedRun:
     project: str = ""
     job_type: str = ""
     host: str = ""
+    program: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class LocalServer:
 
     def __init__(self) -> None:
         self.runs: dict[str, RecordedRun] = {}
-        self.paths: list[str] = []
+        self.received: list[tuple[str, bytes]] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.block_on_close = False
         self._http.daemon_threads = True
@@ -105,6 +106,11 @@ class LocalServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def uploads(self) -> list[str]:
+        """Names of the files that were uploaded, in order."""
+        return [path.removeprefix("/upload/") for path, _ in self.received if path.startswith("/upload/")]
 
     def __enter__(self) -> "LocalServer":
         self._thread.start()
@@ -128,7 +134,7 @@ class LocalServer:
                 "upsertBucket": {"bucket": self._upsert(variables) | {"project": project}, "inserted": True}
             }
         if operation == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in variables["files"]]
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
         return {}
 
@@ -138,6 +144,7 @@ class LocalServer:
             variables.get("displayName") or run.name,
             variables.get("groupName") or run.group,
         )
+        run.program = variables.get("program") or run.program
         if variables.get("config"):
             run.config = {key: entry["value"] for key, entry in json.loads(variables["config"]).items()}
         return {"id": "b", "name": run.id, "displayName": run.name, "config": "{}"}
@@ -175,7 +182,8 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_PUT(self) -> None:
-            self._reply(self._body() and {})
+            self._body()
+            self._reply({})
 
         def do_POST(self) -> None:
             body = self._body()
@@ -193,8 +201,9 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
                 self._reply({})
 
         def _body(self) -> bytes:
-            server.paths.append(self.path)
-            return self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            server.received.append((self.path, body))
+            return body
 
         def _reply(self, answer: Any) -> None:
             self.send_response(200)

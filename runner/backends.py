@@ -1,0 +1,141 @@
+"""Where trials run: on Ray, or in this process. Both cut pictures and train jobs; nothing starts before it is needed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from runner.config import Data
+from runner.control import Control, ControlLine, Progress
+from runner.errors import ResourceError
+from runner.loop import LOG, TrialJob, first_line, train_trial
+from runner.preparation import CutPicture, cut_in_this_process
+from runner.records import write_outcome
+from runner.resources import Allotment, Node, this_machine
+from runner.screen import Screen
+from runner.sources import Source
+
+
+class Backend(Protocol):
+    """What run_experiment needs of the place where trials run."""
+
+    def nodes(self) -> Sequence[Node]:
+        """The machines that there are."""
+
+    def cut(self, source: Source, data: Data) -> Iterator[CutPicture]:
+        """The source's pictures, cut, in the source's order."""
+
+    def train(self, jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str) -> None:
+        """Runs the jobs until all have ended."""
+
+    def request_stop(self, reason: str) -> None:
+        """Asks all workers to save and stop."""
+
+    def progress(self) -> Mapping[str, Progress]:
+        """How far each trial is."""
+
+    def close(self) -> None:
+        """Ends what was started."""
+
+
+class InProcess:
+    """One trial after another in this process, without Ray: for a debugger, or a machine that has no Ray."""
+
+    def __init__(self) -> None:
+        self._control = Control()
+        self.request_stop = self._control.request_stop
+        self.progress = self._control.progress
+
+    def nodes(self) -> Sequence[Node]:
+        """This machine."""
+        return [this_machine()]
+
+    def cut(self, source: Source, data: Data) -> Iterator[CutPicture]:
+        """One picture after another."""
+        return cut_in_this_process(source, data)
+
+    def train(self, jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str) -> None:
+        """Runs the jobs in turn. An error in one is raised at once, so that a debugger stops where it is.
+
+        Raises:
+            ResourceError: more than one worker was asked for.
+        """
+        import torch
+
+        from gan.team import Team
+
+        if allotment.workers > 1:
+            raise ResourceError(
+                f"resources.workers is {allotment.workers}, but --in-process trains with one: leave --in-process out."
+            )
+        for job in jobs:
+            write_outcome(job.trial, "running")
+            try:
+                with ControlLine(job.name, self._control.beat) as control:
+                    train_trial(job, Team(), torch.device(allotment.device), control, lambda values: None)
+            except Exception as error:
+                job.trial.append(LOG, f"failed: {error}\n".encode())
+                write_outcome(job.trial, "failed", first_line(error))
+                raise
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class OnRay:
+    """Ray Data, Tune and Train, on a Ray of our own or on the cluster at `address`."""
+
+    def __init__(self, address: str | None, screen: Screen, *, dashboard: bool) -> None:
+        self._address, self._screen, self._dashboard = address, screen, dashboard
+        self._started = False
+        self._control: Any = None
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        from runner.cluster import start_ray
+
+        url = start_ray(self._address, dashboard=self._dashboard)
+        self._started = True
+        if url:
+            self._screen.say(f"Ray dashboard: {url} (it asks for the token that is in ~/.ray/auth_token)")
+
+    def nodes(self) -> Sequence[Node]:
+        """The cluster's machines."""
+        self._start()
+        from runner.cluster import cluster_nodes
+
+        return cluster_nodes()
+
+    def cut(self, source: Source, data: Data) -> Iterator[CutPicture]:
+        """Through Ray Data, on all cores."""
+        self._start()
+        from runner.ray_cutting import cut_with_ray
+
+        return cut_with_ray(source, data)
+
+    def train(self, jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str) -> None:
+        """Through Ray Tune, as many at once as fit."""
+        self._start()
+        from runner.sweep import run_sweep, start_control
+
+        self._control = start_control()
+        run_sweep(jobs, allotment, ray_folder, self._control)
+
+    def request_stop(self, reason: str) -> None:
+        """Through the Control actor."""
+        if self._control is not None:
+            self._control.request_stop.remote(reason)
+
+    def progress(self) -> Mapping[str, Progress]:
+        """From the Control actor."""
+        if self._control is None:
+            return {}
+        import ray
+
+        return dict(ray.get(self._control.progress.remote(), timeout=10))
+
+    def close(self) -> None:
+        """Ends a Ray of our own; leaves a cluster that was joined."""
+        if self._started:
+            from runner.cluster import stop_ray
+
+            stop_ray()

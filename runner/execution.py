@@ -1,0 +1,150 @@
+"""A checked run is carried out: patches, trials, results."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+from gan.training import steps_per_epoch
+from runner.backends import Backend, InProcess, OnRay
+from runner.errors import Exit, StorageError
+from runner.experiment import to_yaml
+from runner.lease import Lease
+from runner.loop import TrialJob
+from runner.monitor import Monitor, Watched
+from runner.placing import PlacedTrial
+from runner.plan import count_patches, describe_plan
+from runner.preparation import PatchStore, describe_store, find_store, prepare_patches
+from runner.resources import Allotment, allot, this_machine
+from runner.results import write_results
+from runner.run import CheckedRun, Options
+from runner.screen import Screen
+from runner.stopping import INTERRUPT, StopFlag, stop_signals
+from runner.tracking import TrialTracking, resolve_mode, sync_hint
+
+PATCHES = "patches"
+EXPERIMENT_FILE = "experiment.yaml"
+
+
+def print_plan(run: CheckedRun, screen: Screen) -> Exit:
+    """Says what would be done, and does nothing."""
+    num_patches = {}
+    for place in run.placed:
+        data = place.trial.config.data
+        located = run.sources[data.patching]
+        store, _ = find_store(run.storage.at(PATCHES), located.fingerprint)
+        if store is not None:
+            num_patches[data.patching] = store.num_patches("train")
+        elif located.source is not None and data.patching not in num_patches:
+            num_patches[data.patching] = count_patches(located.source, data, "train")
+    trials = [place.trial for place in run.placed]
+    allotment = allot(run.experiment.resources, [this_machine()], len(trials))
+    for line in [*describe_plan(run.experiment, trials, num_patches), allotment.describe()]:
+        screen.say(line)
+    screen.say("dry run: nothing was run")
+    return Exit.FINISHED
+
+
+def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -> Exit:
+    """Prepares the patches, trains what is not finished, and writes the results.
+
+    Args:
+        started: when the command began, by time.monotonic(), for its time limit.
+    """
+    stop = StopFlag()
+    deadline = None if options.time_limit_s is None else started + options.time_limit_s
+    on_ray = not options.in_process
+    backend: Backend = OnRay(options.address, screen, dashboard=options.dashboard) if on_ray else InProcess()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop_signals(stop, screen.say))
+        lease = acquire_lease(run, stop)
+        stack.callback(lease.release)
+        stack.callback(backend.close)
+        stores = prepare_stores(run, backend, screen)
+        pending = [place for place in run.placed if not place.finished]
+        allotment = None
+        if pending:
+            allotment = allot(run.experiment.resources, backend.nodes(), len(pending))
+            screen.say(allotment.describe())
+        if len(pending) < len(run.placed):
+            screen.say(f"finished before, not run again: {len(run.placed) - len(pending)} of {len(run.placed)} trials")
+        run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))
+        watched = [watch(run, place, stores, lease, allotment) for place in run.placed]
+        with Monitor(run.folder, watched, screen, stop, deadline, backend.progress, backend.request_stop) as monitor:
+            if allotment is not None:
+                jobs = [trial.job for trial in watched if not trial.finished]
+                backend.train(jobs, allotment, str(run.folder.at(lease.ray_folder).local_path))
+        rows = monitor.rows(over=True)
+        write_results(run.folder, rows)
+        screen.results(rows)
+        say_what_next(run, watched, rows, screen)
+        return exit_code([row["status"] for row in rows], stop.reason)
+
+
+def acquire_lease(run: CheckedRun, stop: StopFlag) -> Lease:
+    """The experiment's lease; raises StorageError where it is held, or the storage can't be written."""
+    try:
+        run.folder.make_folder()
+        return Lease.acquire(run.folder, on_loss=lambda: stop.set("another start of the command has taken over"))
+    except OSError as error:
+        raise StorageError(
+            f"--storage: {run.folder.root} can't be written ({error.strerror or error}); give a folder that can."
+        ) from error
+
+
+def prepare_stores(run: CheckedRun, backend: Backend, screen: Screen) -> dict[str, PatchStore]:
+    """The patch store under each patching that a trial uses."""
+    stores: dict[str, PatchStore] = {}
+    for place in run.placed:
+        data = place.trial.config.data
+        if data.patching in stores:
+            continue
+        located = run.sources[data.patching]
+        patches = run.storage.at(PATCHES)
+        store = prepare_patches(data, located.source, located.fingerprint, patches, backend.cut, screen.say)
+        stores[data.patching] = store
+        for line in describe_store(store):
+            screen.say(line)
+    return stores
+
+
+def watch(
+    run: CheckedRun, place: PlacedTrial, stores: Mapping[str, PatchStore], lease: Lease, allotment: Allotment | None
+) -> Watched:
+    """A trial with all that its worker and the monitor need to know."""
+    config = place.trial.config
+    store = stores[config.data.patching]
+    job = TrialJob(
+        experiment=run.folder,
+        name=place.folder,
+        config=config,
+        params=place.trial.params,
+        ids=place.ids,
+        store=store.folder,
+        threads=allotment.cpus_per_worker if allotment else 1,
+        lease_token=lease.token,
+        attempt=lease.attempt,
+    )
+    job.trial.make_folder()
+    training = config.training
+    steps = steps_per_epoch(store.num_patches("train"), training.batch_size, config.resources.workers)
+    mode = resolve_mode(config.tracking.wandb)
+    tracking = None if mode == "off" else TrialTracking(job.trial, run.experiment.name, config.model_dump(), mode)
+    return Watched(job, training.epochs * steps, place.finished, tracking)
+
+
+def say_what_next(run: CheckedRun, watched: Sequence[Watched], rows: Sequence[Mapping[str, object]], screen: Screen) -> None:
+    """Where the results are, why trials ended early, how to sync what W&B holds offline."""
+    for trial, row in zip(watched, rows, strict=True):
+        if row["status"] not in ("finished", "stopped"):
+            screen.say(f"{trial.job.name}: {row['status']}: {trial.reason}; see {trial.job.trial.root}/log.txt")
+    screen.say(f"results: {run.folder.root}/results.csv, pictures in {run.folder.root}/trials/*/images")
+    if resolve_mode(run.experiment.tracking.wandb) == "offline":
+        screen.say(f"Weights & Biases is offline; to upload: {sync_hint(run.folder.root)}")
+
+
+def exit_code(statuses: Sequence[object], stop_reason: str) -> Exit:
+    """What the command ends with."""
+    if all(status == "finished" for status in statuses):
+        return Exit.FINISHED
+    if stop_reason:
+        return Exit.INTERRUPTED if stop_reason == INTERRUPT else Exit.STOPPED
+    return Exit.TRIAL_FAILED

@@ -1,0 +1,148 @@
+"""A thread of the main process beside the trials: screen, tracking, results, time limit, stop requests."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.control import Progress
+from runner.loop import TrialJob
+from runner.metrics_log import MetricsReader
+from runner.records import read_outcome, read_starts
+from runner.results import METRICS, trial_row, trial_status, write_results
+from runner.screen import Screen, TrialView
+from runner.stopping import StopFlag
+from runner.storage import Storage
+from runner.tracking import TrialTracking
+
+INTERVAL_S = 0.5
+RESULTS_INTERVAL_S = 30.0
+STOP_ALLOWANCE_S = 8.0
+
+
+@dataclass
+class Watched:
+    """One trial as the monitor follows it."""
+
+    job: TrialJob
+    total_steps: int
+    finished: bool
+    tracking: TrialTracking | None
+    reader: MetricsReader = field(init=False)
+    row: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    step_s: float = 0.0
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.reader = MetricsReader(self.job.trial)
+
+    def read(self, progress: Mapping[str, Progress]) -> None:
+        """Takes in what is new in the log and what the worker told."""
+        for row in self.reader.new_rows():
+            self.row = row
+            self.step = row["step"]
+            evaluated = {name: row.get(f"final/{name}", row.get(f"val/{name}")) for name in METRICS}
+            if evaluated["l1"] is not None:
+                self.metrics = evaluated
+        if self.job.name in progress:
+            self.step, self.step_s = progress[self.job.name]
+
+    @property
+    def reason(self) -> str:
+        """Why the last run ended, as the trial's outcome says."""
+        return read_outcome(self.job.trial)["reason"]
+
+    def view(self, status: str) -> TrialView:
+        """For the screen."""
+        return TrialView(
+            name=self.job.name,
+            status=status,
+            epochs=self.job.config.training.epochs,
+            step=max(self.step, int(self.row.get("step", 0))),
+            total_steps=self.total_steps,
+            step_s=self.step_s,
+            restarts=max(len(read_starts(self.job.trial)) - 1, 0),
+            row=self.row,
+            metrics=self.metrics,
+        )
+
+
+class Monitor:
+    """Follows the trials until the block ends; then does everything once more, so that nothing is missed."""
+
+    def __init__(
+        self,
+        experiment: Storage,
+        trials: Sequence[Watched],
+        screen: Screen,
+        stop: StopFlag,
+        deadline: float | None,
+        progress: Callable[[], Mapping[str, Progress]],
+        request_stop: Callable[[str], None],
+    ) -> None:
+        self._experiment, self._trials, self._screen, self._stop = experiment, trials, screen, stop
+        self._deadline, self._progress, self._request_stop = deadline, progress, request_stop
+        self._stop_sent = False
+        self._results_at = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+
+    def __enter__(self) -> "Monitor":
+        self._screen.begin()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+        self._screen.end()
+        for watched in self._trials:
+            if watched.tracking is not None:
+                watched.tracking.finish(self.status(watched, over=True))
+
+    def status(self, watched: Watched, *, over: bool) -> str:
+        """The trial's status; nothing runs any more once it is over."""
+        outcome = read_outcome(watched.job.trial)["status"]
+        # The outcome may be of an earlier run with fewer epochs: the log tells how far it got.
+        all_epochs = watched.row.get("epoch", 0) >= watched.job.config.training.epochs
+        finished = watched.finished or (outcome == "finished" and all_epochs)
+        return trial_status(watched.job.trial, finished=finished, running=not over and outcome == "running")
+
+    def rows(self, *, over: bool) -> list[dict[str, Any]]:
+        """One row of results a trial."""
+        return [
+            trial_row(w.job.trial, w.job.name, w.job.params, self.status(w, over=over)) for w in self._trials
+        ]
+
+    def _run(self) -> None:
+        while not self._over.wait(INTERVAL_S):
+            self._forward_stop()
+            self._look()
+            if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
+                self._results_at = time.monotonic()
+                with contextlib.suppress(OSError):
+                    write_results(self._experiment, self.rows(over=False))
+
+    def _forward_stop(self) -> None:
+        if self._deadline is not None:
+            slowest = max((watched.step_s for watched in self._trials), default=0.0)
+            if time.monotonic() > self._deadline - STOP_ALLOWANCE_S - 2 * slowest:
+                self._stop.set("time limit")
+        if self._stop.reason and not self._stop_sent:
+            self._stop_sent = True
+            self._screen.say(f"stopping ({self._stop.reason}): the step in hand ends, then a checkpoint is written")
+            self._request_stop(self._stop.reason)
+
+    def _look(self) -> None:
+        progress: Mapping[str, Progress] = {}
+        with contextlib.suppress(Exception):  # the control actor may be gone at the end; the logs say it all
+            progress = self._progress()
+        for watched in self._trials:
+            watched.read(progress)
+            if watched.tracking is not None:
+                watched.tracking.update()
+        self._screen.show([watched.view(self.status(watched, over=False)) for watched in self._trials])

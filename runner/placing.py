@@ -1,0 +1,78 @@
+"""Which folder belongs to which trial: by the fingerprint of what may not change, not by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from runner.config import Experiment
+from runner.errors import ConfigError
+from runner.experiment import Trial, show
+from runner.records import TRIALS, Fingerprints, finished_epochs, fingerprints, fixed_fields, read_trial_file
+from runner.storage import Storage
+
+
+class PlacedTrial(NamedTuple):
+    """A trial and its folder's name, which may be an older one than the trial's own."""
+
+    trial: Trial
+    folder: str
+    ids: Fingerprints
+    finished: bool
+
+
+def place_trials(
+    experiment: Storage, trials: Sequence[Trial], data_fingerprints: Mapping[str, str]
+) -> list[PlacedTrial]:
+    """Finds each trial's folder, or names a new one.
+
+    Args:
+        data_fingerprints: the patch store's, under each of the trials' patchings.
+
+    Raises:
+        ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
+    """
+    known = {name: read_trial_file(experiment.at(f"{TRIALS}/{name}")) for name in experiment.names(TRIALS)}
+    by_fingerprint = {
+        (content.get("fingerprint"), content.get("data_fingerprint")): name for name, content in known.items() if content
+    }
+    placed = []
+    for trial in trials:
+        ids = fingerprints(trial.config, data_fingerprints[trial.config.data.patching])
+        folder = by_fingerprint.get((ids.config, ids.data))
+        if folder is None:
+            folder = trial.name
+            if (content := known.get(folder)) is not None:
+                raise ConfigError(explain_change(experiment, trial, ids, content))
+        done = finished_epochs(experiment.at(f"{TRIALS}/{folder}"), ids) >= trial.config.training.epochs
+        placed.append(PlacedTrial(trial, folder, ids, done))
+    return placed
+
+
+def explain_change(experiment: Storage, trial: Trial, ids: Fingerprints, content: Mapping[str, Any]) -> str:
+    """The two values of each field that differs, side by side, and what to do."""
+    lines = [f"{experiment.root}: the trial {trial.name} was begun with other values, which may not change on resume:"]
+    was, now = flatten(content.get("config", {})), flatten(fixed_fields(trial.config))
+    for field, value in now.items():
+        if field in was and was[field] != value:
+            lines.append(f"  {field} was {show(was[field])}, now it is {show(value)}")
+    if content.get("data_fingerprint") != ids.data:
+        lines.append(f"  the data's content was {content.get('data_fingerprint')}, now it is {ids.data}")
+    lines.append("Put the old values back, or give the experiment a new name.")
+    return "\n".join(lines[:20])
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"training.batch_size": 4, ...} of nested mappings."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def recorded_data_fingerprint(experiment: Storage, config: Experiment) -> str | None:
+    """The patch store that this experiment's trials were made from, for when its source is gone."""
+    for name in experiment.names(TRIALS):
+        content = read_trial_file(experiment.at(f"{TRIALS}/{name}")) or {}
+        data = content.get("config", {}).get("data", {})
+        if (data.get("patching"), data.get("patch_size")) == (config.data.patching, config.data.patch_size):
+            return str(content.get("data_fingerprint"))
+    return None

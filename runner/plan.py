@@ -1,0 +1,73 @@
+"""What a run would do: trials, steps, memory and disk, printed by --dry-run."""
+
+from collections.abc import Sequence
+
+from gan.footprint import training_footprint
+from gan.patches import patch_schema
+from gan.patching import patch_origins
+from gan.pictures import PictureError, check_pair_size, picture_size
+from gan.state import ModelSettings
+from gan.training import steps_per_epoch
+from runner.config import Data, Experiment
+from runner.experiment import Trial
+from runner.sources import Source, read_picture
+
+SYNTHETIC_HALF = (600, 600)
+
+
+def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: dict[str, int]) -> list[str]:
+    """Lines for the screen.
+
+    Args:
+        num_patches: training patches under each of the trials' patchings.
+    """
+    lines = [f"{experiment.name}: {len(trials)} trial{'s' * (len(trials) != 1)}"]
+    finished = running = 0
+    for trial in trials:
+        config = trial.config
+        training, patches = config.training, num_patches[config.data.patching]
+        steps = training.epochs * steps_per_epoch(patches, training.batch_size, config.resources.workers)
+        model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
+        footprint = training_footprint(model, training.batch_size)
+        kept = config.checkpoint.keep_finished * footprint.checkpoint + footprint.weights
+        finished += kept
+        running = max(running, footprint.checkpoint * (config.checkpoint.keep + 1))
+        lines.append(
+            f"  {trial.name}: {training.epochs} epochs of {patches} patches, {steps:,} steps; "
+            f"memory about {size(footprint.memory)}, disk {size(kept)} when finished"
+        )
+    stores = sum(count * row_bytes(experiment.data) for count in num_patches.values())
+    lines.append(
+        f"disk in all: {size(finished)} of trials, {size(stores)} of patches, "
+        f"up to {size(running)} for a running trial's checkpoints"
+    )
+    return lines
+
+
+def row_bytes(data: Data) -> int:
+    """Bytes of one patch in the store."""
+    return sum(field.type.storage_type.list_size for field in patch_schema(data.patch_size) if field.name in ("map", "satellite"))
+
+
+def count_patches(source: Source, data: Data, split: str) -> int:
+    """Patches that a split would give, from the pictures' headers."""
+    count = 0
+    for picture in source.pictures:
+        if picture.split != split:
+            continue
+        if source.seed is not None:
+            height, width = SYNTHETIC_HALF
+        else:
+            try:
+                full_width, height = picture_size(read_picture(picture, None))
+                check_pair_size(full_width, height, data.patch_size)
+            except (OSError, PictureError):
+                continue
+            width = full_width // 2
+        count += len(patch_origins(height, width, data.patching, data.patch_size))
+    return count
+
+
+def size(num_bytes: int) -> str:
+    """1.4 GB, 230 MB."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

@@ -1,0 +1,109 @@
+"""From an experiment file to its results: the arrow that the commands of training follow.
+
+load_experiment -> prepare_patches -> run_sweep -> run_trial -> train_worker -> fit -> write_results
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from runner.config import Experiment
+from runner.errors import ConfigError, DataError, Exit, StorageError
+from runner.experiment import load_experiment, plan_trials
+from runner.placing import PlacedTrial, place_trials, recorded_data_fingerprint
+from runner.screen import Screen
+from runner.sources import Source, find_source, store_fingerprint
+from runner.storage import Storage
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the experiment."""
+
+    overrides: Sequence[str] = ()
+    storage: str = "results"
+    address: str | None = None
+    time_limit_s: float | None = None
+    dry_run: bool = False
+    dashboard: bool = True
+    in_process: bool = False
+    single: bool = False
+
+
+def run_experiment(path: str, options: Options, screen: Screen) -> Exit:
+    """Runs all trials of an experiment file that are not finished yet.
+
+    Raises:
+        UserError: something is wrong with the file, the data, the storage or the machine; nothing was
+            run, and nothing is half-written.
+    """
+    started = time.monotonic()
+    experiment = load_experiment(path, options.overrides)
+    trials = plan_trials(experiment, path)
+    if options.single and experiment.sweep:
+        raise ConfigError(
+            f"{path}: it sweeps {', '.join(experiment.sweep)}, and this command runs one trial: "
+            "use `python -m runner.tune`, or take `sweep:` out with --set sweep="
+        )
+    storage = open_storage(options.storage)
+    folder = storage.at(experiment.name)
+    sources = {data.patching: locate_data(folder, trial.config) for trial in trials for data in [trial.config.data]}
+
+    fingerprints = {patching: located.fingerprint for patching, located in sources.items()}
+    checked = CheckedRun(experiment, place_trials(folder, trials, fingerprints), sources, storage)
+
+    from runner.execution import execute, print_plan  # torch comes with these: not before the input is sound
+
+    if options.dry_run:
+        return print_plan(checked, screen)
+    return execute(checked, options, screen, started)
+
+
+class CheckedRun(NamedTuple):
+    """What is to be run, every rule checked; nothing has been written."""
+
+    experiment: Experiment
+    placed: Sequence[PlacedTrial]
+    sources: Mapping[str, "LocatedData"]
+    storage: Storage
+
+    @property
+    def folder(self) -> Storage:
+        """The experiment's folder."""
+        return self.storage.at(self.experiment.name)
+
+
+class LocatedData(NamedTuple):
+    """A patch store's fingerprint, and its source unless that is gone."""
+
+    fingerprint: str
+    source: Source | None
+
+
+def locate_data(folder: Storage, config: Experiment) -> LocatedData:
+    """Finds the source and what its store will be called; without a source, the store that was used before."""
+    try:
+        source = find_source(config.data)
+    except DataError:
+        recorded = recorded_data_fingerprint(folder, config)
+        if recorded is None:
+            raise
+        return LocatedData(recorded, None)
+    return LocatedData(store_fingerprint(source, config.data), source)
+
+
+def open_storage(where: str) -> Storage:
+    """The storage folder; raises StorageError where it can't be one. Nothing is created."""
+    if "://" in where:
+        raise StorageError(f"--storage is {where!r}: object stores are not supported yet; give a local or shared folder.")
+    storage = Storage.open(where)
+    place = storage.local_path
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise StorageError(f"--storage is {where!r}: {place} is a file, so that no folder can be made there; give another.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StorageError(f"--storage is {where!r}: {place} can't be written to; give a folder that can.")
+    return storage

@@ -1,0 +1,159 @@
+"""What the person sees while trials run: a live table on a terminal, plain lines otherwise."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+PLAIN_INTERVAL_S = 30.0
+PLAIN_WIDTH = 160
+
+
+class TrialView(NamedTuple):
+    """A trial as the screen shows it. `row` is the log's last one; `metrics` the last evaluation's."""
+
+    name: str
+    status: str
+    epochs: int
+    step: int
+    total_steps: int
+    step_s: float
+    restarts: int
+    row: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last row."""
+        return int(self.row.get("epoch", 0))
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at the present speed, None where that is not known."""
+        return (self.total_steps - self.step) * self.step_s if self.step_s else None
+
+
+class Screen:
+    """Says lines and shows the trials; `live` decides for the table."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = PLAIN_WIDTH
+        self._live: Live | None = None
+        self._shown: dict[str, tuple[int, float]] = {}
+
+    def say(self, line: str) -> None:
+        """One line, above the live table where there is one."""
+        self.console.print(line, markup=False)
+
+    def begin(self) -> None:
+        """Begins the live table on a terminal."""
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=2, transient=True)
+            self._live.start()
+
+    def end(self) -> None:
+        """Ends the live table."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, views: Sequence[TrialView]) -> None:
+        """Updates the table; without a terminal says each epoch's end, and every 30 s where a trial is."""
+        if self._live is not None:
+            self._live.update(progress_table(views))
+            return
+        for view in views:
+            epoch, last = self._shown.get(view.name, (0, time.monotonic()))
+            if not view.row or view.status not in ("running", "finished"):
+                continue
+            ended = view.epoch if any(key.startswith("epoch_mean/") for key in view.row) else view.epoch - 1
+            if ended > epoch or time.monotonic() - last > PLAIN_INTERVAL_S and view.status == "running":
+                self._shown[view.name] = (max(ended, epoch), time.monotonic())
+                self.say(plain_line(view))
+
+    def results(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The table of all trials."""
+        self.console.print(results_table(rows))
+
+
+def progress_table(views: Sequence[TrialView]) -> Table:
+    """Trial, epoch, speed, losses, time left, restarts."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("trial", "status", "epoch", "step", "step/s", "gen", "disc", "L1", "SSIM", "PSNR", "ETA", "restarts"):
+        table.add_column(column, justify="left" if column in ("trial", "status") else "right")
+    for view in views:
+        row = view.row
+        table.add_row(
+            view.name,
+            view.status,
+            f"{view.epoch}/{view.epochs}",
+            f"{view.step}/{view.total_steps}",
+            f"{1 / view.step_s:.2f}" if view.step_s else "",
+            *(number(row.get(name)) for name in ("total_gen_loss", "total_disc_loss", "l1_loss")),
+            *(number(view.metrics.get(name)) for name in ("ssim", "psnr")),
+            duration(view.eta_s) if view.status == "running" else "",
+            str(view.restarts),
+        )
+    return table
+
+
+def plain_line(view: TrialView) -> str:
+    """The same as one line."""
+    row = view.row
+    parts = [
+        f"{view.name}  epoch {view.epoch}/{view.epochs}  step {view.row['step']}/{view.total_steps}",
+        f"gen {number(row.get('total_gen_loss'))} disc {number(row.get('total_disc_loss'))} L1 {number(row.get('l1_loss'))}",
+    ]
+    if view.metrics.get("ssim") is not None:
+        parts.append(f"SSIM {number(view.metrics['ssim'])} PSNR {number(view.metrics['psnr'])}")
+    if view.step_s:
+        parts.append(f"{1 / view.step_s:.2f} step/s")
+    if view.status == "running" and view.eta_s:
+        parts.append(f"ETA {duration(view.eta_s)}")
+    if view.restarts:
+        parts.append(f"restarts {view.restarts}")
+    return "  ".join(parts)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The results in short; results.csv has all columns."""
+    names = {
+        "trial": "trial",
+        "status": "status",
+        "epochs": "epochs",
+        "steps": "steps",
+        "ssim": "SSIM",
+        "psnr": "PSNR",
+        "l1": "L1",
+        "hp_l1": "HP-L1",
+        "seconds": "seconds",
+        "images_per_second": "images/s",
+        "restarts": "restarts",
+    }
+    table = Table(box=None, pad_edge=False)
+    for column, title in names.items():
+        table.add_column(title, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(number(row[column]) for column in names))
+    return table
+
+
+def number(value: Any) -> str:
+    """Four significant digits; texts and whole numbers as they are."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """1:02:03, or 2:03 under an hour."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
