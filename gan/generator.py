@@ -79,10 +79,7 @@ class Generator(nn.Module):
     @property
     def dropout_shapes(self) -> list[tuple[int, int, int]]:
         """(channels, height, width) of each dropout mask for one picture, from the bottleneck on."""
-        return [
-            (self.widths[-2 - block], 2 ** (block + 1), 2 ** (block + 1))
-            for block in range(NUM_DROPOUT_BLOCKS)
-        ]
+        return [(self.widths[-2 - block], 2 ** (block + 1), 2 ** (block + 1)) for block in range(NUM_DROPOUT_BLOCKS)]
 
     def forward(self, source: Tensor, dropout_masks: Sequence[Tensor] = ()) -> Tensor:
         """The fake target, in [-1, 1].

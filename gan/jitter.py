@@ -17,9 +17,7 @@ def jitter_margin(patch_size: int) -> int:
     return enlarged_size(patch_size) - patch_size
 
 
-def jitter_pair(
-    source: Tensor, target: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor
-) -> tuple[Tensor, Tensor]:
+def jitter_pair(source: Tensor, target: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
     """Bilinear enlargement without antialiasing, crop and mirroring, as one resampling of the whole batch.
 
     Source and target are sampled at the same places, so that a pair stays aligned.
@@ -36,13 +34,11 @@ def jitter_pair(
     rows = sampled_positions(tops, size)
     columns = sampled_positions(lefts, size)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
-    grid = torch.stack(
-        [columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1
-    )
+    grid = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1)
     pair = rescale(torch.cat([source, target], dim=1))
     jittered = grid_sample(pair, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # Rounding may leave a value a hair outside the range of what it is an average of.
-    first, second = jittered.clamp(-1.0, 1.0).split(3, dim=1)
+    first, second = torch.split(jittered.clamp(-1.0, 1.0), 3, dim=1)
     return first, second
 
 

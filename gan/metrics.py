@@ -71,4 +71,9 @@ def high_pass(images: Tensor) -> Tensor:
     return conv2d(images, kernel.expand(1, images.shape[1], 3, 3), padding=1)
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ssim": ssim, "psnr": psnr, "l1": l1, "hp_l1": hp_l1}
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ssim": ssim,
+    "psnr": psnr,
+    "l1": l1,
+    "hp_l1": hp_l1,
+}

@@ -76,7 +76,7 @@ class Patches:
     def __getitem__(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Copies the patches out; indices from 0 to len - 1, in any order."""
         indices = np.asarray(indices, dtype=np.int64)
-        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
+        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"patch indices must lie in 0..{len(self) - 1}")
         pair = np.empty((2, len(indices), 3, self.patch_size, self.patch_size), np.uint8)
         batches = np.searchsorted(self._starts, indices, side="right") - 1

@@ -36,6 +36,7 @@ def cut_patches(half: NDArray[np.uint8], patching: str, patch_size: int) -> NDAr
         small = Image.fromarray(half).resize((patch_size, patch_size), Image.Resampling.BICUBIC)
         patches = np.asarray(small)[None]
     else:
-        origins = tile_origins(*half.shape[:2], patch_size)
+        height, width = half.shape[:2]
+        origins = tile_origins(height, width, patch_size)
         patches = np.stack([half[r : r + patch_size, c : c + patch_size] for r, c in origins])
     return np.ascontiguousarray(patches.transpose(0, 3, 1, 2))

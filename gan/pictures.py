@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 FORMATS = ("JPEG", "PNG")
@@ -58,7 +58,7 @@ def decode_picture(data: bytes) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")  # of odd metadata and of large pictures; errors are raised
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise PictureError("it is not a JPEG or PNG picture") from None
     except Exception as error:  # a decoder fed with damaged bytes raises nearly anything
         raise PictureError(f"it can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error

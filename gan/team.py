@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ class Team:
 
     rank: int = 0
     size: int = 1
-    control: dist.ProcessGroup | None = None
+    control: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -32,11 +33,9 @@ class Team:
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
         flat /= self.size
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         with torch.no_grad():
-            torch._foreach_copy_(
-                list(tensors), [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)]
-            )
+            torch._foreach_copy_(list(tensors), [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)])
 
     def agree(self, value: int) -> int:
         """The first worker's value, on every worker."""

@@ -116,9 +116,7 @@ def fit(
     return True
 
 
-def take_step(
-    state: TrainState, patches: Patches, plan: EpochPlan, settings: TrainingSettings, team: Team
-) -> Tensor:
+def take_step(state: TrainState, patches: Patches, plan: EpochPlan, settings: TrainingSettings, team: Team) -> Tensor:
     """Reads, jitters and learns from the batch that the state's place in the epoch points at."""
     start = state.epoch_step * settings.batch_size
     batch = slice(start, min(start + settings.batch_size, len(patches)))
@@ -137,9 +135,7 @@ def take_step(
     return losses
 
 
-def read_jittered(
-    patches: Patches, plan: EpochPlan, positions: slice, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def read_jittered(patches: Patches, plan: EpochPlan, positions: slice, device: torch.device) -> tuple[Tensor, Tensor]:
     """The pairs at some positions of the epoch, jittered on the device: (source, target) in [-1, 1]."""
     source, target = (picture.to(device, non_blocking=True) for picture in patches[plan.indices[positions]])
     draws: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]] = [plan.tops, plan.lefts, plan.flips]  # type: ignore[list-item]

@@ -95,7 +95,12 @@ def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict
     """The manifest, checked against what the trial is; raises DamagedCheckpoint."""
     try:
         manifest = json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))
-        found = (manifest["format"], manifest["step"], manifest["config_fingerprint"], manifest["data_fingerprint"])
+        found = (
+            manifest["format"],
+            manifest["step"],
+            manifest["config_fingerprint"],
+            manifest["data_fingerprint"],
+        )
         if not isinstance(manifest["files"], dict):
             raise TypeError("files")
     except FileNotFoundError:

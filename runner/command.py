@@ -44,11 +44,17 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="an existing Ray cluster (default: RAY_ADDRESS, else a local one of our own)",
     )  # fmt: skip
     parser.add_argument(
-        "--time-limit", metavar="TIME", type=parse_duration, help="stop cleanly before this much time, for example 30m"
+        "--time-limit",
+        metavar="TIME",
+        type=parse_duration,
+        help="stop cleanly before this much time, for example 30m",
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, run nothing")
     parser.add_argument(
-        "--dashboard", action=argparse.BooleanOptionalAction, default=True, help="the Ray dashboard, on 127.0.0.1"
+        "--dashboard",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the Ray dashboard, on 127.0.0.1",
     )
     add_traceback(parser)
 
@@ -79,7 +85,9 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
     return run_experiment(arguments.experiment, options, Screen())
 
 
-def run_command(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], Exit], argv: Sequence[str] | None) -> int:
+def run_command(
+    parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], Exit], argv: Sequence[str] | None
+) -> int:
     """Parses, works, and turns errors into a few lines on stderr and an exit code."""
     arguments = parser.parse_args(argv)
     try:

@@ -77,11 +77,12 @@ class Training(Section):
         start, end = self.decay_start_epoch, self.decay_end_epoch
         if (start is None) != (end is None):
             raise ValueError(
-                f"training.decay_start_epoch is {start} and training.decay_end_epoch is {end}: "
-                "give both, or neither"
+                f"training.decay_start_epoch is {start} and training.decay_end_epoch is {end}: give both, or neither"
             )
         if start is not None and end is not None and start >= end:
-            raise ValueError(f"training.decay_start_epoch is {start}: it must lie before training.decay_end_epoch, {end}")
+            raise ValueError(
+                f"training.decay_start_epoch is {start}: it must lie before training.decay_end_epoch, {end}"
+            )
         return self
 
 

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     synthesize.add_argument("directory", metavar="DIR", help="a folder that is new, empty, or holds only drawn pairs")
     synthesize.add_argument("--train", metavar="N", type=count, default=defaults.train, help="pictures to train on")
     synthesize.add_argument("--val", metavar="M", type=count, default=defaults.val, help="pictures to validate with")
-    synthesize.add_argument("--seed", metavar="S", type=seed, default=defaults.seed, help="what the scenes are drawn from")
+    synthesize.add_argument(
+        "--seed", metavar="S", type=seed, default=defaults.seed, help="what the scenes are drawn from"
+    )
     add_traceback(synthesize)
     return run_command(parser, run_synthesize, argv)
 

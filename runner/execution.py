@@ -26,7 +26,7 @@ EXPERIMENT_FILE = "experiment.yaml"
 
 def print_plan(run: CheckedRun, screen: Screen) -> Exit:
     """Says what would be done, and does nothing."""
-    num_patches = {}
+    num_patches: dict[str, int] = {}
     for place in run.placed:
         data = place.trial.config.data
         located = run.sources[data.patching]
@@ -107,7 +107,11 @@ def prepare_stores(run: CheckedRun, backend: Backend, screen: Screen) -> dict[st
 
 
 def watch(
-    run: CheckedRun, place: PlacedTrial, stores: Mapping[str, PatchStore], lease: Lease, allotment: Allotment | None
+    run: CheckedRun,
+    place: PlacedTrial,
+    stores: Mapping[str, PatchStore],
+    lease: Lease,
+    allotment: Allotment | None,
 ) -> Watched:
     """A trial with all that its worker and the monitor need to know."""
     config = place.trial.config
@@ -131,7 +135,9 @@ def watch(
     return Watched(job, training.epochs * steps, place.finished, tracking)
 
 
-def say_what_next(run: CheckedRun, watched: Sequence[Watched], rows: Sequence[Mapping[str, object]], screen: Screen) -> None:
+def say_what_next(
+    run: CheckedRun, watched: Sequence[Watched], rows: Sequence[Mapping[str, object]], screen: Screen
+) -> None:
     """Where the results are, why trials ended early, how to sync what W&B holds offline."""
     for trial, row in zip(watched, rows, strict=True):
         if row["status"] not in ("finished", "stopped"):

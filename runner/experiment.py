@@ -49,7 +49,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=ExperimentLoader)
     except OSError as error:
-        raise ConfigError(f"{path}: it can't be read ({error.strerror}). Give the path of an experiment file.") from None
+        raise ConfigError(
+            f"{path}: it can't be read ({error.strerror}). Give the path of an experiment file."
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: it is not a UTF-8 text. Give the path of an experiment file.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -242,7 +244,7 @@ def cells(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 def sweep_field(key: str, origin: str) -> str:
     """The short name of a swept field: `batch_size` for `batch_size` and for `training.batch_size`."""
     short = key.rsplit(".", 1)[-1]
-    if key == short and short in SWEEP_FIELDS or SWEEP_FIELDS.get(short) == key:
+    if (key == short and short in SWEEP_FIELDS) or SWEEP_FIELDS.get(short) == key:
         return short
     close = difflib.get_close_matches(short, SWEEP_FIELDS, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"it can be one of {', '.join(SWEEP_FIELDS)}"

@@ -32,7 +32,15 @@ from runner.control import ControlLine
 from runner.errors import ResourceError
 from runner.lease import check_current
 from runner.metrics_log import MetricsLog, read_rows
-from runner.records import TRIALS, Fingerprints, read_trial_file, record_start, write_outcome, write_trial_file, write_weights
+from runner.records import (
+    TRIALS,
+    Fingerprints,
+    read_trial_file,
+    record_start,
+    write_outcome,
+    write_trial_file,
+    write_weights,
+)
 from runner.storage import Storage
 
 SAVE_SHARE = 0.035
@@ -69,7 +77,11 @@ class Diverged(Exception):
 
 
 def train_trial(
-    job: TrialJob, team: Team, device: torch.device, control: ControlLine, report: Callable[[dict[str, Any]], None]
+    job: TrialJob,
+    team: Team,
+    device: torch.device,
+    control: ControlLine,
+    report: Callable[[dict[str, Any]], None],
 ) -> str:
     """Trains a trial from its newest verified checkpoint until it is finished or asked to stop.
 
@@ -183,7 +195,9 @@ class TrialRun:
         rows = read_rows(self.job.trial)
         lost_steps = max(rows[-1]["step"] - self.state.step, 0) if rows else 0
         record_start(self.job.trial, self.job.attempt, self.state.step, lost_steps)
-        self.say(f"training from step {self.state.step} ({self.settled.precision}, {self.settled.threads} threads, {self.device})")
+        self.say(
+            f"training from step {self.state.step} ({self.settled.precision}, {self.settled.threads} threads, {self.device})"
+        )
         return TrialLog(self.job.trial, self.state.step)
 
     def fence(self) -> None:
@@ -253,9 +267,7 @@ class TrialRun:
         for mode in MODES:
             prefix = split if mode == "study" else f"{split}_eval"
             generator, precision = self.state.generator, self.settled.precision
-            for name, summary in evaluate(
-                generator, self.val_patches, indices, mode, precision, self.device
-            ).items():
+            for name, summary in evaluate(generator, self.val_patches, indices, mode, precision, self.device).items():
                 row[f"{prefix}/{name}"] = summary.mean
                 row |= {f"{prefix}/{name}_{part}": getattr(summary, part) for part in ("min", "max", "std")}
         return row

@@ -114,9 +114,7 @@ class Monitor:
 
     def rows(self, *, over: bool) -> list[dict[str, Any]]:
         """One row of results a trial."""
-        return [
-            trial_row(w.job.trial, w.job.name, w.job.params, self.status(w, over=over)) for w in self._trials
-        ]
+        return [trial_row(w.job.trial, w.job.name, w.job.params, self.status(w, over=over)) for w in self._trials]
 
     def _run(self) -> None:
         while not self._over.wait(INTERVAL_S):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from runner.config import Experiment
 from runner.errors import ConfigError
 from runner.experiment import Trial, show
-from runner.records import TRIALS, Fingerprints, finished_epochs, fingerprints, fixed_fields, read_trial_file
+from runner.records import TRIALS, Fingerprints, fingerprints, finished_epochs, fixed_fields, read_trial_file
 from runner.storage import Storage
 
 
@@ -32,7 +32,9 @@ def place_trials(
     """
     known = {name: read_trial_file(experiment.at(f"{TRIALS}/{name}")) for name in experiment.names(TRIALS)}
     by_fingerprint = {
-        (content.get("fingerprint"), content.get("data_fingerprint")): name for name, content in known.items() if content
+        (content.get("fingerprint"), content.get("data_fingerprint")): name
+        for name, content in known.items()
+        if content
     }
     placed = []
     for trial in trials:

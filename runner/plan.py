@@ -46,7 +46,11 @@ def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: 
 
 def row_bytes(data: Data) -> int:
     """Bytes of one patch in the store."""
-    return sum(field.type.storage_type.list_size for field in patch_schema(data.patch_size) if field.name in ("map", "satellite"))
+    return sum(
+        field.type.storage_type.list_size
+        for field in patch_schema(data.patch_size)
+        if field.name in ("map", "satellite")
+    )
 
 
 def count_patches(source: Source, data: Data, split: str) -> int:

@@ -78,7 +78,10 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
         for split in SPLITS:
             entry = meta["splits"][split]
             if folder.size(f"{split}.arrow") != entry["bytes"]:
-                return None, f"{split}.arrow has {folder.size(f'{split}.arrow')} bytes instead of {entry['bytes']}"
+                return (
+                    None,
+                    f"{split}.arrow has {folder.size(f'{split}.arrow')} bytes instead of {entry['bytes']}",
+                )
             if digest_of(folder.local_path / f"{split}.arrow") != entry["sha256"]:
                 return None, f"{split}.arrow does not match its SHA-256"
         if meta["fingerprint"] != fingerprint:
@@ -125,7 +128,9 @@ def build_store(
         patches.remove(temporary)
     store, problem = find_store(patches, fingerprint)
     if store is None:
-        raise DataError(f"the patch store {patches.at(fingerprint).root} was written, but {problem}: is the disk sound?")
+        raise DataError(
+            f"the patch store {patches.at(fingerprint).root} was written, but {problem}: is the disk sound?"
+        )
     return store
 
 
@@ -262,7 +267,9 @@ def describe_store(store: PatchStore) -> list[str]:
     ]
     if meta["left_out"]:
         where = f"patches/{store.fingerprint}/{QUARANTINE}"
-        lines.append(f"left out: {meta['left_out']} bad files, listed in {where}\n{first_names(read_quarantine(store))}")
+        lines.append(
+            f"left out: {meta['left_out']} bad files, listed in {where}\n{first_names(read_quarantine(store))}"
+        )
     if len(meta["sizes"]) > 1:
         (common, _), *others = meta["sizes"].items()
         listed = ", ".join(f"{count} of {size}" for size, count in others[:NAMES_SHOWN])
@@ -291,13 +298,15 @@ def prepare_patches(
     """
     store, problem = find_store(patches, fingerprint)
     if problem:
-        say(f"patch store {fingerprint}: {problem}; set aside as patches/{set_aside(patches, fingerprint)}, built again")
-    if store is None and source is None:
-        raise DataError(
-            f"data.source is {data.source!r}: it does not exist, and the patch store {fingerprint} that this "
-            f"experiment was trained on is {'damaged' if problem else 'gone'} too. Bring one of them back."
+        say(
+            f"patch store {fingerprint}: {problem}; set aside as patches/{set_aside(patches, fingerprint)}, built again"
         )
-    if store is None and source is not None:
+    if store is None:
+        if source is None:
+            raise DataError(
+                f"data.source is {data.source!r}: it does not exist, and the patch store {fingerprint} that this "
+                f"experiment was trained on is {'damaged' if problem else 'gone'} too. Bring one of them back."
+            )
         say(f"preparing {len(source.pictures)} pictures ({data.patching} of {data.patch_size} pixels)")
         store = build_store(patches, fingerprint, data, source, cut(source, data))
     elif source is not None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray.data
 
 from gan.patches import PatchRows
+from runner.cluster import quieten
 from runner.config import Data
 from runner.preparation import CutPicture, cut_picture
 from runner.sources import Picture, Source, read_picture
@@ -53,6 +54,7 @@ def cut_with_ray(source: Source, data: Data) -> Iterator[CutPicture]:
 
 def cut_pictures(source: Source, data: Data) -> Iterator[CutRow]:
     """The rows that Ray Data gives, one a picture, checked to come in the source's order."""
+    quieten()  # Ray Data sets up its logging when it is imported
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

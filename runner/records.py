@@ -65,7 +65,12 @@ def read_trial_file(trial: Storage) -> dict[str, Any] | None:
 
 
 def write_trial_file(
-    trial: Storage, config: Experiment, ids: Fingerprints, params: Mapping[str, Any], threads: int, precision: str
+    trial: Storage,
+    config: Experiment,
+    ids: Fingerprints,
+    params: Mapping[str, Any],
+    threads: int,
+    precision: str,
 ) -> None:
     """Says what the trial is and what its bits depend on."""
     content = {
@@ -76,7 +81,10 @@ def write_trial_file(
         "threads": threads,
         "precision": precision,
         "processor": processor_model(),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in PACKAGES},
+        },
     }
     trial.write(TRIAL_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 

@@ -96,4 +96,6 @@ def worker_places(node: Node, cpus: int, gpus: float) -> int:
 
 def describe_nodes(nodes: Sequence[Node]) -> str:
     """What is there, for an error."""
-    return "; ".join(f"a machine with {node.cpus:g} core(s) and {node.gpus:g} GPU(s)" for node in nodes) or "no machines"
+    return (
+        "; ".join(f"a machine with {node.cpus:g} core(s) and {node.gpus:g} GPU(s)" for node in nodes) or "no machines"
+    )

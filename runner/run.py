@@ -49,9 +49,11 @@ def run_experiment(path: str, options: Options, screen: Screen) -> Exit:
         )
     storage = open_storage(options.storage)
     folder = storage.at(experiment.name)
-    sources = {data.patching: locate_data(folder, trial.config) for trial in trials for data in [trial.config.data]}
-
-    fingerprints = {patching: located.fingerprint for patching, located in sources.items()}
+    sources: dict[str, LocatedData] = {}
+    for trial in trials:
+        if trial.config.data.patching not in sources:
+            sources[trial.config.data.patching] = locate_data(folder, trial.config)
+    fingerprints: dict[str, str] = {patching: located.fingerprint for patching, located in sources.items()}
     checked = CheckedRun(experiment, place_trials(folder, trials, fingerprints), sources, storage)
 
     from runner.execution import execute, print_plan  # torch comes with these: not before the input is sound
@@ -97,13 +99,17 @@ def locate_data(folder: Storage, config: Experiment) -> LocatedData:
 def open_storage(where: str) -> Storage:
     """The storage folder; raises StorageError where it can't be one. Nothing is created."""
     if "://" in where:
-        raise StorageError(f"--storage is {where!r}: object stores are not supported yet; give a local or shared folder.")
+        raise StorageError(
+            f"--storage is {where!r}: object stores are not supported yet; give a local or shared folder."
+        )
     storage = Storage.open(where)
     place = storage.local_path
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        raise StorageError(f"--storage is {where!r}: {place} is a file, so that no folder can be made there; give another.")
+        raise StorageError(
+            f"--storage is {where!r}: {place} is a file, so that no folder can be made there; give another."
+        )
     if not os.access(place, os.W_OK | os.X_OK):
         raise StorageError(f"--storage is {where!r}: {place} can't be written to; give a folder that can.")
     return storage

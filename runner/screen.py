@@ -72,7 +72,7 @@ class Screen:
             if not view.row or view.status not in ("running", "finished"):
                 continue
             ended = view.epoch if any(key.startswith("epoch_mean/") for key in view.row) else view.epoch - 1
-            if ended > epoch or time.monotonic() - last > PLAIN_INTERVAL_S and view.status == "running":
+            if ended > epoch or (time.monotonic() - last > PLAIN_INTERVAL_S and view.status == "running"):
                 self._shown[view.name] = (max(ended, epoch), time.monotonic())
                 self.say(plain_line(view))
 
@@ -84,7 +84,20 @@ class Screen:
 def progress_table(views: Sequence[TrialView]) -> Table:
     """Trial, epoch, speed, losses, time left, restarts."""
     table = Table(box=None, pad_edge=False)
-    for column in ("trial", "status", "epoch", "step", "step/s", "gen", "disc", "L1", "SSIM", "PSNR", "ETA", "restarts"):
+    for column in (
+        "trial",
+        "status",
+        "epoch",
+        "step",
+        "step/s",
+        "gen",
+        "disc",
+        "L1",
+        "SSIM",
+        "PSNR",
+        "ETA",
+        "restarts",
+    ):
         table.add_column(column, justify="left" if column in ("trial", "status") else "right")
     for view in views:
         row = view.row

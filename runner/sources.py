@@ -43,9 +43,7 @@ def find_source(data: Data) -> Source:
 def synthetic_source(synthetic: Synthetic) -> Source:
     """Pictures that will be drawn when they are read."""
     counts = {"train": synthetic.train, "val": synthetic.val}
-    pictures = [
-        Picture(split, picture_name(index), None, index) for split in SPLITS for index in range(counts[split])
-    ]
+    pictures = [Picture(split, picture_name(index), None, index) for split in SPLITS for index in range(counts[split])]
     return Source(pictures, synthetic.seed)
 
 

@@ -15,7 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_training_arguments(parser)
     parser.add_argument(
-        "--in-process", action="store_true", help="without starting Ray: for a debugger or a machine that has none"
+        "--in-process",
+        action="store_true",
+        help="without starting Ray: for a debugger or a machine that has none",
     )
     return run_command(
         parser, lambda arguments: run_training(arguments, single=True, in_process=arguments.in_process), argv

@@ -16,7 +16,11 @@ from runner.worker import train_worker
 
 
 def run_trial(
-    param_space: Mapping[str, Any], jobs: Mapping[str, TrialJob], allotment: Allotment, ray_folder: str, control: Any
+    param_space: Mapping[str, Any],
+    jobs: Mapping[str, TrialJob],
+    allotment: Allotment,
+    ray_folder: str,
+    control: Any,
 ) -> None:
     """Trains one trial through a TorchTrainer; a trial that fails is a result, not an error of the sweep.
 

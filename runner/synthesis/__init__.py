@@ -42,6 +42,4 @@ def draw_pair(seed: int, split: str, index: int) -> bytes:
 def _generator(seed: int, split: str, index: int, part: str) -> np.random.Generator:
     """A stream of its own for each part of each picture, so that one never shifts another."""
     name = f"{seed}/{split}/{index}/{part}".encode()
-    return np.random.Generator(
-        np.random.Philox(key=int.from_bytes(hashlib.sha256(name).digest()[:16], "little"))
-    )
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(name).digest()[:16], "little")))

@@ -202,9 +202,7 @@ def _bands(lot: Cell, along: complex, pitch: float, depth: float) -> Iterator[tu
     room = max(dot(corner - near, across) for corner in lot.corners)
     at = depth / 2
     while at + depth / 2 <= room:
-        reaches = [
-            _reach(lot.corners, near + across * (at + edge * depth), along) for edge in (-0.49, 0, 0.49)
-        ]
+        reaches = [_reach(lot.corners, near + across * (at + edge * depth), along) for edge in (-0.49, 0, 0.49)]
         known = [reach for reach in reaches if reach is not None]
         if len(known) == 3:
             start, end = max(low for low, _ in known), min(high for _, high in known)
@@ -286,15 +284,11 @@ def school(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
     start, end, at = bands[0]
     width = min(120.0, (end - start) * 0.5)
     if width < 80:
-        yield _building(
-            rng, (rectangle(at + along * ((start + end) / 2), along, end - start - 8, 40),), 13, "slab"
-        )
+        yield _building(rng, (rectangle(at + along * ((start + end) / 2), along, end - start - 8, 40),), 13, "slab")
         return
     center = at + along * (start + width / 2 + 4)
     across = along * 1j
-    wings = [
-        rectangle(center + along * side * (width / 2 - 13) + across * 20, across, 44, 26) for side in (-1, 1)
-    ]
+    wings = [rectangle(center + along * side * (width / 2 - 13) + across * 20, across, 44, 26) for side in (-1, 1)]
     yield _building(rng, (*wings, rectangle(center - across * 16, along, width, 28)), 13, "slab")
     pitch_width = min(110.0, end - start - width - 26)
     if pitch_width > 40:

@@ -45,9 +45,7 @@ class Canvas:
             for point in line if len(line) < 5 else (line[0], line[-1]):
                 self.disc(point, width / 2, fill)
 
-    def dashes(
-        self, line: Sequence[complex], fill: Colour | int, width: float, dash: float, gap: float
-    ) -> None:
+    def dashes(self, line: Sequence[complex], fill: Colour | int, width: float, dash: float, gap: float) -> None:
         """A broken line: `dash` pixels drawn, `gap` pixels not."""
         pixels = max(1, round(width * self.scale))
         for start, heading in along_line(line, dash + gap):
@@ -87,9 +85,7 @@ class Stencil:
 
     def add_line(self, line: Sequence[complex], width: float) -> None:
         """Takes the land under a line."""
-        self._draw.line(
-            [self._cell(point) for point in line], fill=1, width=max(1, round(width / self._CELL_PX))
-        )
+        self._draw.line([self._cell(point) for point in line], fill=1, width=max(1, round(width / self._CELL_PX)))
 
     def covers(self, point: complex) -> bool:
         """True where the land at the point is taken; never outside the margin."""

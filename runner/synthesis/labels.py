@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from runner.synthesis.canvas import SIDE_PX, Colour
-from runner.synthesis.plane import area, length, middle, unit
+from runner.synthesis.plane import area, contains, length, middle, unit
 from runner.synthesis.scene import Land, Road, RoadKind, Scene
 
 _ONSETS = (
@@ -40,6 +40,7 @@ _SIGNS: tuple[Colour, ...] = ((199, 74, 0), (172, 57, 172), (191, 0, 0), (115, 7
 _INK: Colour = (60, 56, 54)
 _NUMBER: Colour = (112, 103, 97)
 _WATER_INK: Colour = (78, 124, 168)
+_PARKING_INK: Colour = (0, 124, 200)
 _PARK_INK: Colour = (58, 112, 58)
 _HALO: Colour = (255, 255, 255)
 
@@ -52,9 +53,7 @@ class _Writer:
         self._draw = ImageDraw.Draw(picture)
         self._written: set[tuple[int, int]] = set()
 
-    def write(
-        self, text: str, at: complex, size: int, ink: Colour, along: complex = 1 + 0j, halo: bool = True
-    ) -> bool:
+    def write(self, text: str, at: complex, size: int, ink: Colour, along: complex = 1 + 0j, halo: bool = True) -> bool:
         """Text centred at a point, `size` pixels high, along a direction; False where it would collide."""
         font = _font(size)
         half = font.getlength(text) / 2
@@ -113,9 +112,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, laid out by its basic engine: the other depends on the machine's libraries."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError(
-            "Pillow was built without FreeType, which the labels need: install its wheel from PyPI."
-        )
+        raise RuntimeError("Pillow was built without FreeType, which the labels need: install its wheel from PyPI.")
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -131,9 +128,7 @@ def _turned(mask: Image.Image, size: tuple[int, int], along: complex) -> Image.I
 
 
 def _word(rng: np.random.Generator, syllables: int) -> str:
-    parts = [
-        _ONSETS[rng.integers(len(_ONSETS))] + _VOWELS[rng.integers(len(_VOWELS))] for _ in range(syllables)
-    ]
+    parts = [_ONSETS[rng.integers(len(_ONSETS))] + _VOWELS[rng.integers(len(_VOWELS))] for _ in range(syllables)]
     return ("".join(parts) + _ENDINGS[rng.integers(len(_ENDINGS))]).capitalize()
 
 
@@ -157,9 +152,7 @@ def _name_street(rng: np.random.Generator, writer: _Writer, road: Road) -> None:
     size = 18 if road.kind is not RoadKind.RESIDENTIAL else 15
     for share in (rng.uniform(0.4, 0.6), 0.3, 0.75):
         spot = _spot(road.line, share)
-        if spot is not None and writer.write(
-            name, spot[0], size, _INK, spot[1], road.kind is not RoadKind.RESIDENTIAL
-        ):
+        if spot is not None and writer.write(name, spot[0], size, _INK, spot[1], road.kind is not RoadKind.RESIDENTIAL):
             return
 
 
@@ -176,19 +169,19 @@ def _spot(line: Sequence[complex], share: float) -> tuple[complex, complex] | No
 
 
 def _name_areas(rng: np.random.Generator, writer: _Writer, scene: Scene) -> None:
+    course = _spot(scene.river, rng.uniform(0.3, 0.7)) if scene.river else None
+    if course is not None:
+        writer.write(_word(rng, 2), course[0], 17, _WATER_INK, course[1])
     for ground in scene.areas:
-        size = area(ground.outline)
+        size, spot = area(ground.outline), middle(ground.outline)
         if ground.land is Land.PARKING and size > 700:
-            writer.write("P", middle(ground.outline), 19, (0, 124, 200))
-        elif ground.land is Land.PARK and size > 9_000:
-            spot = middle(ground.outline) + complex(0, 34)
-            writer.write(f"{_word(rng, 2)} park", spot, 16, _PARK_INK)
-        elif ground.land is Land.WATER and size > 6_000:
-            half = len(ground.outline) // 2
-            spot = (ground.outline[half // 2] + ground.outline[-1 - half // 2]) * 0.5
-            river = len(ground.outline) > 40
-            along = unit(ground.outline[half // 2 + 1] - ground.outline[half // 2 - 1]) if river else 1 + 0j
-            writer.write(_word(rng, 2), spot if river else middle(ground.outline), 17, _WATER_INK, along)
+            writer.write("P", spot, 19, _PARKING_INK)
+        elif ground.land is Land.PARK and size > 9_000 and not _is_wet(scene, spot + 34j):
+            writer.write(f"{_word(rng, 2)} park", spot + 34j, 16, _PARK_INK)
+
+
+def _is_wet(scene: Scene, spot: complex) -> bool:
+    return any(ground.land is Land.WATER and contains(ground.outline, spot) for ground in scene.areas)
 
 
 def _signs(rng: np.random.Generator, writer: _Writer, scene: Scene) -> None:

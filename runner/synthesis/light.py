@@ -21,7 +21,7 @@ _CONTRAST = np.array([97 + (level - 100) * 19 // 16 for level in range(256)], np
 _STEP_PX = 1.7
 _REACH_PX = 46
 """Longer shadows end here: each step beyond costs as much as any other, and few are."""
-_LEAF = (72, 92, 54)
+_LEAF = (71, 88, 56)
 _SKY_LIGHT = (42, 47, 55)
 """What is left of 128 parts of red, green and blue in shadow, where only the blue sky shines."""
 
@@ -35,14 +35,10 @@ class Relief:
     shadow: complex
 
     @classmethod
-    def lit(
-        cls, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float
-    ) -> "Relief":
+    def lit(cls, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float) -> "Relief":
         """Trees among buildings, whose heights `built` holds, under a sun as in a Scene."""
         crowns = _crowns(trees)
-        return cls(
-            crowns, _shade(np.maximum(np.asarray(built, np.int16), crowns), shadow, shadow_length), shadow
-        )
+        return cls(crowns, _shade(np.maximum(np.asarray(built, np.int16), crowns), shadow, shadow_length), shadow)
 
 
 @cache
@@ -100,18 +96,14 @@ def _shifted(dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]
 
 
 def _noise(rng: np.random.Generator, cells: int) -> Heights:
-    """Smooth noise from -128 to 127 with `cells` bumps across the picture, some parts brighter than others."""
+    """Smooth noise from -128 to 127 with `cells` bumps across the picture, and broad patches in them."""
     lattice = rng.integers(0, 192, (cells, cells), np.uint8)
-    broad = Image.fromarray(rng.integers(0, 64, (14, 14), np.uint8)).resize(
-        (cells, cells), Image.Resampling.BICUBIC
-    )
+    broad = Image.fromarray(rng.integers(0, 64, (14, 14), np.uint8)).resize((cells, cells), Image.Resampling.BICUBIC)
     bumps = Image.fromarray(lattice + np.asarray(broad))
     return np.asarray(bumps.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC), np.int16) - 128
 
 
-def develop(
-    rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief
-) -> Image.Image:
+def develop(rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief) -> Image.Image:
     """The picture a satellite takes of flat colours: grown over, lit, rough, a little soft and noisy."""
     bumps = _noise(rng, 260) + _noise(rng, 90)
     texture = np.asarray(roughness, np.int16) * (bumps >> 2) >> 8

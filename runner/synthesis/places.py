@@ -134,7 +134,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         banks = Stencil()
         banks.add(river.ground())
         pieces = [*give_way(pieces, banks, river), *river.pieces()]
-    return _assemble(rng, pieces)
+    return _assemble(rng, pieces, river.course if river is not None else ())
 
 
 def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> Frame:
@@ -143,8 +143,7 @@ def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> F
     if river is not None:
         turn = river.heading * direction(rng.uniform(-0.05, 0.05))
     bends, twists = (
-        direction(rng.uniform(-1, 1)) * rng.choice((-1, 1)).item() * rng.uniform(0.6, 1) * bend
-        for _ in range(2)
+        direction(rng.uniform(-1, 1)) * rng.choice((-1, 1)).item() * rng.uniform(0.6, 1) * bend for _ in range(2)
     )
     return Frame(origin, turn, bends * 5e-4, twists * 4e-7)
 
@@ -208,7 +207,7 @@ def _points(piece: Piece) -> Iterable[complex]:
             return (piece.at,)
 
 
-def _assemble(rng: np.random.Generator, pieces: list[Piece]) -> Scene:
+def _assemble(rng: np.random.Generator, pieces: list[Piece], river: Outline) -> Scene:
     """Sorts the pieces; what would stand in a pond goes, and trees that would stand in another's way."""
     ponds, taken = Stencil(), Stencil()
     areas = [piece for piece in pieces if isinstance(piece, Area)]
@@ -232,6 +231,7 @@ def _assemble(rng: np.random.Generator, pieces: list[Piece]) -> Scene:
         paths=tuple(paths),
         buildings=tuple(buildings),
         trees=tuple(piece for piece in pieces if isinstance(piece, Tree) and not taken.covers(piece.at)),
+        river=river,
         shadow=-1j * direction(rng.uniform(-0.35, 0.35)),
         shadow_length=rng.uniform(0.7, 1.35),
     )

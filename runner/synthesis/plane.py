@@ -113,9 +113,7 @@ def scatter(rng: np.random.Generator, outline: Outline, spacing: float) -> Itera
     yield from map(complex, x[inside].tolist(), y[inside].tolist())
 
 
-def along_line(
-    line: Sequence[complex], spacing: float, start: float = 0.0
-) -> Iterator[tuple[complex, complex]]:
+def along_line(line: Sequence[complex], spacing: float, start: float = 0.0) -> Iterator[tuple[complex, complex]]:
     """Points every `spacing` pixels of a line's way, each with the line's direction there."""
     position = start
     for a, b in pairwise(line):

@@ -27,9 +27,7 @@ class River:
         """Water, banks, roads and trees, in pixels of the canvas."""
         for side, (strip, land, kind) in zip((-1, 1), self.banks, strict=True):
             yield Area(land, (*self.course, *reversed(self._edge(side))))
-            yield Road(
-                kind, offset_line(self.course, side * (self.half_width + strip + ROAD_WIDTH_PX[kind] / 2))
-            )
+            yield Road(kind, offset_line(self.course, side * (self.half_width + strip + ROAD_WIDTH_PX[kind] / 2)))
             if land is Land.GRASS:
                 row = offset_line(self.course, side * (self.half_width + strip * 0.5))
                 yield from (Tree(at, 7, in_row=True) for at, _ in along_line(row, 21))

@@ -13,9 +13,9 @@ from runner.synthesis.scene import Area, Building, Land, Road, RoadKind, Roof, S
 _GROUND: dict[Land, Colour] = {
     Land.RESIDENTIAL: (128, 124, 112),
     Land.COMMERCIAL: (140, 136, 128),
-    Land.GARDEN: (104, 116, 76),
-    Land.PARK: (112, 126, 78),
-    Land.GRASS: (106, 120, 74),
+    Land.GARDEN: (102, 111, 78),
+    Land.PARK: (110, 121, 82),
+    Land.GRASS: (104, 115, 77),
     Land.FOREST: (52, 66, 44),
     Land.PLAZA: (172, 162, 146),
     Land.PARKING: (112, 112, 112),
@@ -208,9 +208,7 @@ def _draw_flat(rng: np.random.Generator, ground: _Ground, part: Outline, base: C
         at = part[0] + (part[1] - part[0]) * u + (part[3] - part[0]) * v
         size = rng.uniform(3, 9)
         ground.colour.polygon(rectangle(at - 1.5j, along, size + 1, size * 0.7 + 1), _shaded(base, 50))
-        ground.colour.polygon(
-            rectangle(at, along, size, size * 0.7), _shaded(base, int(rng.integers(80, 135)))
-        )
+        ground.colour.polygon(rectangle(at, along, size, size * 0.7), _shaded(base, int(rng.integers(80, 135))))
 
 
 def _draw_skylights(ground: _Ground, part: Outline, base: Colour) -> None:

@@ -122,7 +122,7 @@ class Scene:
     """One place, complete; each tuple is in the order of drawing, the lowest first.
 
     `shadow` is the unit direction in which shadows fall and `shadow_length` their pixels for each
-    pixel of height.
+    pixel of height; `river` is the middle line of a river, empty where there is none.
     """
 
     areas: tuple[Area, ...]
@@ -130,5 +130,6 @@ class Scene:
     paths: tuple[Road, ...]
     buildings: tuple[Building, ...]
     trees: tuple[Tree, ...]
+    river: Outline
     shadow: complex
     shadow_length: float

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,18 @@ from PIL import Image
 
 import runner.synthesis
 from runner.synthesis import SYNTHESIS_VERSION, draw_pair
+from runner.synthesis.canvas import Stencil
+from runner.synthesis.places import draw_scene
+from runner.synthesis.plane import rectangle
+from runner.synthesis.river import give_way
+from runner.synthesis.scene import Road, RoadKind, Scene
 
 Levels = NDArray[np.int16]
 Mask = NDArray[np.bool_]
 
 ROOT = Path(runner.synthesis.__file__).parents[2]
 NUM_PAIRS = 10
-DRAW_AND_PRINT = (
-    "import sys; from runner.synthesis import draw_pair; sys.stdout.buffer.write(draw_pair(3, 'val', 4))"
-)
+DRAW_AND_PRINT = "import sys; from runner.synthesis import draw_pair; sys.stdout.buffer.write(draw_pair(3, 'val', 4))"
 
 
 def decode(jpeg: bytes) -> Levels:
@@ -31,17 +35,18 @@ def decode(jpeg: bytes) -> Levels:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Levels]:
-    return [decode(draw_pair(0, "train", index)) for index in range(NUM_PAIRS)]
+    """Every fourth pixel is enough for what the tests below measure."""
+    return [decode(draw_pair(0, "train", index))[::2, ::2] for index in range(NUM_PAIRS)]
 
 
 @pytest.fixture(scope="module")
 def satellites(pairs: list[Levels]) -> list[Levels]:
-    return [pair[:, :600] for pair in pairs]
+    return [pair[:, :300] for pair in pairs]
 
 
 @pytest.fixture(scope="module")
 def maps(pairs: list[Levels]) -> list[Levels]:
-    return [pair[:, 600:] for pair in pairs]
+    return [pair[:, 300:] for pair in pairs]
 
 
 def draw_in_another_process(disabled_features: list[str]) -> bytes:
@@ -97,9 +102,7 @@ def test_a_pair_is_a_plain_1200x600_rgb_jpeg_of_moderate_size() -> None:
     assert 50_000 < len(jpeg) < 400_000
 
 
-@pytest.mark.parametrize(
-    ("split", "index", "message"), [("test", 0, 'split is "test"'), ("train", -1, "index is -1")]
-)
+@pytest.mark.parametrize(("split", "index", "message"), [("test", 0, 'split is "test"'), ("train", -1, "index is -1")])
 def test_a_wrong_split_or_index_is_named(split: str, index: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_pair(0, split, index)
@@ -212,3 +215,37 @@ def test_some_places_have_a_river_a_motorway_or_gardens_and_others_none(maps: li
         shares = [near(half, colour).mean() for half in maps]
         assert min(shares) < 0.02
         assert max(shares) > 0.05
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [draw_scene(np.random.Generator(np.random.Philox(key=key))) for key in range(24)]
+
+
+def test_lines_never_stand_still_and_parts_of_buildings_have_four_corners(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for road in (*scene.roads, *scene.paths):
+            assert all(a != b for a, b in pairwise(road.line))
+        assert all(len(part) == 4 for building in scene.buildings for part in building.parts)
+
+
+def test_buildings_stand_clear_of_roads_that_are_no_drives(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        asphalt = Stencil()
+        for road in scene.roads:
+            if road.kind is not None and road.kind > RoadKind.SERVICE:
+                asphalt.add_line(road.line, road.width - 4)
+        blocked = [building for building in scene.buildings if any(map(asphalt.touches, building.parts))]
+        assert len(blocked) <= 0.02 * len(scene.buildings)
+
+
+def test_a_path_ends_where_a_pond_begins_and_goes_on_behind_it() -> None:
+    pond = Stencil()
+    pond.add(rectangle(140 + 100j, 1 + 0j, 24, 40))
+    before, after = give_way([Road(None, (100 + 100j, 180 + 100j))], pond)
+    assert isinstance(before, Road)
+    assert isinstance(after, Road)
+    assert (before.line[0], after.line[-1]) == (100 + 100j, 180 + 100j)
+    assert before.line[-1].real < 130
+    assert after.line[0].real > 150
+    assert all(a != b for road in (before, after) for a, b in pairwise(road.line))

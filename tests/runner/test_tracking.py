@@ -427,7 +427,4 @@ def test_the_hint_can_be_pasted() -> None:
 def test_importing_the_module_does_not_import_wandb() -> None:
     code = "import json, sys, runner.tracking; print(json.dumps('wandb' in sys.modules))"
     root = Path(__file__).parents[2]
-    assert (
-        json.loads(subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True).stdout)
-        is False
-    )
+    assert json.loads(subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True).stdout) is False

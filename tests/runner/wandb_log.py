@@ -32,11 +32,7 @@ def read_records(path: Path) -> Iterator[Record]:
         _, length, kind = CHUNK_HEADER.unpack_from(data, position)
         assert kind in (WHOLE, FIRST, MIDDLE, LAST), f"type {kind} at {position}"
         position += CHUNK_HEADER.size
-        record = (
-            data[position : position + length]
-            if kind in (WHOLE, FIRST)
-            else record + data[position:][:length]
-        )
+        record = data[position : position + length] if kind in (WHOLE, FIRST) else record + data[position:][:length]
         position += length
         if kind in (WHOLE, LAST):
             yield Record.FromString(record)
@@ -130,9 +126,7 @@ class LocalServer:
             run = self.runs.get(variables["name"])
             return {"model": {**project, "bucket": run and _resume_status(run)}}
         if operation == "UpsertBucket":
-            return {
-                "upsertBucket": {"bucket": self._upsert(variables) | {"project": project}, "inserted": True}
-            }
+            return {"upsertBucket": {"bucket": self._upsert(variables) | {"project": project}, "inserted": True}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
@@ -191,9 +185,7 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
                 request = json.loads(body)
                 match = re.match(r"\s*\w+ (\w+)", request["query"])
                 operation = match.group(1) if match else ""
-                self._reply(
-                    {"data": server.answer(operation, request["query"], request.get("variables") or {})}
-                )
+                self._reply({"data": server.answer(operation, request["query"], request.get("variables") or {})})
             elif self.path.endswith("/file_stream"):
                 server.stream(self.path.split("/")[-2], json.loads(body))
                 self._reply({})

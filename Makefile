@@ -1,0 +1,27 @@
+# Five verbs. `demo` and `test` set up all they need, on a fresh machine too.
+PYTHON ?= python3
+
+.PHONY: demo test check bench clean
+
+demo: .venv  ## a finished sweep with a table and pictures, within minutes
+	.venv/bin/python -m runner.tune experiments/quickstart.yaml
+
+test: .venv  ## all tests; a test that needs the real pairs skips where they are absent
+	.venv/bin/python -m pytest
+
+check: .venv  ## lint, format, types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv  ## speed, as ratios in one run
+	.venv/bin/python -m benchmarks.runner
+
+.venv: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch .venv
+
+clean:  ## everything that the other verbs made, results of the demo included
+	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache results/quickstart
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
