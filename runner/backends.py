@@ -1,4 +1,4 @@
-"""Where trials run: on Ray, or in this process. Both cut pictures and train jobs; nothing starts before it is needed."""
+"""Where trials run: on Ray, or in this process. Nothing starts before it is needed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol

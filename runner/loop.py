@@ -196,7 +196,8 @@ class TrialRun:
         lost_steps = max(rows[-1]["step"] - self.state.step, 0) if rows else 0
         record_start(self.job.trial, self.job.attempt, self.state.step, lost_steps)
         self.say(
-            f"training from step {self.state.step} ({self.settled.precision}, {self.settled.threads} threads, {self.device})"
+            f"training from step {self.state.step} in {self.settled.precision} on {self.device}, "
+            f"{self.settled.threads} threads"
         )
         return TrialLog(self.job.trial, self.state.step)
 

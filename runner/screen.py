@@ -120,7 +120,8 @@ def plain_line(view: TrialView) -> str:
     row = view.row
     parts = [
         f"{view.name}  epoch {view.epoch}/{view.epochs}  step {view.row['step']}/{view.total_steps}",
-        f"gen {number(row.get('total_gen_loss'))} disc {number(row.get('total_disc_loss'))} L1 {number(row.get('l1_loss'))}",
+        f"gen {number(row.get('total_gen_loss'))} disc {number(row.get('total_disc_loss'))}"
+        f" L1 {number(row.get('l1_loss'))}",
     ]
     if view.metrics.get("ssim") is not None:
         parts.append(f"SSIM {number(view.metrics['ssim'])} PSNR {number(view.metrics['psnr'])}")

@@ -24,25 +24,22 @@ from runner.synthesis.plane import (
 )
 from runner.synthesis.scene import Area, Building, Land, Piece, Road, RoadKind, Roof, Tree
 
-_ROOFS = {
-    "old": (
-        (Roof.TIN, 0.46),
-        (Roof.TILE, 0.18),
-        (Roof.COPPER, 0.10),
-        (Roof.WHITE, 0.14),
-        (Roof.BITUMEN, 0.12),
-    ),
-    "slab": ((Roof.BITUMEN, 0.45), (Roof.CONCRETE, 0.40), (Roof.WHITE, 0.15)),
-    "house": ((Roof.TILE, 0.60), (Roof.BITUMEN, 0.15), (Roof.TIN, 0.15), (Roof.COPPER, 0.10)),
-    "hall": ((Roof.CONCRETE, 0.40), (Roof.WHITE, 0.25), (Roof.BITUMEN, 0.20), (Roof.TIN, 0.15)),
-}
+Roofs = tuple[tuple[Roof, float], ...]
+
+_OLD_TOWN: Roofs = (
+    *((Roof.TIN, 0.46), (Roof.TILE, 0.18), (Roof.COPPER, 0.10)),
+    *((Roof.WHITE, 0.14), (Roof.BITUMEN, 0.12)),
+)
+_SLAB: Roofs = ((Roof.BITUMEN, 0.45), (Roof.CONCRETE, 0.40), (Roof.WHITE, 0.15))
+_HOUSE: Roofs = ((Roof.TILE, 0.60), (Roof.BITUMEN, 0.15), (Roof.TIN, 0.15), (Roof.COPPER, 0.10))
+_HALL: Roofs = ((Roof.CONCRETE, 0.40), (Roof.WHITE, 0.25), (Roof.BITUMEN, 0.20), (Roof.TIN, 0.15))
 _PITCHED = (Roof.TIN, Roof.TILE, Roof.COPPER)
+_DEEPEST_PITCHED_PX = 52.0
 
 
-def _building(rng: np.random.Generator, parts: tuple[Outline, ...], height: float, style: str) -> Building:
-    roof = pick(rng, _ROOFS[style])
-    # No roof is pitched over a deep house.
-    pitched = roof in _PITCHED and all(length(part[3] - part[0]) < 52 for part in parts)
+def _building(rng: np.random.Generator, parts: tuple[Outline, ...], height: float, roofs: Roofs) -> Building:
+    roof = pick(rng, roofs)
+    pitched = roof in _PITCHED and all(length(part[3] - part[0]) < _DEEPEST_PITCHED_PX for part in parts)
     return Building(parts, round(height * rng.uniform(0.75, 1.3)), roof, pitched)
 
 
@@ -52,7 +49,7 @@ def _grove(rng: np.random.Generator, outline: Outline, spacing: float, low: int,
 
 
 def rows_around_a_yard(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
-    """Houses wall to wall along the streets, wings into the yard, a drive in; halls where the lot is thin."""
+    """Houses wall to wall along the streets and a drive into the yard; no yard where the lot is thin."""
     depth = rng.uniform(26, 38)
     yard = lot.shrunk(depth + 5)
     if yard is None or area(yard.corners) < 1000:
@@ -62,7 +59,7 @@ def rows_around_a_yard(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
     gate_side = int(np.argmax([length(b - a) for a, b in sides(lot.corners)]))
     yield from _yard(rng, yard)
     for group in _row_groups(rng, lot, depth, gate_side):
-        yield _building(rng, tuple(group), height, "old")
+        yield _building(rng, tuple(group), height, _OLD_TOWN)
     a, b = list(sides(lot.corners))[gate_side]
     inwards = unit(b - a) * 1j
     gate = (a + b) * 0.5
@@ -83,7 +80,7 @@ def _solid_row(rng: np.random.Generator, lot: Cell) -> Iterator[Building]:
         cut = along * (at if end - at > 30 else end + 1)
         house, rest = rest.clipped(cut, along * 1j, 0), rest.clipped(cut, -along * 1j, 0)
         if house is not None and area(house.corners) > 300:
-            yield _building(rng, _quarters(house.corners), height, "old")
+            yield _building(rng, _quarters(house.corners), height, _OLD_TOWN)
 
 
 def _quarters(corners: Outline) -> tuple[Outline, ...]:
@@ -157,11 +154,11 @@ def _yard(rng: np.random.Generator, yard: Cell) -> Iterator[Piece]:
     place = middle(lawn.corners) + along * rng.uniform(-30, 30) + along * 1j * rng.uniform(-12, 12)
     annexe = rectangle(place, along, rng.uniform(34, 60), rng.uniform(24, 32))
     if rng.random() < 0.55 and all(contains(yard.corners, corner) for corner in annexe):
-        yield _building(rng, (annexe,), 9, "old")
+        yield _building(rng, (annexe,), 9, _OLD_TOWN)
 
 
 def _parking(outline: Outline, along: complex) -> Iterator[Piece]:
-    """The largest upright rectangle, found by halving, that stands in the outline."""
+    """Around the middle, the largest of a few rectangles that the outline holds."""
     reach = [corner - middle(outline) for corner in outline]
     width = 2 * max(abs(dot(r, along)) for r in reach)
     depth = 2 * max(abs(dot(r, along * 1j)) for r in reach)
@@ -190,7 +187,7 @@ def slabs(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
                 continue
             center = at + along * (start + span * (i + 0.5) / count)
             slab = rectangle(center, along, width, depth)
-            yield _building(rng, (slab,), height, "slab")
+            yield _building(rng, (slab,), height, _SLAB)
         drive = at + along * 1j * (depth / 2 + 11)
         yield Road(RoadKind.SERVICE, (drive + along * (start - 26), drive + along * (end - 14)))
 
@@ -249,7 +246,7 @@ def houses(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
             if rng.random() < 0.4:
                 wing = center + along * (width * rng.uniform(-0.25, 0.25)) + along * 1j * (depth / 2 + 5)
                 parts = (rectangle(wing, along * 1j, 16, width * 0.4), house)
-            yield _building(rng, parts, 8, "house")
+            yield _building(rng, parts, 8, _HOUSE)
             if rng.random() < 0.5:
                 gate = center + along * (width / 2 + 5) - along * 1j * (setback + depth / 2)
                 yield Road(None, (gate - along * 1j * 8, gate + along * 1j * (setback + 14)))
@@ -267,7 +264,7 @@ def hall_and_parking(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
     built = cell.clipped(center + along * split, along * 1j, 0)
     open_land = cell.clipped(center + along * (split + 8), -along * 1j, 0)
     if built is not None and area(built.corners) > 500:
-        yield _building(rng, _quarters(built.corners), 13, "hall")
+        yield _building(rng, _quarters(built.corners), 13, _HALL)
     if open_land is not None and area(open_land.corners) > 900:
         yield from _parking(open_land.corners, along)
 
@@ -284,12 +281,12 @@ def school(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
     start, end, at = bands[0]
     width = min(120.0, (end - start) * 0.5)
     if width < 80:
-        yield _building(rng, (rectangle(at + along * ((start + end) / 2), along, end - start - 8, 40),), 13, "slab")
+        yield _building(rng, (rectangle(at + along * ((start + end) / 2), along, end - start - 8, 40),), 13, _SLAB)
         return
     center = at + along * (start + width / 2 + 4)
     across = along * 1j
     wings = [rectangle(center + along * side * (width / 2 - 13) + across * 20, across, 44, 26) for side in (-1, 1)]
-    yield _building(rng, (*wings, rectangle(center - across * 16, along, width, 28)), 13, "slab")
+    yield _building(rng, (*wings, rectangle(center - across * 16, along, width, 28)), 13, _SLAB)
     pitch_width = min(110.0, end - start - width - 26)
     if pitch_width > 40:
         yield Area(Land.PITCH, rectangle(at + along * (end - pitch_width / 2 - 6), along, pitch_width, 62))

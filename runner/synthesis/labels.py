@@ -10,29 +10,8 @@ from runner.synthesis.canvas import SIDE_PX, Colour
 from runner.synthesis.plane import area, contains, length, middle, unit
 from runner.synthesis.scene import Land, Road, RoadKind, Scene
 
-_ONSETS = (
-    "b",
-    "d",
-    "f",
-    "g",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "dr",
-    "st",
-    "tr",
-    "gr",
-    "sh",
-)
-_VOWELS = ("a", "e", "i", "o", "u", "a", "e", "o")
+_ONSETS = (*"bdfgklmnprstvz", "br", "dr", "st", "tr", "gr", "sh")
+_VOWELS = tuple("aeiouaeo")
 _ENDINGS = ("", "n", "r", "l", "s", "va", "no", "ra", "sk", "m")
 _STREETS = ("street", "lane", "road", "row", "avenue", "passage")
 _KINDS = ("Bakery", "Pharmacy", "Museum", "Bank", "Clinic", "Theatre", "Books", "Hotel")

@@ -97,10 +97,11 @@ def _shifted(dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]
 
 def _noise(rng: np.random.Generator, cells: int) -> Heights:
     """Smooth noise from -128 to 127 with `cells` bumps across the picture, and broad patches in them."""
-    lattice = rng.integers(0, 192, (cells, cells), np.uint8)
-    broad = Image.fromarray(rng.integers(0, 64, (14, 14), np.uint8)).resize((cells, cells), Image.Resampling.BICUBIC)
-    bumps = Image.fromarray(lattice + np.asarray(broad))
-    return np.asarray(bumps.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC), np.int16) - 128
+    lattice = rng.integers(0, 180, (cells, cells), np.uint8)
+    patches = Image.fromarray(rng.integers(0, 56, (14, 14), np.uint8))
+    # Bicubic resizing goes beyond what it is given, by less than half: the sum stays below 256.
+    bumps = lattice + np.asarray(patches.resize((cells, cells), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(bumps).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC), np.int16) - 128
 
 
 def develop(rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief) -> Image.Image:

@@ -161,11 +161,14 @@ def _fill(rng: np.random.Generator, cell: Cell, frame: Frame, place: Place) -> I
     yield Area(land, tuple(_fine(cell.corners)))
     if lot is not None and area(lot.corners) > _SMALLEST_LOT_PX2:
         for piece in block(rng, lot):
-            wide = isinstance(piece, Area) and piece.outline == lot.corners
-            yield Area(piece.land, tuple(_fine(piece.outline))) if wide and isinstance(piece, Area) else piece
+            if isinstance(piece, Area) and piece.outline == lot.corners:
+                yield Area(piece.land, tuple(_fine(piece.outline)))
+            else:
+                yield piece
 
 
 def _fine(outline: Outline) -> Iterator[complex]:
+    """The outline with points every 30 pixels or so, to bend with the streets around it."""
     for a, b in sides(outline):
         count = max(1, round(length(b - a) / 30))
         yield from (a + (b - a) * (i / count) for i in range(count))
@@ -208,16 +211,16 @@ def _points(piece: Piece) -> Iterable[complex]:
 
 
 def _assemble(rng: np.random.Generator, pieces: list[Piece], river: Outline) -> Scene:
-    """Sorts the pieces; what would stand in a pond goes, and trees that would stand in another's way."""
-    ponds, taken = Stencil(), Stencil()
+    """Sorts the pieces; leaves out paths through ponds and trees that stand in something else's way."""
+    water, taken = Stencil(), Stencil()
     areas = [piece for piece in pieces if isinstance(piece, Area)]
     for ground in areas:
         if ground.land is Land.WATER:
-            ponds.add(ground.outline)
+            water.add(ground.outline)
         if ground.land in (Land.WATER, Land.PITCH, Land.PARKING):
             taken.add(ground.outline)
     paths = [piece for piece in pieces if isinstance(piece, Road) and piece.kind is None]
-    paths = [piece for piece in give_way(paths, ponds) if isinstance(piece, Road)]
+    paths = [piece for piece in give_way(paths, water) if isinstance(piece, Road)]
     streets = [piece for piece in pieces if isinstance(piece, Road) and piece.kind is not None]
     for road in (*paths, *streets):
         taken.add_line(road.line, road.width + 6)

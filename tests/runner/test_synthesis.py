@@ -14,11 +14,12 @@ from PIL import Image
 
 import runner.synthesis
 from runner.synthesis import SYNTHESIS_VERSION, draw_pair
+from runner.synthesis.blocks import hall_and_parking, houses, rows_around_a_yard, school, slabs
 from runner.synthesis.canvas import Stencil
-from runner.synthesis.places import draw_scene
-from runner.synthesis.plane import rectangle
+from runner.synthesis.places import Block, draw_scene
+from runner.synthesis.plane import Cell, Outline, rectangle
 from runner.synthesis.river import give_way
-from runner.synthesis.scene import Road, RoadKind, Scene
+from runner.synthesis.scene import Building, Road, RoadKind, Scene
 
 Levels = NDArray[np.int16]
 Mask = NDArray[np.bool_]
@@ -222,11 +223,19 @@ def scenes() -> list[Scene]:
     return [draw_scene(np.random.Generator(np.random.Philox(key=key))) for key in range(24)]
 
 
-def test_lines_never_stand_still_and_parts_of_buildings_have_four_corners(scenes: list[Scene]) -> None:
+def test_no_line_stands_still(scenes: list[Scene]) -> None:
     for scene in scenes:
         for road in (*scene.roads, *scene.paths):
             assert all(a != b for a, b in pairwise(road.line))
-        assert all(len(part) == 4 for building in scene.buildings for part in building.parts)
+
+
+@pytest.mark.parametrize("block", [rows_around_a_yard, hall_and_parking, slabs, houses, school])
+@pytest.mark.parametrize("corners", [(0j, 90 + 0j, 40 + 60j), (0j, 200 + 0j, 240 + 90j, 120 + 190j, -20 + 120j)])
+def test_parts_of_buildings_have_four_corners_on_lots_of_any_shape(block: Block, corners: Outline) -> None:
+    lot = Cell(corners, (RoadKind.RESIDENTIAL,) * len(corners))
+    for key in range(5):
+        pieces = list(block(np.random.Generator(np.random.Philox(key=key)), lot))
+        assert all(len(part) == 4 for piece in pieces if isinstance(piece, Building) for part in piece.parts)
 
 
 def test_buildings_stand_clear_of_roads_that_are_no_drives(scenes: list[Scene]) -> None:
@@ -242,10 +251,11 @@ def test_buildings_stand_clear_of_roads_that_are_no_drives(scenes: list[Scene]) 
 def test_a_path_ends_where_a_pond_begins_and_goes_on_behind_it() -> None:
     pond = Stencil()
     pond.add(rectangle(140 + 100j, 1 + 0j, 24, 40))
-    before, after = give_way([Road(None, (100 + 100j, 180 + 100j))], pond)
-    assert isinstance(before, Road)
-    assert isinstance(after, Road)
-    assert (before.line[0], after.line[-1]) == (100 + 100j, 180 + 100j)
-    assert before.line[-1].real < 130
-    assert after.line[0].real > 150
-    assert all(a != b for road in (before, after) for a, b in pairwise(road.line))
+    for end in range(168, 260, 4):
+        before, after = give_way([Road(None, (100 + 100j, complex(end, 100)))], pond)
+        assert isinstance(before, Road)
+        assert isinstance(after, Road)
+        assert (before.line[0], after.line[-1]) == (100 + 100j, complex(end, 100))
+        assert before.line[-1].real < 130
+        assert after.line[0].real > 150
+        assert all(a != b for road in (before, after) for a, b in pairwise(road.line))

@@ -1,0 +1,52 @@
+"""What the tests share: the study's values, the real pairs, small stores of drawn patches."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from gan.patches import Patches, PatchRows, patch_batch
+
+ROOT = Path(__file__).parent.parent
+MAPS = Path(os.environ.get("PAIRS_DIR", ROOT.parent / "shared" / "maps"))
+
+
+@pytest.fixture(scope="session")
+def study() -> dict[str, np.ndarray]:
+    """The study's own inputs and outputs."""
+    with np.load(ROOT / "tests" / "data" / "seed_values.npz") as values:
+        return dict(values)
+
+
+@pytest.fixture(scope="session")
+def maps() -> Path:
+    """A folder of real pairs; only where it is absent, and not in CI, may a test do without."""
+    if not MAPS.is_dir():
+        assert not os.environ.get("CI"), f"CI must have the real pairs at {MAPS}"
+        pytest.skip(f"no real pairs at {MAPS}: set PAIRS_DIR to a folder with train/ and val/")
+    return MAPS
+
+
+@pytest.fixture(scope="session")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Patches:
+    """22 patches of 64 pixels from 11 pictures, smooth and all different."""
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("patches") / "train.arrow"
+    batches = []
+    for picture in range(11):
+        coarse = torch.from_numpy(random.uniform(0, 255, (4, 3, 8, 8)))
+        smooth = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear").round().byte().numpy()
+        batches.append(patch_batch(PatchRows(f"{picture}.jpg", [(0, 0), (0, 64)], smooth[:2], smooth[2:])))
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return Patches.open(path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small tensors are quickest on one thread, and sums then have one order."""
+    torch.set_num_threads(1)
