@@ -1,10 +1,11 @@
 """Pictures to look at: rows of source | target | generated."""
 
+import io
 from collections.abc import Iterable
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_png
 from torchvision.utils import make_grid
 
 
@@ -21,4 +22,6 @@ def comparison_png(rows: Iterable[tuple[Tensor, Tensor, Tensor]], padding: int =
     """
     pictures = [picture for generated, source, target in rows for picture in (source, target, generated)]
     grid = make_grid(to_pixels(torch.cat(pictures).cpu()), nrow=3, padding=padding, pad_value=255)
-    return bytes(encode_png(grid).numpy())
+    stream = io.BytesIO()
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(stream, "PNG")
+    return stream.getvalue()

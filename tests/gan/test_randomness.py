@@ -22,7 +22,7 @@ def test_the_streams_of_two_purposes_differ() -> None:
 
 
 def test_the_words_are_the_same_on_every_machine() -> None:
-    assert random_words(2, 0, Purpose.ORDER, 1).tolist() == [11683562904332211655, 13331640404690230711]
+    assert random_words(2, 0, Purpose.ORDER, 1).tolist() == [18077698173029956028, 1839950082925943030]
 
 
 def test_dropout_masks_of_workers_are_slices_of_the_batchs() -> None:
