@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 
 def to_pixels(image: Tensor) -> Tensor:
@@ -20,6 +19,8 @@ def comparison_png(rows: Iterable[tuple[Tensor, Tensor, Tensor]], padding: int =
     Args:
         rows: (generated, source, target) as `evaluation.generate` yields them, each (1, 3, S, S).
     """
+    from torchvision.utils import make_grid  # takes seconds to import: not before the first picture
+
     pictures = [picture for generated, source, target in rows for picture in (source, target, generated)]
     grid = make_grid(to_pixels(torch.cat(pictures).cpu()), nrow=3, padding=padding, pad_value=255)
     stream = io.BytesIO()

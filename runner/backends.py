@@ -1,6 +1,6 @@
 """Where trials run: on Ray, or in this process. Nothing starts before it is needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from runner.config import Data
@@ -83,8 +83,11 @@ class InProcess:
 class OnRay:
     """Ray Data, Tune and Train, on a Ray of our own or on the cluster at `address`."""
 
-    def __init__(self, address: str | None, screen: Screen, *, dashboard: bool) -> None:
+    def __init__(
+        self, address: str | None, screen: Screen, handle_signals: Callable[[], None], *, dashboard: bool
+    ) -> None:
         self._address, self._screen, self._dashboard = address, screen, dashboard
+        self._handle_signals = handle_signals
         self._started = False
         self._control: Any = None
 
@@ -95,6 +98,7 @@ class OnRay:
 
         url = start_ray(self._address, dashboard=self._dashboard)
         self._started = True
+        self._handle_signals()  # Ray has put its own handlers in place
         if url:
             self._screen.say(f"Ray dashboard: {url} (it asks for the token that is in ~/.ray/auth_token)")
 

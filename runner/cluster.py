@@ -14,7 +14,6 @@ from runner.resources import Node
 # What Ray reads at import or passes on to the processes it starts.
 RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,6 +34,8 @@ def start_ray(address: str | None, *, dashboard: bool) -> str:
         ResourceError: the cluster can't be reached.
     """
     os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
+    # What the dashboard's view of trainings needs costs one process more a trial.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(dashboard)))
     import ray
 
     quieten()

@@ -51,10 +51,11 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
     """
     stop = StopFlag()
     deadline = None if options.time_limit_s is None else started + options.time_limit_s
-    on_ray = not options.in_process
-    backend: Backend = OnRay(options.address, screen, dashboard=options.dashboard) if on_ray else InProcess()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_signals(stop, screen.say))
+        handle_signals = stack.enter_context(stop_signals(stop))
+        backend: Backend = InProcess()
+        if not options.in_process:
+            backend = OnRay(options.address, screen, handle_signals, dashboard=options.dashboard)
         lease = acquire_lease(run, stop)
         stack.callback(lease.release)
         stack.callback(backend.close)

@@ -167,7 +167,8 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
         expected = str(context["expected"]).replace(" or ", ", ")
         rule = f"must be one of {expected}" if "," in expected else f"must be {expected}"
     else:
-        rule = RULES.get(problem["type"], problem["msg"]).format(**context)
+        limits = {name: shortest(limit) for name, limit in context.items()}
+        rule = RULES.get(problem["type"], problem["msg"]).format(**limits)
     return f"{field} is {show(value)}: it ", rule
 
 

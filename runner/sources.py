@@ -60,13 +60,14 @@ def directory_source(folder: Path) -> Source:
             f"data.source is {str(folder)!r}: that directory {what}. It must hold train/ and val/ with one "
             "picture a pair (left satellite, right map), or be `synthetic`."
         )
-    pictures: list[Picture] = []
     for split in SPLITS:
         if not (folder / split).is_dir():
             raise DataError(
                 f"data.source is {str(folder)!r}: it has no {split}/ directory. Put the pairs to "
                 f"{'train on' if split == 'train' else 'validate with'} into {folder / split}."
             )
+    pictures: list[Picture] = []
+    for split in SPLITS:
         files = sorted(
             path.relative_to(folder / split).as_posix()
             for path in (folder / split).rglob("*")

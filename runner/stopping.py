@@ -26,10 +26,14 @@ class StopFlag:
 
 
 @contextlib.contextmanager
-def stop_signals(stop: StopFlag, say: Callable[[str], None]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C set the flag; a second Ctrl-C ends the process at once."""
+def stop_signals(stop: StopFlag) -> Iterator[Callable[[], None]]:
+    """SIGTERM and Ctrl-C set the flag; a second Ctrl-C ends the process at once.
+
+    Yields:
+        What puts the handlers in place again, for after a library has put its own there, as Ray does.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can handle signals; then stopping is the caller's
+        yield lambda: None  # only the main thread can handle signals; then stopping is the caller's
         return
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -42,9 +46,15 @@ def stop_signals(stop: StopFlag, say: Callable[[str], None]) -> Iterator[None]:
         stop.set(TERMINATED)
 
     handlers = {signal.SIGINT: on_interrupt, signal.SIGTERM: on_terminate}
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    def install() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    previous = {number: signal.getsignal(number) for number in handlers}
+    install()
     try:
-        yield
+        yield install
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -49,7 +49,9 @@ def test_tiles_are_the_studys(study: Study) -> None:
     assert tile_origins(600, 600, 256) == [(0, 0), (0, 256), (256, 0), (256, 256)]
 
 
-@pytest.mark.parametrize(("height", "width", "size", "count"), [(600, 600, 64, 81), (300, 700, 256, 2), (64, 64, 64, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "size", "count"), [(600, 600, 64, 81), (300, 700, 256, 2), (64, 64, 64, 1)]
+)
 def test_any_size_gives_the_whole_tiles_that_fit(height: int, width: int, size: int, count: int) -> None:
     assert len(tile_origins(height, width, size)) == count
 
