@@ -24,7 +24,7 @@ PATCHES = "patches"
 EXPERIMENT_FILE = "experiment.yaml"
 
 
-def print_plan(run: CheckedRun, screen: Screen) -> Exit:
+def print_plan(run: CheckedRun, options: Options, screen: Screen) -> Exit:
     """Says what would be done, and does nothing."""
     num_patches: dict[str, int] = {}
     for place in run.placed:
@@ -36,9 +36,12 @@ def print_plan(run: CheckedRun, screen: Screen) -> Exit:
         elif located.source is not None and data.patching not in num_patches:
             num_patches[data.patching] = count_patches(located.source, data, "train")
     trials = [place.trial for place in run.placed]
-    allotment = allot(run.experiment.resources, [this_machine()], len(trials))
-    for line in [*describe_plan(run.experiment, trials, num_patches), allotment.describe()]:
+    for line in describe_plan(run.experiment, trials, num_patches):
         screen.say(line)
+    if options.address is None:
+        screen.say(allot(run.experiment.resources, [this_machine()], len(trials)).describe())
+    else:
+        screen.say(f"the resources of the cluster at {options.address} are checked when the run starts")
     screen.say("dry run: nothing was run")
     return Exit.FINISHED
 
@@ -49,6 +52,9 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
     Args:
         started: when the command began, by time.monotonic(), for its time limit.
     """
+    pending = [place for place in run.placed if not place.finished]
+    if pending and options.address is None:
+        allot(run.experiment.resources, [this_machine()], len(pending))  # refused before anything is written
     stop = StopFlag()
     deadline = None if options.time_limit_s is None else started + options.time_limit_s
     with contextlib.ExitStack() as stack:
@@ -59,12 +65,10 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
         lease = acquire_lease(run, stop)
         stack.callback(lease.release)
         stack.callback(backend.close)
-        stores = prepare_stores(run, backend, screen)
-        pending = [place for place in run.placed if not place.finished]
-        allotment = None
-        if pending:
-            allotment = allot(run.experiment.resources, backend.nodes(), len(pending))
+        allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
+        if allotment is not None:
             screen.say(allotment.describe())
+        stores = prepare_stores(run, backend, screen)
         if len(pending) < len(run.placed):
             screen.say(f"finished before, not run again: {len(run.placed) - len(pending)} of {len(run.placed)} trials")
         run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))

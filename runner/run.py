@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner.config import Experiment
+from runner.config import SWEEP_FIELDS, Experiment
 from runner.errors import ConfigError, DataError, Exit, StorageError
 from runner.experiment import load_experiment, plan_trials
 from runner.placing import PlacedTrial, place_trials, recorded_data_fingerprint
@@ -47,6 +47,8 @@ def run_experiment(path: str, options: Options, screen: Screen) -> Exit:
             f"{path}: it sweeps {', '.join(experiment.sweep)}, and this command runs one trial: "
             "use `python -m runner.tune`, or take `sweep:` out with --set sweep="
         )
+    for field in overridden_in_vain(experiment, options.overrides):
+        screen.say(f"note: --set {field} has no effect, for the sweep gives that field its values")
     storage = open_storage(options.storage)
     folder = storage.at(experiment.name)
     sources: dict[str, LocatedData] = {}
@@ -59,8 +61,14 @@ def run_experiment(path: str, options: Options, screen: Screen) -> Exit:
     from runner.execution import execute, print_plan  # torch comes with these: not before the input is sound
 
     if options.dry_run:
-        return print_plan(checked, screen)
+        return print_plan(checked, options, screen)
     return execute(checked, options, screen, started)
+
+
+def overridden_in_vain(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
+    """Fields that were set on the command line though the experiment sweeps them."""
+    swept = {SWEEP_FIELDS[key.rsplit(".", 1)[-1]] for key in experiment.sweep}
+    return [field for field in (override.partition("=")[0] for override in overrides) if field in swept]
 
 
 class CheckedRun(NamedTuple):
