@@ -66,9 +66,9 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
         stack.callback(lease.release)
         stack.callback(backend.close)
         allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
+        stores = prepare_stores(run, backend, screen)
         if allotment is not None:
             screen.say(allotment.describe())
-        stores = prepare_stores(run, backend, screen)
         if len(pending) < len(run.placed):
             screen.say(f"finished before, not run again: {len(run.placed) - len(pending)} of {len(run.placed)} trials")
         run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))
@@ -146,10 +146,10 @@ def say_what_next(
     """Where the results are, why trials ended early, how to sync what W&B holds offline."""
     for trial, row in zip(watched, rows, strict=True):
         if row["status"] not in ("finished", "stopped"):
-            screen.say(f"{trial.job.name}: {row['status']}: {trial.reason}; see {trial.job.trial.root}/log.txt")
-    screen.say(f"results: {run.folder.root}/results.csv, pictures in {run.folder.root}/trials/*/images")
+            screen.say(f"{trial.job.name}: {row['status']}: {trial.reason}; see {trial.job.trial.shown}/log.txt")
+    screen.say(f"results: {run.folder.shown}/results.csv, pictures in {run.folder.shown}/trials/*/images")
     if resolve_mode(run.experiment.tracking.wandb) == "offline":
-        screen.say(f"Weights & Biases is offline; to upload: {sync_hint(run.folder.root)}")
+        screen.say(f"Weights & Biases is offline; to upload: {sync_hint(run.folder.shown)}")
 
 
 def exit_code(statuses: Sequence[object], stop_reason: str) -> Exit:

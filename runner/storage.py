@@ -36,9 +36,10 @@ class Storage:
         return Path(self.root)
 
     @property
-    def name(self) -> str:
-        """The folder's own name, without its parents."""
-        return self.root.rstrip("/").rsplit("/", 1)[-1]
+    def shown(self) -> str:
+        """The folder as a person would type it: relative where it lies below the working directory."""
+        here = Path.cwd()
+        return str(self.local_path.relative_to(here)) if self.local_path.is_relative_to(here) else self.root
 
     def at(self, name: str) -> "Storage":
         """A folder inside this one."""
