@@ -36,6 +36,11 @@ class Storage:
         return Path(self.root)
 
     @property
+    def name(self) -> str:
+        """The folder's own name, without its parents."""
+        return self.root.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
     def shown(self) -> str:
         """The folder as a person would type it: relative where it lies below the working directory."""
         here = Path.cwd()
