@@ -1,7 +1,7 @@
 # Five verbs. `demo` and `test` set up all they need, on a fresh machine too.
 PYTHON ?= python3
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench clean .venv
 
 demo: .venv  ## a finished sweep with a table and pictures, within minutes
 	.venv/bin/python -m runner.tune experiments/quickstart.yaml
@@ -17,11 +17,14 @@ check: .venv  ## lint, format, types
 bench: .venv  ## speed, as ratios in one run
 	.venv/bin/python -m benchmarks.runner
 
-.venv: pyproject.toml constraints.txt
+# The stamp is set last, so that a broken-off installation is not taken for a whole one.
+.venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch .venv
+	touch .venv/installed
 
 clean:  ## everything that the other verbs made, results of the demo included
-	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache results/quickstart
+	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache gan/.ruff_cache results/quickstart
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -86,7 +86,7 @@ def fit(
 
     Args:
         state: changed in place; all workers hold the same.
-        decide: asked on the first worker before each step.
+        decide: asked before each step; the first worker's answer counts for all.
         on_step: called on every worker every `log_every_n_steps`, but not at an epoch's last step.
         on_epoch: called on every worker after an epoch's last step, with the losses' means over the
             epoch's pictures; the state then stands at the next epoch's start.
@@ -94,12 +94,20 @@ def fit(
 
     Returns:
         True when the last epoch is done, False when the decision was to stop.
+
+    Raises:
+        ValueError: there are fewer patches than workers.
     """
     while state.epoch <= settings.epochs:
         epoch = state.epoch
         plan = plan_epoch(settings.seed, epoch, len(patches), jitter_margin(patches.patch_size))
         set_learning_rate(state, settings.learning_rate_at(epoch))
         num_steps = steps_per_epoch(len(patches), settings.batch_size, team.size)
+        if num_steps == 0:
+            raise ValueError(f"{len(patches)} patches are too few for {team.size} workers")
+        if state.epoch_step >= num_steps:  # fewer steps than before: another number of workers
+            state.begin_next_epoch()
+            continue
         for _ in range(state.epoch_step, num_steps):
             decision = team.agree(decide())
             if decision != Decision.GO_ON:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
+
+from gan.team import Team
 from runner.config import Data
 from runner.control import Control, ControlLine, Progress
-from runner.errors import ResourceError
 from runner.loop import LOG, TrialJob, first_line, train_trial
 from runner.preparation import CutPicture, cut_in_this_process
 from runner.records import write_outcome
@@ -15,7 +17,7 @@ from runner.sources import Source
 
 
 class Backend(Protocol):
-    """What run_experiment needs of the place where trials run."""
+    """What execute needs of the place where trials run."""
 
     def nodes(self) -> Sequence[Node]:
         """The machines that there are."""
@@ -53,24 +55,13 @@ class InProcess:
         return cut_in_this_process(source, data)
 
     def train(self, jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str) -> None:
-        """Runs the jobs in turn. An error in one is raised at once, so that a debugger stops where it is.
-
-        Raises:
-            ResourceError: more than one worker was asked for.
-        """
-        import torch
-
-        from gan.team import Team
-
-        if allotment.workers > 1:
-            raise ResourceError(
-                f"resources.workers is {allotment.workers}, but --in-process trains with one: leave --in-process out."
-            )
+        """Runs the jobs in turn. An error in one is raised at once, so that a debugger stops where it is."""
+        device = torch.device("cuda", 0) if allotment.device == "cuda" else torch.device("cpu")
         for job in jobs:
             write_outcome(job.trial, "running")
             try:
                 with ControlLine(job.name, self._control.beat) as control:
-                    train_trial(job, Team(), torch.device(allotment.device), control, lambda values: None)
+                    train_trial(job, Team(), device, control, lambda values: None)
             except Exception as error:
                 job.trial.append(LOG, f"failed: {error}\n".encode())
                 write_outcome(job.trial, "failed", first_line(error))
@@ -90,6 +81,7 @@ class OnRay:
         self._handle_signals = handle_signals
         self._started = False
         self._control: Any = None
+        self._stop_reason = ""
 
     def _start(self) -> None:
         if self._started:
@@ -122,10 +114,13 @@ class OnRay:
         from runner.sweep import run_sweep, start_control
 
         self._control = start_control()
+        if self._stop_reason:  # asked before there was anybody to tell
+            self._control.request_stop.remote(self._stop_reason)
         run_sweep(jobs, allotment, ray_folder, self._control)
 
     def request_stop(self, reason: str) -> None:
         """Through the Control actor."""
+        self._stop_reason = reason
         if self._control is not None:
             self._control.request_stop.remote(reason)
 

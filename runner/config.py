@@ -141,6 +141,14 @@ class Experiment(Section):
                 "there; use a patch_size of 128 or more, or a smaller field"
             )
         batch_size, workers = self.training.batch_size, self.resources.workers
+        gpus = self.resources.gpus_per_worker
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"resources.gpus_per_worker is {gpus}: above 1 it must be a whole number")
+        if gpus != "auto" and 0 < gpus < 1 and workers > 1:
+            raise ValueError(
+                f"resources.gpus_per_worker is {gpus} with {workers} workers: workers of one trial can't share a GPU; "
+                "use 1 or more, or one worker"
+            )
         if batch_size % workers:
             raise ValueError(
                 f"training.batch_size is {batch_size}, but {workers} workers must share a batch equally: "

@@ -72,4 +72,4 @@ class ControlLine:
             try:
                 self.stop_reason = self._beat(self._trial, self._progress)
             except Exception:  # whatever Ray raises when the main process is gone; then Ray ends us too
-                return
+                continue

@@ -1,23 +1,25 @@
 """A checked run is carried out: patches, trials, results."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from gan.training import steps_per_epoch
 from runner.backends import Backend, InProcess, OnRay
-from runner.errors import Exit, StorageError
+from runner.config import Data
+from runner.errors import DataError, Exit, StorageError
 from runner.experiment import to_yaml
 from runner.lease import Lease
 from runner.loop import TrialJob
 from runner.monitor import Monitor, Watched
 from runner.placing import PlacedTrial
 from runner.plan import count_patches, describe_plan
-from runner.preparation import PatchStore, describe_store, find_store, prepare_patches
+from runner.preparation import CutPicture, PatchStore, describe_store, find_store, prepare_patches
 from runner.resources import Allotment, allot, this_machine
 from runner.results import write_results
 from runner.run import CheckedRun, Options
 from runner.screen import Screen
-from runner.stopping import INTERRUPT, StopFlag, stop_signals
+from runner.sources import Source
+from runner.stopping import INTERRUPT, StopFlag, Stopped, stop_flag, stop_signals
 from runner.tracking import TrialTracking, resolve_mode, sync_hint
 
 PATCHES = "patches"
@@ -29,12 +31,16 @@ def print_plan(run: CheckedRun, options: Options, screen: Screen) -> Exit:
     num_patches: dict[str, int] = {}
     for place in run.placed:
         data = place.trial.config.data
+        if data.patching in num_patches:
+            continue
         located = run.sources[data.patching]
         store, _ = find_store(run.storage.at(PATCHES), located.fingerprint)
         if store is not None:
             num_patches[data.patching] = store.num_patches("train")
-        elif located.source is not None and data.patching not in num_patches:
+        elif located.source is not None:
             num_patches[data.patching] = count_patches(located.source, data, "train")
+        else:
+            raise DataError(f"data.source is {data.source!r}: it is gone, and so are the patches that were made of it")
     trials = [place.trial for place in run.placed]
     for line in describe_plan(run.experiment, trials, num_patches):
         screen.say(line)
@@ -55,8 +61,7 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
     pending = [place for place in run.placed if not place.finished]
     if pending and options.address is None:
         allot(run.experiment.resources, [this_machine()], len(pending))  # refused before anything is written
-    stop = StopFlag()
-    deadline = None if options.time_limit_s is None else started + options.time_limit_s
+    stop = stop_flag(started, options.time_limit_s)
     with contextlib.ExitStack() as stack:
         handle_signals = stack.enter_context(stop_signals(stop))
         backend: Backend = InProcess()
@@ -66,15 +71,17 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
         stack.callback(lease.release)
         stack.callback(backend.close)
         allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
-        stores = prepare_stores(run, backend, screen)
+        stores = {}
+        with contextlib.suppress(Stopped):
+            stores = prepare_stores(run, pending, backend, stop, screen)
         if allotment is not None:
             screen.say(allotment.describe())
         if len(pending) < len(run.placed):
             screen.say(f"finished before, not run again: {len(run.placed) - len(pending)} of {len(run.placed)} trials")
         run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))
         watched = [watch(run, place, stores, lease, allotment) for place in run.placed]
-        with Monitor(run.folder, watched, screen, stop, deadline, backend.progress, backend.request_stop) as monitor:
-            if allotment is not None:
+        with Monitor(run.folder, watched, screen, stop, backend.progress, backend.request_stop) as monitor:
+            if allotment is not None and not stop.is_due():
                 jobs = [trial.job for trial in watched if not trial.finished]
                 backend.train(jobs, allotment, str(run.folder.at(lease.ray_folder).local_path))
         rows = monitor.rows(over=True)
@@ -95,16 +102,25 @@ def acquire_lease(run: CheckedRun, stop: StopFlag) -> Lease:
         ) from error
 
 
-def prepare_stores(run: CheckedRun, backend: Backend, screen: Screen) -> dict[str, PatchStore]:
-    """The patch store under each patching that a trial uses."""
+def prepare_stores(
+    run: CheckedRun, pending: Sequence[PlacedTrial], backend: Backend, stop: StopFlag, screen: Screen
+) -> dict[str, PatchStore]:
+    """The patch store under each patching that a trial to be run uses; raises Stopped when asked to stop."""
+
+    def cut(source: Source, data: Data) -> Iterator[CutPicture]:
+        for picture in backend.cut(source, data):
+            if stop.is_due():
+                raise Stopped
+            yield picture
+
     stores: dict[str, PatchStore] = {}
-    for place in run.placed:
+    for place in pending:
         data = place.trial.config.data
         if data.patching in stores:
             continue
         located = run.sources[data.patching]
         patches = run.storage.at(PATCHES)
-        store = prepare_patches(data, located.source, located.fingerprint, patches, backend.cut, screen.say)
+        store = prepare_patches(data, located.source, located.fingerprint, patches, cut, screen.say)
         stores[data.patching] = store
         for line in describe_store(store):
             screen.say(line)
@@ -120,21 +136,22 @@ def watch(
 ) -> Watched:
     """A trial with all that its worker and the monitor need to know."""
     config = place.trial.config
-    store = stores[config.data.patching]
+    store = stores.get(config.data.patching)
     job = TrialJob(
         experiment=run.folder,
         name=place.folder,
         config=config,
         params=place.trial.params,
         ids=place.ids,
-        store=store.folder,
+        store=run.storage.at(f"{PATCHES}/{place.ids.data}"),
         threads=allotment.cpus_per_worker if allotment else 1,
         lease_token=lease.token,
         attempt=lease.attempt,
     )
     job.trial.make_folder()
     training = config.training
-    steps = steps_per_epoch(store.num_patches("train"), training.batch_size, config.resources.workers)
+    num_patches = store.num_patches("train") if store else 0  # a finished trial needs no patches
+    steps = steps_per_epoch(num_patches, training.batch_size, config.resources.workers)
     mode = resolve_mode(config.tracking.wandb)
     tracking = None if mode == "off" else TrialTracking(job.trial, run.experiment.name, config.model_dump(), mode)
     return Watched(job, training.epochs * steps, place.finished, tracking)
@@ -156,6 +173,6 @@ def exit_code(statuses: Sequence[object], stop_reason: str) -> Exit:
     """What the command ends with."""
     if all(status == "finished" for status in statuses):
         return Exit.FINISHED
-    if stop_reason:
+    if stop_reason and "stopped" in statuses:
         return Exit.INTERRUPTED if stop_reason == INTERRUPT else Exit.STOPPED
     return Exit.TRIAL_FAILED

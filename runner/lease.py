@@ -29,10 +29,10 @@ class Superseded(Exception):
     """Another start of the command owns the experiment now: this one must not write any more."""
 
 
-def read_lease(experiment: Storage) -> dict[str, Any] | None:
+def read_lease(experiment: Storage, name: str = LOCK) -> dict[str, Any] | None:
     """What the lock file holds, or None where there is none or it can't be understood."""
     try:
-        lease = json.loads(experiment.read(LOCK))
+        lease = json.loads(experiment.read(name))
         return lease if isinstance(lease, dict) and "token" in lease else None
     except (OSError, ValueError):
         return None
@@ -129,9 +129,9 @@ def remove_if_over(experiment: Storage) -> None:
         experiment.rename(LOCK, aside)
     except FileNotFoundError:
         return
-    moved = experiment.read(aside)
-    if lease is not None and json.loads(moved).get("token") != lease["token"]:
-        experiment.create(LOCK, moved)  # a newer lock came between: put it back
+    moved = read_lease(experiment, aside)
+    if moved is not None and is_alive(moved):
+        experiment.create(LOCK, experiment.read(aside))  # a newer lock came between: put it back
     experiment.remove(aside)
 
 

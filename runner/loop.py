@@ -5,6 +5,7 @@ whatever a checkpoint stands for has been logged; rows past the restored checkpo
 again, the same to the last bit.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ from runner.metrics_log import MetricsLog, read_rows
 from runner.records import (
     TRIALS,
     Fingerprints,
+    machine_differences,
     read_trial_file,
     record_start,
     write_outcome,
@@ -92,15 +94,27 @@ def train_trial(
     Returns:
         finished, stopped, diverged or out_of_memory.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     settled = settle(job, team, device)
-    set_up_torch(settled, device, deterministic=job.config.training.deterministic)
+    set_up_torch(settled, deterministic=job.config.training.deterministic)
     run = TrialRun(job, settled, team, device, control, report)
     try:
         return run.train()
     except Diverged as error:
         return run.end("diverged", str(error))
-    except torch.OutOfMemoryError as error:
-        return run.end("out_of_memory", first_line(error))
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        status = run.end("out_of_memory", first_line(error), on_any_worker=True)
+        if team.size > 1:
+            raise  # the others wait for this worker: Ray must take the whole group down
+        return status
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for an allocation that failed, on a GPU or on the processor."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class Settled(NamedTuple):
@@ -116,32 +130,40 @@ def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
     Raises:
         ResourceError: the trial was begun in a precision that this machine can only emulate.
     """
-    recorded = read_trial_file(job.trial) or {}
-    wanted = job.config.training.precision
-    precision = str(recorded.get("precision") or resolve_precision(wanted, device))
-    if wanted == "auto" and precision == "bf16" and not has_native_bf16(device):
-        raise ResourceError(
-            f"{job.name}: it was begun in bf16, which this machine only emulates. Resume it where bf16 is "
-            "native, or start a new experiment name."
-        )
-    settled = Settled(int(recorded.get("threads") or job.threads), precision)
-    # All workers must have read the file before the first one replaces it.
-    if team.agree(1) and team.is_first:
+    if team.is_first:
+        recorded = read_trial_file(job.trial) or {}
+        wanted = job.config.training.precision
+        precision = str(recorded.get("precision") or resolve_precision(wanted, device))
+        if wanted == "auto" and precision == "bf16" and not has_native_bf16(device):
+            raise ResourceError(
+                f"{job.name}: it was begun in bf16, which this machine only emulates. Resume it where bf16 is "
+                "native, or start a new experiment name."
+            )
+        threads = int(recorded.get("threads") or job.threads)
         check_current(job.experiment, job.lease_token)
-        write_trial_file(job.trial, job.config, job.ids, job.params, settled.threads, settled.precision)
-    return settled
+        for difference in machine_differences(recorded):
+            say(job, f"{difference}: the bits of what follows may differ")
+        write_trial_file(job.trial, job.config, job.ids, job.params, threads, precision)
+    team.agree(1)  # the file stands before the others read it
+    settled = read_trial_file(job.trial) or {}
+    return Settled(int(settled["threads"]), str(settled["precision"]))
 
 
-def set_up_torch(settled: Settled, device: torch.device, *, deterministic: bool) -> None:
+def say(job: TrialJob, text: str) -> None:
+    """Adds a line to the trial's log.txt."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    job.trial.append(LOG, f"{stamp} attempt {job.attempt}: {text}\n".encode())
+
+
+def set_up_torch(settled: Settled, *, deterministic: bool) -> None:
     """Threads and kernel choices: a function of what the trial recorded, never of a timing."""
     torch.set_num_threads(settled.threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over every new tensor
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settled.precision != "fp32"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
 
 
 class TrialRun:
@@ -177,8 +199,7 @@ class TrialRun:
 
     def say(self, text: str) -> None:
         """Adds a line to the trial's log.txt."""
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-        self.job.trial.append(LOG, f"{stamp} attempt {self.job.attempt}: {text}\n".encode())
+        say(self.job, text)
 
     def restore(self) -> int:
         """Loads the newest verified checkpoint, the same on all workers; its step, or 0."""
@@ -259,7 +280,7 @@ class TrialRun:
             seconds, images_per_second = self.clock.lap(logged.step, pictures)
             row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
             self.log.add({**row, "images_per_second": images_per_second, **logged.losses, **extra})
-        if not all(value - value == 0.0 for value in logged.losses.values()):
+        if not all(map(math.isfinite, logged.losses.values())):
             raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
 
     def evaluate(self, split: str, indices: Any) -> dict[str, float]:
@@ -305,9 +326,9 @@ class TrialRun:
         write_weights(self.job.trial, weights, self.state.epoch - 1, self.state.step, self.job.ids)
         remove_old_checkpoints(self.job.trial, self.job.config.checkpoint.keep_finished)
 
-    def end(self, status: str, reason: str = "") -> str:
-        """Notes how the run ended."""
-        if self.team.is_first:
+    def end(self, status: str, reason: str = "", *, on_any_worker: bool = False) -> str:
+        """Notes how the run ended: on the first worker, unless what ended it may be known to another alone."""
+        if self.team.is_first or on_any_worker:
             self.fence()
             self.say(f"{status} at step {self.state.step}{': ' + reason if reason else ''}")
             write_outcome(self.job.trial, status, reason)

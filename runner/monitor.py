@@ -19,7 +19,7 @@ from runner.tracking import TrialTracking
 
 INTERVAL_S = 0.5
 RESULTS_INTERVAL_S = 30.0
-STOP_ALLOWANCE_S = 8.0
+STOP_INTERVAL_S = 0.2
 
 
 @dataclass
@@ -79,25 +79,27 @@ class Monitor:
         trials: Sequence[Watched],
         screen: Screen,
         stop: StopFlag,
-        deadline: float | None,
         progress: Callable[[], Mapping[str, Progress]],
         request_stop: Callable[[str], None],
     ) -> None:
         self._experiment, self._trials, self._screen, self._stop = experiment, trials, screen, stop
-        self._deadline, self._progress, self._request_stop = deadline, progress, request_stop
-        self._stop_sent = False
+        self._progress, self._request_stop = progress, request_stop
         self._results_at = 0.0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name="monitor", daemon=True) for work in (self._run, self._forward_stop)
+        ]
 
     def __enter__(self) -> "Monitor":
         self._screen.begin()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._look()
         self._screen.end()
         for watched in self._trials:
@@ -118,22 +120,22 @@ class Monitor:
 
     def _run(self) -> None:
         while not self._over.wait(INTERVAL_S):
-            self._forward_stop()
-            self._look()
-            if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
-                self._results_at = time.monotonic()
-                with contextlib.suppress(OSError):
+            # A mount or a pipe that fails for a while must not end the watch: the next look tries again.
+            with contextlib.suppress(OSError):
+                self._look()
+                if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
+                    self._results_at = time.monotonic()
                     write_results(self._experiment, self.rows(over=False))
 
     def _forward_stop(self) -> None:
-        if self._deadline is not None:
+        """A thread of its own: W&B may hold the other one up for seconds."""
+        while not self._over.wait(STOP_INTERVAL_S):
             slowest = max((watched.step_s for watched in self._trials), default=0.0)
-            if time.monotonic() > self._deadline - STOP_ALLOWANCE_S - 2 * slowest:
-                self._stop.set("time limit")
-        if self._stop.reason and not self._stop_sent:
-            self._stop_sent = True
-            self._screen.say(f"stopping ({self._stop.reason}): the step in hand ends, then a checkpoint is written")
-            self._request_stop(self._stop.reason)
+            if self._stop.is_due(2 * slowest):
+                with contextlib.suppress(OSError):
+                    self._screen.say(f"stopping ({self._stop.reason}): the step in hand ends, then it is saved")
+                self._request_stop(self._stop.reason)
+                return
 
     def _look(self) -> None:
         progress: Mapping[str, Progress] = {}

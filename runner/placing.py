@@ -31,18 +31,23 @@ def place_trials(
         ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
     """
     known = {name: read_trial_file(experiment.at(f"{TRIALS}/{name}")) for name in experiment.names(TRIALS)}
-    by_fingerprint = {
-        (content.get("fingerprint"), content.get("data_fingerprint")): name
-        for name, content in known.items()
-        if content
-    }
+    by_fingerprint: dict[tuple[Any, Any], set[str]] = {}
+    for name, content in known.items():
+        if content:
+            key = (content.get("fingerprint"), content.get("data_fingerprint"))
+            by_fingerprint.setdefault(key, set()).add(name)
+    own_names = {trial.name for trial in trials}
     placed = []
     for trial in trials:
         ids = fingerprints(trial.config, data_fingerprints[trial.config.data.patching])
-        folder = by_fingerprint.get((ids.config, ids.data))
-        if folder is None:
-            folder = trial.name
-            if (content := known.get(folder)) is not None:
+        same = by_fingerprint.get((ids.config, ids.data), set())
+        # Cells that differ in what may change, as epochs, have one fingerprint: each keeps its own folder.
+        folder = trial.name
+        if trial.name not in same:
+            if others := sorted(same - own_names):
+                folder = others[0]
+                same.remove(folder)
+            elif (content := known.get(trial.name)) is not None:
                 raise ConfigError(explain_change(experiment, trial, ids, content))
         done = finished_epochs(experiment.at(f"{TRIALS}/{folder}"), ids) >= trial.config.training.epochs
         placed.append(PlacedTrial(trial, folder, ids, done))

@@ -86,9 +86,12 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
                 return None, f"{split}.arrow does not match its SHA-256"
         if meta["fingerprint"] != fingerprint:
             return None, f"{META} is of another store"
+        store = PatchStore(fingerprint, folder, meta)
+        if len(read_quarantine(store)) != meta["left_out"]:
+            return None, f"{QUARANTINE} does not name the {meta['left_out']} files that were left out"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return None, f"it can't be read ({type(error).__name__}: {error})"
-    return PatchStore(fingerprint, folder, meta), ""
+    return store, ""
 
 
 def digest_of(path: Path) -> str:
@@ -164,7 +167,7 @@ class StoreWriter:
                 if cut.rows is None:
                     self.left_out.append({"file": f"{split}/{picture.name}", "reason": cut.error})
                     continue
-                writer.write_batch(patch_batch(cut.rows._replace(name=picture.name)))
+                writer.write_batch(patch_batch(cut.rows))
                 self.sizes[cut.size] += 1
                 num_pictures += 1
                 num_patches += len(cut.rows.origins)
@@ -248,13 +251,16 @@ def first_names(left_out: list[dict[str, str]]) -> str:
 
 def cut_in_this_process(source: Source, data: Data) -> Iterator[CutPicture]:
     """The source's pictures one after another, without Ray."""
-    for picture in source.pictures:
-        try:
-            content = read_picture(picture, source.seed)
-        except OSError as error:
-            yield CutPicture(None, (0, 0), f"it can't be read ({error.strerror})")
-            continue
-        yield cut_picture(picture.name, content, data.patching, data.patch_size)
+    return (read_and_cut(picture, source.seed, data) for picture in source.pictures)
+
+
+def read_and_cut(picture: Picture, seed: int | None, data: Data) -> CutPicture:
+    """One picture from its file, or drawn, to its patches; what is wrong with it is returned, never raised."""
+    try:
+        content = read_picture(picture, seed)
+    except OSError as error:
+        return CutPicture(None, (0, 0), f"it can't be read ({error.strerror})")
+    return cut_picture(picture.name, content, data.patching, data.patch_size)
 
 
 def describe_store(store: PatchStore) -> list[str]:

@@ -11,14 +11,14 @@ import ray.data
 from gan.patches import PatchRows
 from runner.cluster import quieten
 from runner.config import Data
-from runner.preparation import CutPicture, cut_picture
-from runner.sources import Picture, Source, read_picture
+from runner.preparation import CutPicture, read_and_cut
+from runner.sources import Picture, Source
 
 PICTURES_A_TASK = 4
 
 CUT_SCHEMA = pa.schema(
     [
-        ("path", pa.string()),
+        ("name", pa.string()),
         ("rows", pa.list_(pa.int32())),
         ("columns", pa.list_(pa.int32())),
         ("width", pa.int32()),
@@ -33,7 +33,7 @@ CUT_SCHEMA = pa.schema(
 class CutRow(NamedTuple):
     """One picture on its way from a worker to the store; pixels are raw bytes of (n, 3, S, S)."""
 
-    path: str
+    name: str
     origins: list[tuple[int, int]]
     size: tuple[int, int]
     error: str
@@ -49,7 +49,7 @@ def cut_with_ray(source: Source, data: Data) -> Iterator[CutPicture]:
             continue
         shape = (len(row.origins), 3, data.patch_size, data.patch_size)
         halves = (np.frombuffer(pixels, np.uint8).reshape(shape) for pixels in (row.satellite, row.map))
-        yield CutPicture(PatchRows(row.path, row.origins, *halves), row.size, "")
+        yield CutPicture(PatchRows(row.name, row.origins, *halves), row.size, "")
 
 
 def cut_pictures(source: Source, data: Data) -> Iterator[CutRow]:
@@ -60,43 +60,28 @@ def cut_pictures(source: Source, data: Data) -> Iterator[CutRow]:
     context.execution_options.preserve_order = True
     for split in ("train", "val"):
         pictures = [picture for picture in source.pictures if picture.split == split]
-        dataset = read_pictures(pictures, source.seed).map_batches(
+        dataset = ray.data.from_items(list(range(len(pictures)))).map_batches(
             cut_table,
             batch_format="pyarrow",
             batch_size=PICTURES_A_TASK,
-            fn_kwargs={"patching": data.patching, "patch_size": data.patch_size},
+            fn_kwargs={"pictures": pictures, "seed": source.seed, "data": data},
         )
         tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         rows = itertools.chain.from_iterable(map(table_rows, tables))
         for picture, row in zip(pictures, rows, strict=True):
-            if not row.path.endswith(picture.name):
-                raise RuntimeError(f"Ray Data gave {row.path} where {picture.name} was due")
+            if row.name != picture.name:
+                raise RuntimeError(f"Ray Data gave {row.name} where {picture.name} was due")
             yield row
 
 
-def read_pictures(pictures: list[Picture], seed: int | None) -> ray.data.Dataset:
-    """A dataset of the pictures' bytes and paths; a drawn picture's path is its name."""
-    if seed is None:
-        paths = [str(picture.path) for picture in pictures]
-        return ray.data.read_binary_files(paths, include_paths=True)
-    items = [{"picture": index} for index in range(len(pictures))]
-    return ray.data.from_items(items).map(draw_picture, fn_args=(pictures, seed))
-
-
-def draw_picture(row: dict[str, Any], pictures: list[Picture], seed: int) -> dict[str, Any]:
-    """The bytes of one drawn picture."""
-    picture = pictures[row["picture"]]
-    return {"bytes": read_picture(picture, seed), "path": picture.name}
-
-
-def cut_table(table: pa.Table, patching: str, patch_size: int) -> pa.Table:
-    """Pictures' bytes become their patches, or the reason why a picture is left out."""
+def cut_table(table: pa.Table, pictures: list[Picture], seed: int | None, data: Data) -> pa.Table:
+    """Places in the list of pictures become their patches, or the reason why a picture is left out."""
     records = []
-    for path, content in zip(table["path"].to_pylist(), table["bytes"].to_pylist(), strict=True):
-        rows, (width, height), error = cut_picture(path, content, patching, patch_size)
+    for index in table["item"].to_pylist():
+        rows, (width, height), error = read_and_cut(pictures[index], seed, data)
         records.append(
             {
-                "path": path,
+                "name": pictures[index].name,
                 "rows": [row for row, _ in rows.origins] if rows else [],
                 "columns": [column for _, column in rows.origins] if rows else [],
                 "width": width,
@@ -114,7 +99,7 @@ def table_rows(table: pa.Table) -> Iterator[CutRow]:
     for index in range(table.num_rows):
         row = {name: table[name][index] for name in table.column_names}
         yield CutRow(
-            path=row["path"].as_py(),
+            name=row["name"].as_py(),
             origins=list(zip(row["rows"].as_py(), row["columns"].as_py(), strict=True)),
             size=(row["width"].as_py(), row["height"].as_py()),
             error=row["error"].as_py(),

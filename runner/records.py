@@ -81,12 +81,21 @@ def write_trial_file(
         "threads": threads,
         "precision": precision,
         "processor": processor_model(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES},
-        },
+        "versions": package_versions(),
     }
     trial.write(TRIAL_FILE, yaml.safe_dump(content, sort_keys=False).encode())
+
+
+def machine_differences(recorded: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when the trial was last run: processor and versions; empty at its first start."""
+    now = {"processor": processor_model(), **package_versions()}
+    was = {"processor": recorded.get("processor"), **recorded.get("versions", {})}
+    return [f"{name} was {was[name]}, now it is {now[name]}" for name in now if was.get(name) not in (None, now[name])]
+
+
+def package_versions() -> dict[str, str]:
+    """Python and the packages whose kernels or formats a trial's bits depend on."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def processor_model() -> str:

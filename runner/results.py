@@ -25,11 +25,12 @@ def trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
     last = rows[-1] if rows else {"step": 0, "epoch": 1, "seconds": 0.0}
     starts = read_starts(trial)
     whole_epochs = [row["epoch"] for row in rows if any(key.startswith("epoch_mean/") for key in row)]
+    progress = {"epochs": whole_epochs[-1] if whole_epochs else 0}  # a swept `epochs` is told by the trial's name
     return {
         **params,
         "trial": name,
         "status": status,
-        "epochs": whole_epochs[-1] if whole_epochs else 0,
+        **progress,
         "steps": last["step"],
         **final_metrics(rows),
         "seconds": last["seconds"],

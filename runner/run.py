@@ -47,6 +47,11 @@ def run_experiment(path: str, options: Options, screen: Screen) -> Exit:
             f"{path}: it sweeps {', '.join(experiment.sweep)}, and this command runs one trial: "
             "use `python -m runner.tune`, or take `sweep:` out with --set sweep="
         )
+    if options.in_process and experiment.resources.workers > 1:
+        raise ConfigError(
+            f"{path}: resources.workers is {experiment.resources.workers}, but --in-process trains with one worker: "
+            "leave --in-process out, or --set resources.workers=1"
+        )
     for field in overridden_in_vain(experiment, options.overrides):
         screen.say(f"note: --set {field} has no effect, for the sweep gives that field its values")
     storage = open_storage(options.storage)
@@ -112,8 +117,11 @@ def open_storage(where: str) -> Storage:
         )
     storage = Storage.open(where)
     place = storage.local_path
-    while not place.exists():
-        place = place.parent
+    try:
+        while not place.exists():
+            place = place.parent
+    except OSError as error:
+        raise StorageError(f"--storage is {where!r}: {place} can't be entered ({error.strerror}).") from None
     if not place.is_dir():
         raise StorageError(
             f"--storage is {where!r}: {place} is a file, so that no folder can be made there; give another."

@@ -68,7 +68,7 @@ class Screen:
             self._live.update(progress_table(views))
             return
         for view in views:
-            epoch, last = self._shown.get(view.name, (0, time.monotonic()))
+            epoch, last = self._shown.setdefault(view.name, (0, time.monotonic()))
             if not view.row or view.status not in ("running", "finished"):
                 continue
             ended = view.epoch if any(key.startswith("epoch_mean/") for key in view.row) else view.epoch - 1

@@ -5,6 +5,7 @@ rename worth the name (an object store), the upload itself is atomic and the tem
 """
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -133,7 +134,10 @@ class Storage:
     def append(self, name: str, data: bytes) -> None:
         """Adds bytes at a file's end in one write and waits until the disk has them."""
         with open(self._path(name), "ab", buffering=0) as stream:
-            stream.write(data)
+            start = stream.tell()
+            if stream.write(data) != len(data):  # a full disk: no torn line may be left
+                stream.truncate(start)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             os.fsync(stream.fileno())
 
     def rename(self, name: str, new_name: str) -> None:

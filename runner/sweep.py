@@ -7,7 +7,8 @@ import ray
 from ray import tune
 
 from runner.control import Control
-from runner.loop import TrialJob
+from runner.loop import TrialJob, first_line
+from runner.records import write_outcome
 from runner.resources import Allotment
 from runner.trial import run_trial
 
@@ -17,7 +18,7 @@ DRIVER_FAILURES = 3
 
 
 def start_control() -> Any:
-    """The Control actor, on this machine, so that it ends with the main process."""
+    """The Control actor, on the cluster's head."""
     actor = ray.remote(Control)
     return actor.options(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_concurrency=16).remote()
 
@@ -51,7 +52,10 @@ def run_sweep(jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str, c
             failure_config=tune.FailureConfig(max_failures=DRIVER_FAILURES),
         ),
     )
-    tuner.fit()
+    by_name = {job.name: job for job in jobs}
+    for result in tuner.fit():
+        if result.error is not None:  # the driver itself, after its restarts
+            write_outcome(by_name[result.config["cell"]["trial"]].trial, "failed", first_line(result.error))
 
 
 def cell(job: TrialJob) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from runner.lease import check_current
 from runner.loop import LOG, TrialJob, first_line
 from runner.records import read_outcome, write_outcome
 from runner.resources import Allotment
@@ -51,9 +52,10 @@ def run_trial(
     try:
         trainer.fit()
     except Exception as error:  # whatever ended the workers for good
-        cause = root_cause(error)
+        check_current(job.experiment, job.lease_token)
         job.trial.append(LOG, f"failed: {error}\n".encode())
-        write_outcome(job.trial, "failed", cause)
+        if read_outcome(job.trial)["status"] != "out_of_memory":
+            write_outcome(job.trial, "failed", root_cause(error))
     status = read_outcome(job.trial)["status"]
     tune.report({"status": status, "trial_name": job.name})
 

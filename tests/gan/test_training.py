@@ -151,6 +151,13 @@ def test_steps_an_epoch(num_patches: int, batch_size: int, workers: int, steps: 
     assert steps_per_epoch(num_patches, batch_size, workers) == steps
 
 
+def test_an_epoch_with_no_step_left_gives_way_to_the_next(patches: Patches) -> None:
+    state = new_state()
+    state.epoch_step = 6  # as many as there are; with fewer workers there was one more
+    assert fit(state, patches, settings(epochs=2))
+    assert (state.step, state.epoch) == (6, 3)
+
+
 def test_epoch_means_are_over_the_epochs_pictures(patches: Patches) -> None:
     steps: list[LoggedStep] = []
     epochs: list[tuple[LoggedStep, dict[str, float]]] = []

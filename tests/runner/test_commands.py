@@ -1,6 +1,7 @@
 """The commands as a person or a program meets them: exit codes, short errors, nothing half-done."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ import runner.tune
 from gan.pictures import decode_picture
 from runner.config import Resources
 from runner.errors import ResourceError
+from runner.execution import exit_code
+from runner.experiment import load_experiment, plan_trials
+from runner.placing import place_trials, recorded_data_fingerprint
+from runner.records import write_trial_file
 from runner.resources import Node, allot
+from runner.storage import Storage
 from tests.runner.experiments import read_metrics, run, weights_digest, without_wall_times, write_experiment
 
 Capture = pytest.CaptureFixture[str]
@@ -212,15 +218,47 @@ def test_a_folder_is_known_by_what_is_in_it_when_the_sweep_gets_another_dimensio
     path = write_experiment(tmp_path, **changes)
     assert runner.train.main([str(path), "--in-process", "--storage", str(storage)]) == 0
     path = write_experiment(tmp_path, sweep={"batch_size": [8, 16]}, **changes)
-    from runner.experiment import load_experiment, plan_trials
-    from runner.placing import place_trials, recorded_data_fingerprint
-    from runner.storage import Storage
-
     folder = Storage.open(storage / "small")
     experiment = load_experiment(path)
     fingerprint = recorded_data_fingerprint(folder, experiment)
     placed = place_trials(folder, plan_trials(experiment, ""), {"tiles": str(fingerprint)})
     assert [(place.folder, place.finished) for place in placed] == [("trial", True), ("batch_size=16", False)]
+
+
+def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) -> None:
+    folder = Storage.open(tmp_path)
+    trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep={"epochs": [2, 4]})), "")
+    for _ in range(2):
+        placed = place_trials(folder, trials, {"tiles": "data"})
+        assert [place.folder for place in placed] == ["epochs=2", "epochs=4"]
+        for place in placed:
+            folder.make_folder(f"trials/{place.folder}")
+            write_trial_file(folder.at(f"trials/{place.folder}"), place.trial.config, place.ids, {}, 1, "fp32")
+
+
+def test_finished_results_need_no_patches(tmp_path: Path) -> None:
+    assert train(tmp_path, training={"epochs": 1}) == 0
+    shutil.rmtree(tmp_path / "results" / "patches")
+    assert train(tmp_path, training={"epochs": 1}) == 0
+    assert not (tmp_path / "results" / "patches").exists()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "reason", "code"),
+    [
+        (["finished", "finished"], "", 0),
+        (["finished", "finished"], "SIGTERM", 0),
+        (["finished", "stopped"], "SIGTERM", 75),
+        (["finished", "stopped"], "Ctrl-C", 130),
+        (["finished", "diverged"], "", 1),
+        (["finished", "diverged"], "time limit", 1),
+        (["failed", "stopped"], "time limit", 75),
+    ],
+)
+def test_the_exit_code_says_whether_the_same_command_has_more_to_do(
+    statuses: list[str], reason: str, code: int
+) -> None:
+    assert exit_code(statuses, reason) == code
 
 
 def test_the_source_may_be_gone_while_the_store_is_there(tmp_path: Path) -> None:
