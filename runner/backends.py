@@ -8,7 +8,8 @@ import torch
 from gan.team import Team
 from runner.config import Data
 from runner.control import Control, ControlLine, Progress
-from runner.loop import LOG, TrialJob, first_line, train_trial
+from runner.job import LOG, TrialJob, first_line
+from runner.loop import train_trial
 from runner.preparation import CutPicture, cut_in_this_process
 from runner.records import write_outcome
 from runner.resources import Allotment, Node, this_machine

@@ -69,7 +69,8 @@ def parse_duration(text: str) -> float:
 
 def run_training(arguments: argparse.Namespace, *, single: bool, in_process: bool = False) -> Exit:
     """Runs what the parsed options of a training command ask for."""
-    from runner.run import Options, run_experiment
+    from runner.checking import Options
+    from runner.run import run_experiment
     from runner.screen import Screen
 
     options = Options(

@@ -5,18 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from gan.training import steps_per_epoch
 from runner.backends import Backend, InProcess, OnRay
+from runner.checking import CheckedRun, Options
 from runner.config import Data
 from runner.errors import DataError, Exit, StorageError
 from runner.experiment import to_yaml
+from runner.job import TrialJob
 from runner.lease import Lease
-from runner.loop import TrialJob
 from runner.monitor import Monitor, Watched
 from runner.placing import PlacedTrial
 from runner.plan import count_patches, describe_plan
 from runner.preparation import CutPicture, PatchStore, describe_store, find_store, prepare_patches
 from runner.resources import Allotment, allot, this_machine
 from runner.results import write_results
-from runner.run import CheckedRun, Options
 from runner.screen import Screen
 from runner.sources import Source
 from runner.stopping import INTERRUPT, StopFlag, Stopped, stop_flag, stop_signals

@@ -6,18 +6,15 @@ again, the same to the last bit.
 """
 
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from gan.evaluation import MODES, evaluate, fixed_sample, generate
 from gan.grids import comparison_png
 from gan.patches import Patches
-from gan.precision import has_native_bf16, resolve_precision
 from gan.state import ModelSettings, TrainState
 from gan.team import Team
 from gan.training import Decision, LoggedStep, TrainingSettings, fit
@@ -28,50 +25,16 @@ from runner.checkpoints import (
     tensor_bytes,
     write_checkpoint,
 )
-from runner.config import Experiment
 from runner.control import ControlLine
-from runner.errors import ResourceError
-from runner.lease import check_current
+from runner.job import TrialJob, first_line
 from runner.metrics_log import MetricsLog, read_rows
-from runner.records import (
-    TRIALS,
-    Fingerprints,
-    machine_differences,
-    read_trial_file,
-    record_start,
-    write_outcome,
-    write_trial_file,
-    write_weights,
-)
+from runner.records import record_start, write_outcome, write_weights
+from runner.settling import Settled, set_up_torch, settle
 from runner.storage import Storage
 
 SAVE_SHARE = 0.035
 MIN_SAVE_INTERVAL_S = 10.0
 NUM_PICTURES = 4
-LOG = "log.txt"
-
-
-@dataclass(frozen=True)
-class TrialJob:
-    """All that a worker needs to know to train one trial, on any machine that sees the storage.
-
-    `threads` is what the trial has been given; a trial that has begun keeps the number it recorded.
-    """
-
-    experiment: Storage
-    name: str
-    config: Experiment
-    params: Mapping[str, Any]
-    ids: Fingerprints
-    store: Storage
-    threads: int
-    lease_token: str
-    attempt: int
-
-    @property
-    def trial(self) -> Storage:
-        """The trial's folder."""
-        return self.experiment.at(f"{TRIALS}/{self.name}")
 
 
 class Diverged(Exception):
@@ -117,55 +80,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-class Settled(NamedTuple):
-    """What a trial's bits depend on beside its config; recorded at its first start and kept."""
-
-    threads: int
-    precision: str
-
-
-def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
-    """The recorded threads and precision, or at the first start those of this machine, then recorded.
-
-    Raises:
-        ResourceError: the trial was begun in a precision that this machine can only emulate.
-    """
-    if team.is_first:
-        recorded = read_trial_file(job.trial) or {}
-        wanted = job.config.training.precision
-        precision = str(recorded.get("precision") or resolve_precision(wanted, device))
-        if wanted == "auto" and precision == "bf16" and not has_native_bf16(device):
-            raise ResourceError(
-                f"{job.name}: it was begun in bf16, which this machine only emulates. Resume it where bf16 is "
-                "native, or start a new experiment name."
-            )
-        threads = int(recorded.get("threads") or job.threads)
-        check_current(job.experiment, job.lease_token)
-        for difference in machine_differences(recorded):
-            say(job, f"{difference}: the bits of what follows may differ")
-        write_trial_file(job.trial, job.config, job.ids, job.params, threads, precision)
-    team.agree(1)  # the file stands before the others read it
-    settled = read_trial_file(job.trial) or {}
-    return Settled(int(settled["threads"]), str(settled["precision"]))
-
-
-def say(job: TrialJob, text: str) -> None:
-    """Adds a line to the trial's log.txt."""
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    job.trial.append(LOG, f"{stamp} attempt {job.attempt}: {text}\n".encode())
-
-
-def set_up_torch(settled: Settled, *, deterministic: bool) -> None:
-    """Threads and kernel choices: a function of what the trial recorded, never of a timing."""
-    torch.set_num_threads(settled.threads)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over every new tensor
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settled.precision != "fp32"
-
-
 class TrialRun:
     """The callbacks of `fit` for one trial, and what they share."""
 
@@ -197,14 +111,10 @@ class TrialRun:
         self.save_s = 0.0
         self.last_save_at = time.monotonic()
 
-    def say(self, text: str) -> None:
-        """Adds a line to the trial's log.txt."""
-        say(self.job, text)
-
     def restore(self) -> int:
         """Loads the newest verified checkpoint, the same on all workers; its step, or 0."""
         trial, ids = self.job.trial, self.job.ids
-        found = newest_checkpoint(trial, ids, self.say) if self.team.is_first else None
+        found = newest_checkpoint(trial, ids, self.job.say) if self.team.is_first else None
         step = self.team.agree(found[0] if found else 0)
         if step:
             self.state.load_state_dict(found[1] if found else read_checkpoint(trial, step, ids))
@@ -212,19 +122,15 @@ class TrialRun:
 
     def open_log(self) -> "TrialLog":
         """Cuts the log back to the restored step, and notes the start."""
-        self.fence()
+        self.job.check_current()
         rows = read_rows(self.job.trial)
         lost_steps = max(rows[-1]["step"] - self.state.step, 0) if rows else 0
         record_start(self.job.trial, self.job.attempt, self.state.step, lost_steps)
-        self.say(
+        self.job.say(
             f"training from step {self.state.step} in {self.settled.precision} on {self.device}, "
             f"{self.settled.threads} threads"
         )
         return TrialLog(self.job.trial, self.state.step)
-
-    def fence(self) -> None:
-        """Raises Superseded where another start of the command owns the experiment."""
-        check_current(self.job.experiment, self.job.lease_token)
 
     def train(self) -> str:
         """Runs the loop to its end or to a stop request."""
@@ -275,7 +181,7 @@ class TrialRun:
     def write_row(self, logged: LoggedStep, extra: dict[str, float]) -> None:
         """Appends to metrics.jsonl; raises Diverged after a row whose losses are not finite."""
         if self.log is not None:
-            self.fence()
+            self.job.check_current()
             pictures = (logged.step - self.clock.step) * self.settings.batch_size
             seconds, images_per_second = self.clock.lap(logged.step, pictures)
             row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
@@ -311,7 +217,7 @@ class TrialRun:
         manifest = None
         if self.team.is_first:
             groups, trial = self.state.state_dict(), self.job.trial
-            manifest = write_checkpoint(trial, groups, self.state.step, self.job.ids, self.fence)
+            manifest = write_checkpoint(trial, groups, self.state.step, self.job.ids, self.job.check_current)
             remove_old_checkpoints(trial, self.job.config.checkpoint.keep)
         self.saved_step = self.state.step
         self.report({"step": self.state.step, "epoch": self.state.epoch, "checkpoint": manifest})
@@ -321,7 +227,7 @@ class TrialRun:
 
     def finish(self) -> None:
         """The finished trial's weights; of its checkpoints `keep_finished` stay."""
-        self.fence()
+        self.job.check_current()
         weights = tensor_bytes(self.state.generator.state_dict())
         write_weights(self.job.trial, weights, self.state.epoch - 1, self.state.step, self.job.ids)
         remove_old_checkpoints(self.job.trial, self.job.config.checkpoint.keep_finished)
@@ -329,8 +235,8 @@ class TrialRun:
     def end(self, status: str, reason: str = "", *, on_any_worker: bool = False) -> str:
         """Notes how the run ended: on the first worker, unless what ended it may be known to another alone."""
         if self.team.is_first or on_any_worker:
-            self.fence()
-            self.say(f"{status} at step {self.state.step}{': ' + reason if reason else ''}")
+            self.job.check_current()
+            self.job.say(f"{status} at step {self.state.step}{': ' + reason if reason else ''}")
             write_outcome(self.job.trial, status, reason)
         return status
 
@@ -373,8 +279,3 @@ class Clock:
 def numbers(row: dict[str, float], prefix: str) -> dict[str, float]:
     """The entries under a prefix."""
     return {name: value for name, value in row.items() if name.startswith(prefix)}
-
-
-def first_line(error: BaseException) -> str:
-    """An error's cause on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.control import Progress
-from runner.loop import TrialJob
+from runner.job import TrialJob
 from runner.metrics_log import MetricsReader
 from runner.records import read_outcome, read_starts
 from runner.results import METRICS, trial_row, trial_status, write_results

@@ -7,7 +7,7 @@ import ray
 from ray import tune
 
 from runner.control import Control
-from runner.loop import TrialJob, first_line
+from runner.job import TrialJob, first_line
 from runner.records import write_outcome
 from runner.resources import Allotment
 from runner.trial import run_trial

@@ -9,8 +9,7 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from runner.lease import check_current
-from runner.loop import LOG, TrialJob, first_line
+from runner.job import LOG, TrialJob, first_line
 from runner.records import read_outcome, write_outcome
 from runner.resources import Allotment
 from runner.worker import train_worker
@@ -52,7 +51,7 @@ def run_trial(
     try:
         trainer.fit()
     except Exception as error:  # whatever ended the workers for good
-        check_current(job.experiment, job.lease_token)
+        job.check_current()
         job.trial.append(LOG, f"failed: {error}\n".encode())
         if read_outcome(job.trial)["status"] != "out_of_memory":
             write_outcome(job.trial, "failed", root_cause(error))

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from gan.team import Team
 from runner.checkpoints import MANIFEST, checkpoint_name
 from runner.control import ControlLine, Progress
-from runner.loop import TrialJob, train_trial
+from runner.job import TrialJob
+from runner.loop import train_trial
 
 
 def train_worker(config: dict[str, Any]) -> None:
