@@ -145,4 +145,9 @@ class Monitor:
             watched.read(progress)
             if watched.tracking is not None:
                 watched.tracking.update()
-        self._screen.show([watched.view(self.status(watched, over=False)) for watched in self._trials])
+        self._screen.show([watched.view(self._shown_status(watched)) for watched in self._trials])
+
+    def _shown_status(self, watched: Watched) -> str:
+        """As `status`, but a trial whose turn has not come waits rather than that it has stopped."""
+        status = self.status(watched, over=False)
+        return "waiting" if status == "stopped" and not self._stop.reason else status
