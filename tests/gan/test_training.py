@@ -50,36 +50,49 @@ def digest(state: TrainState) -> str:
     return content.hexdigest()
 
 
+class Means:
+    """Collects what `on_epoch` is told."""
+
+    def __init__(self) -> None:
+        self.means: list[dict[str, float]] = []
+
+    def __call__(self, logged: LoggedStep, means: dict[str, float]) -> None:
+        self.means.append(means)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(patches: Patches) -> str:
+def undisturbed(patches: Patches) -> tuple[str, list[dict[str, float]]]:
+    """The digest of the state at the end, and the means of each epoch."""
     torch.set_num_threads(1)
-    state = new_state()
-    assert fit(state, patches, settings())
+    state, epochs = new_state(), Means()
+    assert fit(state, patches, settings(), on_epoch=epochs)
     assert state.step == 12
-    return digest(state)
+    return digest(state), epochs.means
 
 
 @pytest.mark.parametrize("stop_at", range(1, 12))
 def test_a_run_stopped_before_any_step_ends_with_the_same_state(
-    patches: Patches, undisturbed: str, stop_at: int
+    patches: Patches, undisturbed: tuple[str, list[dict[str, float]]], stop_at: int
 ) -> None:
-    first = new_state()
-    assert not fit(
-        first, patches, settings(), decide=lambda: Decision.STOP if first.step == stop_at else Decision.GO_ON
-    )
+    first, epochs = new_state(), Means()
+
+    def stop() -> Decision:
+        return Decision.STOP if first.step == stop_at else Decision.GO_ON
+
+    assert not fit(first, patches, settings(), decide=stop, on_epoch=epochs)
     assert first.step == stop_at
     saved = copy.deepcopy(first.state_dict())
     second = new_state(seed=9)
     second.load_state_dict(saved)
-    assert fit(second, patches, settings())
-    assert digest(second) == undisturbed
+    assert fit(second, patches, settings(), on_epoch=epochs)
+    assert (digest(second), epochs.means) == undisturbed
 
 
-def test_epochs_may_grow_on_resume(patches: Patches, undisturbed: str) -> None:
+def test_epochs_may_grow_on_resume(patches: Patches, undisturbed: tuple[str, list[dict[str, float]]]) -> None:
     state = new_state()
     fit(state, patches, settings(epochs=1))
     fit(state, patches, settings(epochs=2))
-    assert digest(state) == undisturbed
+    assert digest(state) == undisturbed[0]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
