@@ -227,13 +227,16 @@ def test_a_folder_is_known_by_what_is_in_it_when_the_sweep_gets_another_dimensio
 
 def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) -> None:
     folder = Storage.open(tmp_path)
-    trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep={"epochs": [2, 4]})), "")
-    for _ in range(2):
-        placed = place_trials(folder, trials, {"tiles": "data"})
-        assert [place.folder for place in placed] == ["epochs=2", "epochs=4"]
-        for place in placed:
-            folder.make_folder(f"trials/{place.folder}")
-            write_trial_file(folder.at(f"trials/{place.folder}"), place.trial.config, place.ids, {}, 1, "fp32")
+    expected = {None: ["trial"], (2, 4): ["trial", "epochs=4"], (1, 2, 4): ["trial", "epochs=2", "epochs=4"]}
+    for epochs, folders in expected.items():
+        sweep = {"epochs": list(epochs)} if epochs else {}
+        trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep=sweep)), "")
+        for _ in range(2):
+            placed = place_trials(folder, trials, {"tiles": "data"})
+            assert [place.folder for place in placed] == folders
+            for place in placed:
+                folder.make_folder(f"trials/{place.folder}")
+                write_trial_file(folder.at(f"trials/{place.folder}"), place.trial.config, place.ids, {}, 1, "fp32")
 
 
 def test_finished_results_need_no_patches(tmp_path: Path) -> None:
