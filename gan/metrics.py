@@ -19,7 +19,7 @@ def ssim(generated: Tensor, target: Tensor) -> Tensor:
     A Gaussian window of 11x11 and sigma 1.5, whole windows only, per channel, then averaged.
     torchmetrics pads instead, which gives other values.
     """
-    images = torch.stack([generated, target]).double().flatten(0, 2).unsqueeze(1)
+    images = torch.stack([generated, target]).float().flatten(0, 2).unsqueeze(1)
     x, y = images.chunk(2)
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
@@ -27,7 +27,7 @@ def ssim(generated: Tensor, target: Tensor) -> Tensor:
     variances = mean_xx + mean_yy - mean_x**2 - mean_y**2
     structure = (2 * covariance + SSIM_C2) / (variances + SSIM_C2)
     per_channel = (luminance * structure).mean(dim=(1, 2, 3))
-    return per_channel.reshape(generated.shape[0], -1).mean(dim=1).float()
+    return per_channel.reshape(generated.shape[0], -1).mean(dim=1)
 
 
 def blur(images: Tensor) -> Tensor:
