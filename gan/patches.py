@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MAP_TO_SATELLITE = "map_to_satellite"
-DIRECTIONS = (MAP_TO_SATELLITE, "satellite_to_map")
 
 
 class PatchRows(NamedTuple):

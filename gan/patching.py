@@ -4,8 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-PATCHINGS = ("tiles", "resize")
-
 
 def tile_origins(height: int, width: int, patch_size: int) -> list[tuple[int, int]]:
     """(row, column) of each whole tile of a height x width half, row by row; (0, 0), (0, 256), (256, 0)

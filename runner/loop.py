@@ -30,7 +30,6 @@ from runner.job import TrialJob, first_line
 from runner.metrics_log import MetricsLog, read_rows
 from runner.records import record_start, write_outcome, write_weights
 from runner.settling import Settled, set_up_torch, settle
-from runner.storage import Storage
 
 SAVE_SHARE = 0.035
 MIN_SAVE_INTERVAL_S = 10.0
@@ -120,7 +119,7 @@ class TrialRun:
             self.state.load_state_dict(found[1] if found else read_checkpoint(trial, step, ids))
         return step
 
-    def open_log(self) -> "TrialLog":
+    def open_log(self) -> MetricsLog:
         """Cuts the log back to the restored step, and notes the start."""
         self.job.check_current()
         rows = read_rows(self.job.trial)
@@ -130,7 +129,7 @@ class TrialRun:
             f"training from step {self.state.step} in {self.settled.precision} on {self.device}, "
             f"{self.settled.threads} threads"
         )
-        return TrialLog(self.job.trial, self.state.step)
+        return MetricsLog(self.job.trial, self.state.step)
 
     def train(self) -> str:
         """Runs the loop to its end or to a stop request."""
@@ -239,15 +238,6 @@ class TrialRun:
             self.job.say(f"{status} at step {self.state.step}{': ' + reason if reason else ''}")
             write_outcome(self.job.trial, status, reason)
         return status
-
-
-class TrialLog(MetricsLog):
-    """metrics.jsonl with the training time that its kept rows account for."""
-
-    def __init__(self, trial: Storage, step: int) -> None:
-        super().__init__(trial, step)
-        rows = read_rows(trial)
-        self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
 
 
 class Clock:

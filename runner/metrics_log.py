@@ -1,6 +1,7 @@
 """metrics.jsonl, a trial's log of record: one JSON object a row, strictly increasing `step`."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,12 +32,18 @@ def _parse(data: bytes) -> list[dict[str, Any]]:
 
 class MetricsLog:
     """The writing end, held by the one process that trains. Rows past `step` are dropped on opening:
-    they are of work that is not in the checkpoint and will be done, and logged, again."""
+    they are of work that is not in the checkpoint and will be done, and logged, again.
+
+    Attributes:
+        last_step: of the last row; -1 where there is none.
+        seconds: the training time that the rows kept on opening account for.
+    """
 
     def __init__(self, trial: Storage, step: int) -> None:
         self._trial = trial
         rows = [row for row in read_rows(trial) if row["step"] <= step]
         self.last_step = rows[-1]["step"] if rows else -1
+        self.seconds = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
         trial.write(METRICS, b"".join(map(encode_row, rows)))
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -48,13 +55,13 @@ class MetricsLog:
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
-    """One line of JSON; what is not finite becomes null, which every JSON reader takes."""
-    finite = {k: None if isinstance(v, float) and not _is_finite(v) else v for k, v in row.items()}
-    return json.dumps(finite, allow_nan=False).encode() + b"\n"
+    """One line of JSON."""
+    return json.dumps(only_finite(row), allow_nan=False).encode() + b"\n"
 
 
-def _is_finite(value: float) -> bool:
-    return value - value == 0.0
+def only_finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with null for what is not finite, which every JSON reader takes."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 class MetricsReader:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.metrics_log import read_rows
+from runner.metrics_log import only_finite, read_rows
 from runner.records import read_outcome, read_starts
 from runner.storage import Storage
 
@@ -80,5 +80,5 @@ def write_results(experiment: Storage, rows: Sequence[Mapping[str, Any]]) -> Non
     writer.writeheader()
     writer.writerows(rows)
     experiment.write("results.csv", text.getvalue().encode())
-    finite = [{k: None if isinstance(v, float) and v - v != 0 else v for k, v in row.items()} for row in rows]
-    experiment.write("results.json", json.dumps(finite, indent=1, allow_nan=False).encode())
+    text_of_rows = json.dumps([only_finite(row) for row in rows], indent=1, allow_nan=False)
+    experiment.write("results.json", text_of_rows.encode())
