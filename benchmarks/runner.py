@@ -20,7 +20,7 @@ import yaml
 
 from gan.patches import Patches
 from gan.state import ModelSettings, TrainState
-from gan.training import LoggedStep, TrainingSettings, fit
+from gan.training import Decision, LoggedStep, TrainingSettings, fit
 
 EPOCHS = 3
 EXPERIMENT: dict[str, Any] = {
@@ -92,10 +92,14 @@ def bare_speed(store: Path) -> float:
     state = TrainState(model, 0, settings.learning_rate, "fp32", torch.device("cpu"))
     times: list[tuple[int, float]] = []
 
-    def note(logged: LoggedStep, means: object = None) -> None:
+    def note(logged: LoggedStep) -> None:
         times.append((logged.step, time.perf_counter()))
 
-    fit(state, Patches.open(store), settings, on_step=note, on_epoch=note)
+    def note_epoch(logged: LoggedStep, means: dict[str, float]) -> Decision:
+        note(logged)
+        return Decision.GO_ON
+
+    fit(state, Patches.open(store), settings, on_step=note, on_epoch=note_epoch)
     return steps_per_s([(step, seconds) for step, seconds in times if step >= 20])
 
 

@@ -1,7 +1,7 @@
 """Metrics and pictures on validation patches, without touching the training state."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,16 +40,19 @@ def evaluate(
     mode: str,
     precision: str,
     device: torch.device,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> dict[str, Summary]:
     """Each metric over the patches, one picture at a time.
 
     Args:
         mode: `study` has batch statistics and dropout on, as the study evaluates; `eval` has neither.
+        on_picture: called after each picture; what it raises breaks the evaluation off.
     """
     values: dict[str, list[float]] = {name: [] for name in METRICS}
     for generated, _, target in generate(generator, patches, indices, mode, precision, device):
         for name, metric in METRICS.items():
             values[name].append(float(metric(generated, target)))
+        on_picture()
     return {name: summarise(np.asarray(column)) for name, column in values.items()}
 
 

@@ -30,6 +30,7 @@ class TrainState:
         step: updates done.
         epoch: the epoch that the next step belongs to, from 1.
         epoch_step: steps done in that epoch.
+        losses: (6,) float32 on the device: those of the last step, in the order of LOSS_NAMES.
         loss_sums: (7,) float64 on the device: each of the six losses summed over the epoch's pictures,
             and their number.
     """
@@ -49,6 +50,7 @@ class TrainState:
         self.step = 0
         self.epoch = 1
         self.epoch_step = 0
+        self.losses = torch.zeros(len(LOSS_NAMES), device=device)
         self.loss_sums = torch.zeros(len(LOSS_NAMES) + 1, dtype=torch.float64, device=device)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -60,6 +62,7 @@ class TrainState:
             "discriminator_optimizer": adam_state(self.discriminator, self.discriminator_optimizer),
             "progress": {
                 "place": torch.tensor([self.step, self.epoch, self.epoch_step]),
+                "losses": self.losses,
                 "loss_sums": self.loss_sums,
                 "loss_scale": self.loss_scale.state,
             },
@@ -77,6 +80,7 @@ class TrainState:
         load_adam_state(self.discriminator, self.discriminator_optimizer, groups["discriminator_optimizer"])
         progress = groups["progress"]
         self.step, self.epoch, self.epoch_step = (int(value) for value in progress["place"])
+        self.losses.copy_(progress["losses"])
         self.loss_sums.copy_(progress["loss_sums"])
         self.loss_scale.state.copy_(progress["loss_scale"])
 

@@ -19,11 +19,13 @@ from gan.team import Team
 
 
 class Decision(IntEnum):
-    """What is to happen before a step; the first worker decides for all."""
+    """What is to happen before a step, or after an epoch; the first worker decides for all."""
 
     GO_ON = 0
-    SAVE = 1
-    STOP = 2
+    ASK = 1  # whether a machine is about to be taken away: all workers together
+    TELL = 2  # what there is to report: all workers together
+    SAVE = 3
+    STOP = 4
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,21 @@ def fit(
     *,
     team: Team = Team(),  # noqa: B008 - frozen
     decide: Callable[[], Decision] = lambda: Decision.GO_ON,
+    act: Callable[[Decision], None] = lambda decision: None,
     on_step: Callable[[LoggedStep], None] = lambda logged: None,
-    on_epoch: Callable[[LoggedStep, dict[str, float]], None] = lambda logged, means: None,
-    on_save: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[LoggedStep, dict[str, float]], Decision] = lambda logged, means: Decision.GO_ON,
 ) -> bool:
     """Trains from where the state is to the end of `settings.epochs`.
 
     Args:
         state: changed in place; all workers hold the same.
         decide: asked before each step; the first worker's answer counts for all.
+        act: called on every worker with each decision but GO_ON, at a moment when the state may be saved.
         on_step: called on every worker every `log_every_n_steps`, but not at an epoch's last step.
         on_epoch: called on every worker after an epoch's last step, with the losses' means over the
-            epoch's pictures; the state then stands at the next epoch's start.
-        on_save: called on every worker when the decision is to save or to stop.
+            epoch's pictures, while the state still stands at the epoch's end. Its decision is acted on at
+            the next epoch's start, but for STOP: that breaks off here, and `on_epoch` is called for the
+            same epoch again when the training goes on.
 
     Returns:
         True when the last epoch is done, False when the decision was to stop.
@@ -105,26 +109,26 @@ def fit(
         num_steps = steps_per_epoch(len(patches), settings.batch_size, team.size)
         if num_steps == 0:
             raise ValueError(f"{len(patches)} patches are too few for {team.size} workers")
-        if state.epoch_step >= num_steps:  # fewer steps than before: another number of workers
-            state.begin_next_epoch()
-            continue
         for _ in range(state.epoch_step, num_steps):
-            decision = team.agree(decide())
+            decision = Decision(team.agree(decide()))
             if decision != Decision.GO_ON:
-                on_save()
+                act(decision)
             if decision == Decision.STOP:
                 return False
-            losses = take_step(state, patches, plan, settings, team)
-            if state.epoch_step == num_steps:
-                means = epoch_means(state)
-                state.begin_next_epoch()
-                on_epoch(LoggedStep(state.step, epoch, named_losses(losses)), means)
-            elif state.step % settings.log_every_n_steps == 0:
-                on_step(LoggedStep(state.step, epoch, named_losses(losses)))
+            take_step(state, patches, plan, settings, team)
+            if state.epoch_step < num_steps and state.step % settings.log_every_n_steps == 0:
+                on_step(logged_step(state))
+        decision = Decision(team.agree(on_epoch(logged_step(state), epoch_means(state))))
+        if decision != Decision.STOP:
+            state.begin_next_epoch()
+        if decision != Decision.GO_ON:
+            act(decision)
+        if decision == Decision.STOP:
+            return False
     return True
 
 
-def take_step(state: TrainState, patches: Patches, plan: EpochPlan, settings: TrainingSettings, team: Team) -> Tensor:
+def take_step(state: TrainState, patches: Patches, plan: EpochPlan, settings: TrainingSettings, team: Team) -> None:
     """Reads, jitters and learns from the batch that the state's place in the epoch points at."""
     start = state.epoch_step * settings.batch_size
     batch = slice(start, min(start + settings.batch_size, len(patches)))
@@ -135,12 +139,12 @@ def take_step(state: TrainState, patches: Patches, plan: EpochPlan, settings: Tr
     masks = dropout_masks(shapes, batch.stop - batch.start, within_batch, settings.seed, state.step)
     masks = [mask.to(state.device, non_blocking=True) for mask in masks]
     losses = train_step(state, source, target, masks, settings.lambda_l1, settings.precision, team)
+    state.losses.copy_(losses)
     num_pictures = team.size * (share.stop - share.start)
     state.loss_sums[:-1].add_(losses, alpha=num_pictures)
     state.loss_sums[-1].add_(num_pictures)
     state.step += 1
     state.epoch_step += 1
-    return losses
 
 
 def read_jittered(patches: Patches, plan: EpochPlan, positions: slice, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -158,9 +162,9 @@ def set_learning_rate(state: TrainState, learning_rate: float) -> None:
             group["lr"] = learning_rate
 
 
-def named_losses(losses: Tensor) -> dict[str, float]:
-    """The six losses by name, read back from the device."""
-    return dict(zip(LOSS_NAMES, losses.tolist(), strict=True))
+def logged_step(state: TrainState) -> LoggedStep:
+    """The last step with its losses, read back from the device."""
+    return LoggedStep(state.step, state.epoch, dict(zip(LOSS_NAMES, state.losses.tolist(), strict=True)))
 
 
 def epoch_means(state: TrainState) -> dict[str, float]:

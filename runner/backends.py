@@ -8,8 +8,8 @@ import torch
 from gan.team import Team
 from runner.config import Data
 from runner.control import Control, ControlLine, Progress
-from runner.job import LOG, TrialJob, first_line
-from runner.loop import train_trial
+from runner.job import TrialJob, first_line
+from runner.loop import Alone, train_trial
 from runner.preparation import CutPicture, cut_in_this_process
 from runner.records import write_outcome
 from runner.resources import Allotment, Node, this_machine
@@ -35,6 +35,9 @@ class Backend(Protocol):
     def progress(self) -> Mapping[str, Progress]:
         """How far each trial is."""
 
+    def stop_reason(self) -> str:
+        """Why the workers are to stop, which one of them may have asked for; "" while they are not."""
+
     def close(self) -> None:
         """Ends what was started."""
 
@@ -46,6 +49,7 @@ class InProcess:
         self._control = Control()
         self.request_stop = self._control.request_stop
         self.progress = self._control.progress
+        self.stop_reason = self._control.stop_reason
 
     def nodes(self) -> Sequence[Node]:
         """This machine."""
@@ -61,10 +65,10 @@ class InProcess:
         for job in jobs:
             write_outcome(job.trial, "running")
             try:
-                with ControlLine(job.name, self._control.beat) as control:
-                    train_trial(job, Team(), device, control, lambda values: None)
+                with ControlLine(job.name, self._control) as control:
+                    train_trial(job, Team(), device, control, Alone())
             except Exception as error:
-                job.trial.append(LOG, f"failed: {error}\n".encode())
+                job.say(f"failed: {error}")
                 write_outcome(job.trial, "failed", first_line(error))
                 raise
 
@@ -132,6 +136,14 @@ class OnRay:
         import ray
 
         return dict(ray.get(self._control.progress.remote(), timeout=10))
+
+    def stop_reason(self) -> str:
+        """From the Control actor."""
+        if self._control is None:
+            return self._stop_reason
+        import ray
+
+        return str(ray.get(self._control.stop_reason.remote(), timeout=10))
 
     def close(self) -> None:
         """Ends a Ray of our own; leaves a cluster that was joined."""

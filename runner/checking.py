@@ -22,6 +22,8 @@ class Options:
     storage: str = "results"
     address: str | None = None
     time_limit_s: float | None = None
+    take_over: bool = False
+    retry_diverged: bool = False
     dry_run: bool = False
     dashboard: bool = True
     in_process: bool = False

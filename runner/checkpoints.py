@@ -1,35 +1,62 @@
 """Checkpoints on storage: a folder counts once its manifest is written; what is loaded is verified.
 
-A checkpoint's bytes are a function of the state alone. The manifest is written last and holds sizes and
-SHA-256 of every file, so that a torn or altered checkpoint is known for what it is: it is set aside under
-another name, never deleted, and the next older one is used.
+A checkpoint holds the training's state and the log up to its step. Its bytes are a function of these
+alone. The manifest is written last and holds sizes and SHA-256 of every file, so that a torn or altered
+checkpoint is known for what it is: it is set aside under another name, never deleted, and the next older
+one is used.
 """
 
 import hashlib
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
 
+from gan.snapshot import Groups
 from runner.records import Fingerprints
-from runner.storage import TEMPORARY, Storage
+from runner.storage import TEMPORARY, HashingStream, Storage
+from runner.tensor_files import write_tensors
 
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 CHECKPOINTS = "checkpoints"
 STEP_PREFIX = "step_"
 DAMAGED_PREFIX = "damaged_"
+REPLACED_PREFIX = "replaced_"
+LOG_COPY = "metrics.jsonl"
 
 
 class DamagedCheckpoint(Exception):
     """A checkpoint that is not what its manifest says, or has none; the text says in what."""
 
 
-Groups = dict[str, dict[str, Tensor]]
+class NoGoodCheckpoint(Exception):
+    """There are checkpoints, and none of them can be used; the text names each and says what is wrong with it."""
+
+
+class Place(NamedTuple):
+    """Where in the run a checkpoint stands.
+
+    Attributes:
+        finished_epoch: the epoch that has just ended, 0 in the middle of one.
+        settled: threads and precision of the run, in case the trial's own record is lost.
+    """
+
+    step: int
+    finished_epoch: int
+    settled: Mapping[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """What was read and verified: the state's groups of tensors, and the log up to that step."""
+
+    step: int
+    groups: Groups
+    log: bytes
 
 
 def checkpoint_name(step: int) -> str:
@@ -47,45 +74,48 @@ def checkpoint_steps(trial: Storage) -> list[int]:
 def write_checkpoint(
     trial: Storage,
     groups: Groups,
-    step: int,
+    log: bytes,
+    place: Place,
     fingerprints: Fingerprints,
-    still_current: Callable[[], None] = lambda: None,
+    committing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Any]:
-    """Writes one file a group, then the manifest, and puts the folder in place by a rename.
+    """Writes one file a group and the log, then the manifest, and puts the folder in place by a rename.
 
     Args:
-        groups: named groups of named tensors, as TrainState.state_dict gives them.
-        still_current: called just before the folder gets its name; raises where another attempt has
-            taken over, and nothing is committed.
+        groups: named groups of named host tensors, as TrainState.state_dict gives them.
+        committing: around the rename; raises where another attempt has taken over, and nothing is committed.
 
     Returns:
         The manifest.
     """
-    folder = trial.at(CHECKPOINTS)
-    temporary = f"{TEMPORARY}{checkpoint_name(step)}-{secrets.token_hex(4)}"
+    folder, name = trial.at(CHECKPOINTS), checkpoint_name(place.step)
+    temporary = f"{TEMPORARY}{name}-{secrets.token_hex(4)}"
     writing = folder.at(temporary)
     writing.make_folder()
     try:
         files = {}
         for group, tensors in groups.items():
-            content = tensor_bytes(tensors)
-            files[f"{group}.safetensors"] = {
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-            writing.write(f"{group}.safetensors", content)
+            with writing.writing(f"{group}.safetensors") as stream:
+                hashing = HashingStream(stream)
+                write_tensors(hashing, tensors)
+            files[f"{group}.safetensors"] = {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
+        writing.write(LOG_COPY, log)
+        files[LOG_COPY] = {"bytes": len(log), "sha256": hashlib.sha256(log).hexdigest()}
         manifest = {
             "format": MANIFEST_FORMAT,
-            "step": step,
+            "step": place.step,
+            "finished_epoch": place.finished_epoch,
             "config_fingerprint": fingerprints.config,
             "data_fingerprint": fingerprints.data,
+            "settled": dict(place.settled),
             "files": files,
         }
         writing.write(MANIFEST, json.dumps(manifest, indent=1).encode())
-        still_current()
-        if folder.exists(checkpoint_name(step)):
-            folder.remove(checkpoint_name(step))
-        folder.rename(temporary, checkpoint_name(step))
+        with committing():
+            if folder.exists(name):
+                folder.rename(name, REPLACED_PREFIX + name)
+            folder.rename(temporary, name)
+            folder.remove(REPLACED_PREFIX + name)
     finally:
         folder.remove(temporary)
     return manifest
@@ -101,11 +131,12 @@ def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict
             manifest["config_fingerprint"],
             manifest["data_fingerprint"],
         )
-        if not isinstance(manifest["files"], dict):
-            raise TypeError("files")
+        for entry in manifest["files"].values():
+            int(entry["bytes"]), str(entry["sha256"])
+        int(manifest["finished_epoch"]), dict(manifest["settled"])
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"its manifest can't be read ({type(error).__name__})") from None
     wanted = (MANIFEST_FORMAT, step, fingerprints.config, fingerprints.data)
     for what, is_, should in zip(("format", "step", "config", "data"), found, wanted, strict=True):
@@ -114,8 +145,8 @@ def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict
     return dict(manifest)
 
 
-def read_checkpoint(trial: Storage, step: int, fingerprints: Fingerprints) -> Groups:
-    """The verified groups of one checkpoint. Safetensors hold numbers only: loading runs no code.
+def read_checkpoint(trial: Storage, step: int, fingerprints: Fingerprints) -> Checkpoint:
+    """One checkpoint, verified. Safetensors hold numbers only: loading runs no code.
 
     Raises:
         DamagedCheckpoint: a file is missing, or is not the one that was written.
@@ -123,6 +154,7 @@ def read_checkpoint(trial: Storage, step: int, fingerprints: Fingerprints) -> Gr
     manifest = read_manifest(trial, step, fingerprints)
     folder = trial.at(f"{CHECKPOINTS}/{checkpoint_name(step)}")
     groups: Groups = {}
+    log = b""
     for name, entry in manifest["files"].items():
         try:
             content = folder.read(name)
@@ -132,37 +164,89 @@ def read_checkpoint(trial: Storage, step: int, fingerprints: Fingerprints) -> Gr
             raise DamagedCheckpoint(f"{name} has {len(content)} bytes instead of {entry['bytes']}")
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise DamagedCheckpoint(f"{name} does not match its SHA-256")
+        if name == LOG_COPY:
+            log = content
+            continue
         try:
             groups[name.removesuffix(".safetensors")] = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
             raise DamagedCheckpoint(f"{name} is no safetensors file ({error})") from None
-    return groups
+    return Checkpoint(step, groups, log)
 
 
-def newest_checkpoint(
-    trial: Storage, fingerprints: Fingerprints, say: Callable[[str], None]
-) -> tuple[int, Groups] | None:
-    """The newest verified checkpoint, or None where there is none; damaged ones are named and set aside."""
+def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest verified checkpoint, or None where there is none at all.
+
+    Damaged ones that are newer are named and set aside. Where no other is left they stay as they are.
+
+    Raises:
+        NoGoodCheckpoint: there are some, and all are damaged.
+    """
+    put_back_replaced(trial)
+    damaged: dict[int, DamagedCheckpoint] = {}
     for step in checkpoint_steps(trial):
         try:
-            return step, read_checkpoint(trial, step, fingerprints)
+            found = read_checkpoint(trial, step, fingerprints)
         except DamagedCheckpoint as error:
-            name = checkpoint_name(step)
-            aside = f"{DAMAGED_PREFIX}{name}_{secrets.token_hex(3)}"
-            trial.at(CHECKPOINTS).rename(name, aside)
-            say(f"checkpoint {name}: {error}; set aside as {CHECKPOINTS}/{aside}")
+            damaged[step] = error
+            continue
+        for bad, problem in damaged.items():
+            say(f"checkpoint {checkpoint_name(bad)}: {problem}; set aside as {set_aside(trial, bad)}")
+        return found
+    if damaged:
+        tried = "".join(f"\n  {checkpoint_name(bad)}: {problem}" for bad, problem in damaged.items())
+        raise NoGoodCheckpoint(f"none of the checkpoints can be used:{tried}")
     return None
 
 
-def remove_old_checkpoints(trial: Storage, keep: int) -> None:
-    """Deletes all but the `keep` newest checkpoints, and what broken-off writes left behind."""
+def put_back_replaced(trial: Storage) -> None:
+    """A checkpoint that was about to be replaced by a later one of its step stands in for it, if need be."""
+    folder = trial.at(CHECKPOINTS)
+    for replaced in folder.names():
+        name = replaced.removeprefix(REPLACED_PREFIX)
+        if name == replaced:
+            continue
+        if folder.exists(name):
+            folder.remove(replaced)
+        else:
+            folder.rename(replaced, name)
+
+
+def set_aside(trial: Storage, step: int) -> str:
+    """Moves a damaged checkpoint out of the way, never deleting it; its new name."""
+    name = checkpoint_name(step)
+    aside = f"{DAMAGED_PREFIX}{name}_{secrets.token_hex(3)}"
+    trial.at(CHECKPOINTS).rename(name, aside)
+    return f"{CHECKPOINTS}/{aside}"
+
+
+def remove_old_checkpoints(trial: Storage, keep: int, keeps_epoch: Callable[[int], bool] = lambda epoch: False) -> None:
+    """Deletes all but the `keep` newest checkpoints, and what broken-off writes left behind.
+
+    Args:
+        keeps_epoch: told the epoch that an older checkpoint ends (0 in the middle of one); True where it stays too.
+    """
     folder = trial.at(CHECKPOINTS)
     for step in checkpoint_steps(trial)[keep:]:
-        folder.remove(checkpoint_name(step))
+        if not keeps_epoch(finished_epoch(trial, step)):
+            folder.remove(checkpoint_name(step))
     for leftover in folder.temporary_names():
         folder.remove(leftover)
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file of named tensors; its bytes depend on them alone."""
-    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+def finished_epoch(trial: Storage, step: int) -> int:
+    """The epoch that a checkpoint ends; 0 where it ends none, or does not say."""
+    try:
+        return int(json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))["finished_epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def settled_in_checkpoints(trial: Storage) -> dict[str, Any]:
+    """Threads and precision as the newest checkpoint that can say so has them; empty where none can."""
+    for step in checkpoint_steps(trial):
+        try:
+            return dict(json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))["settled"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return {}

@@ -49,6 +49,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_duration,
         help="stop cleanly before this much time, for example 30m",
     )
+    parser.add_argument(
+        "--take-over", action="store_true", help="take the place of a command that is running this experiment"
+    )
+    parser.add_argument(
+        "--retry-diverged", action="store_true", help="go on with trials whose losses were not finite, too"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan, run nothing")
     parser.add_argument(
         "--dashboard",
@@ -78,6 +84,8 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
         storage=arguments.storage,
         address=arguments.address,
         time_limit_s=arguments.time_limit,
+        take_over=arguments.take_over,
+        retry_diverged=arguments.retry_diverged,
         dry_run=arguments.dry_run,
         dashboard=arguments.dashboard,
         in_process=in_process,
@@ -95,7 +103,7 @@ def run_command(
         return int(work(arguments))
     except UserError as error:
         show_error(str(error))
-        code = Exit.BAD_INPUT
+        code = error.exit_code
     except KeyboardInterrupt:
         show_error("interrupted; the same command goes on from the last checkpoint")
         code = Exit.INTERRUPTED

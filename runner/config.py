@@ -98,7 +98,12 @@ class Checkpointing(Section):
 
     every_n_epochs: Positive = 10
     keep: Positive = 2
-    keep_finished: Annotated[int, Field(ge=1)] = 1
+    keep_epochs: bool = False
+    keep_finished: Positive = 1
+
+    def keeps_epoch(self, epoch: int) -> bool:
+        """True where the checkpoint that ends an epoch (0: ends none) stays, however old it gets."""
+        return self.keep_epochs and epoch > 0 and epoch % self.every_n_epochs == 0
 
 
 class Resources(Section):
@@ -108,6 +113,7 @@ class Resources(Section):
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     cpus_per_worker: Literal["auto"] | Positive = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 3
+    hang_timeout: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
 
 
 class Tracking(Section):

@@ -2,15 +2,37 @@
 
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import deque
+from statistics import median
+from typing import Any, NamedTuple, Protocol
 
 
 class Progress(NamedTuple):
-    """How far a trial is: steps done, and the seconds that a step takes."""
+    """How far a trial is.
+
+    Attributes:
+        step: steps done.
+        step_s: seconds that a step takes: the median of the last hundred, 0 before there are any.
+        signs_of_work: grows with whatever is done: a step, a picture evaluated, a file written.
+    """
 
     step: int
     step_s: float
+    signs_of_work: int
+
+
+class Silence(NamedTuple):
+    """For how long a trial's workers have given no sign of work, and what a step of theirs takes (0: not known)."""
+
+    seconds: float
+    step_s: float
+
+
+class Answer(NamedTuple):
+    """What a beat is answered: why to stop ("" to go on), and the last step that any worker of the trial told."""
+
+    stop_reason: str
+    last_step: int
 
 
 class Control:
@@ -19,38 +41,85 @@ class Control:
     def __init__(self) -> None:
         self._stop = ""
         self._progress: dict[str, Progress] = {}
+        self._worked_at: dict[str, float] = {}
+        self._workers: dict[str, list[Any]] = {}
 
     def request_stop(self, reason: str) -> None:
         """From now on every beat answers with the reason."""
         self._stop = self._stop or reason
 
-    def beat(self, trial: str, progress: Progress | None) -> str:
-        """Takes a trial's progress; the reason to stop, or "" to go on."""
-        if progress is not None:
-            self._progress[trial] = progress
+    def stop_reason(self) -> str:
+        """Why all are to stop, or "" while none is."""
         return self._stop
+
+    def beat(self, trial: str, progress: Progress | None) -> Answer:
+        """Takes a trial's progress, if there is some."""
+        if progress is not None:
+            if progress != self._progress.get(trial):
+                self._worked_at[trial] = time.monotonic()
+            self._progress[trial] = progress
+        return Answer(self._stop, self._progress[trial].step if trial in self._progress else 0)
+
+    def add_worker(self, trial: str, handle: Any) -> None:
+        """Notes a worker that begins, so that it can be ended should it hang."""
+        self._workers.setdefault(trial, []).append(handle)
+        self._worked_at[trial] = time.monotonic()
+        if trial in self._progress:
+            self._progress[trial] = self._progress[trial]._replace(step_s=0.0)
+
+    def silence(self, trial: str) -> Silence | None:
+        """How long a trial's workers have been silent; None where it has none."""
+        if not self._workers.get(trial):
+            return None
+        step_s = self._progress[trial].step_s if trial in self._progress else 0.0
+        return Silence(time.monotonic() - self._worked_at[trial], step_s)
+
+    def take_workers(self, trial: str) -> list[Any]:
+        """The workers that were noted, which are forgotten here."""
+        return self._workers.pop(trial, [])
 
     def progress(self) -> dict[str, Progress]:
         """The last progress of each trial that has begun in this start."""
         return dict(self._progress)
 
 
+class ControlLike(Protocol):
+    """Control itself, or what speaks to it from another process."""
+
+    def beat(self, trial: str, progress: Progress | None) -> Answer:
+        """As Control's."""
+
+    def request_stop(self, reason: str) -> None:
+        """As Control's."""
+
+
+NUM_STEP_TIMES = 100
+
+
 class ControlLine:
-    """A worker's line to Control: a thread beats in the background, so that no step waits for it."""
+    """A worker's line to Control: a thread beats in the background, so that no step waits for it.
+
+    Attributes:
+        stop_reason: why to stop; "" while there is no reason.
+        earlier_step: the last step that an earlier worker told of in this start of the command, 0 if none did.
+    """
 
     INTERVAL_S = 0.3
 
-    def __init__(self, trial: str, beat: Callable[[str, Progress | None], str]) -> None:
+    def __init__(self, trial: str, control: ControlLike) -> None:
         self._trial = trial
-        self._beat = beat
-        self._progress: Progress | None = None
+        self._control = control
+        self._step = 0
+        self._step_times: deque[float] = deque(maxlen=NUM_STEP_TIMES)
+        self._signs_of_work = 0
         self._last_step_at = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self.stop_reason = ""
+        self.earlier_step = 0
 
     def __enter__(self) -> "ControlLine":
-        self.stop_reason = self._beat(self._trial, None)
+        self.stop_reason, self.earlier_step = self._control.beat(self._trial, None)
         self._thread.start()
         return self
 
@@ -58,18 +127,34 @@ class ControlLine:
         self._closed.set()
         self._thread.join()
 
+    def request_stop(self, reason: str) -> None:
+        """Asks all trials of the experiment to stop, this one included."""
+        self.stop_reason = self.stop_reason or reason
+        self._control.request_stop(reason)
+
     def at_step(self, step: int) -> None:
         """Notes the place in the run; cheap enough for every step."""
         now = time.monotonic()
-        step_s = now - self._last_step_at if self._last_step_at else 0.0
-        if self._progress is not None and self._progress.step_s:
-            step_s = 0.9 * self._progress.step_s + 0.1 * step_s
-        self._progress = Progress(step, step_s)
+        if self._last_step_at:
+            self._step_times.append(now - self._last_step_at)
+        self._step = step
         self._last_step_at = now
+        self._signs_of_work += 1
+
+    def at_work(self) -> None:
+        """A sign that something other than a step is being done, and that the next step's time tells nothing."""
+        self._signs_of_work += 1
+        self._last_step_at = 0.0
+
+    def _progress(self) -> Progress | None:
+        if not self._signs_of_work:
+            return None
+        times = self._step_times.copy()
+        return Progress(self._step, median(times) if times else 0.0, self._signs_of_work)
 
     def _run(self) -> None:
         while not self._closed.wait(self.INTERVAL_S):
             try:
-                self.stop_reason = self._beat(self._trial, self._progress)
+                self.stop_reason = self._control.beat(self._trial, self._progress()).stop_reason or self.stop_reason
             except Exception:  # whatever Ray raises when the main process is gone; then Ray ends us too
                 continue

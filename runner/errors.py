@@ -16,6 +16,8 @@ class Exit(IntEnum):
 class UserError(Exception):
     """Something that the person at the keyboard can put right; the text says what and how."""
 
+    exit_code = Exit.BAD_INPUT
+
 
 class ConfigError(UserError):
     """A field of an experiment that breaks a rule."""
@@ -27,6 +29,12 @@ class DataError(UserError):
 
 class StorageError(UserError):
     """A storage folder that can't be used, or is in use."""
+
+
+class FullError(UserError):
+    """No room on the disk in the middle of a run: once there is, the same command goes on."""
+
+    exit_code = Exit.STOPPED
 
 
 class ResourceError(UserError):

@@ -6,20 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from gan.training import steps_per_epoch
 from runner.backends import Backend, InProcess, OnRay
 from runner.checking import CheckedRun, Options
+from runner.checkpoints import CHECKPOINTS, NoGoodCheckpoint, newest_checkpoint
 from runner.config import Data
-from runner.errors import DataError, Exit, StorageError
+from runner.errors import DataError, Exit, FullError, StorageError
 from runner.experiment import to_yaml
 from runner.job import TrialJob
-from runner.lease import Lease
+from runner.lease import Lease, Superseded
 from runner.monitor import Monitor, Watched
 from runner.placing import PlacedTrial
-from runner.plan import count_patches, describe_plan
+from runner.plan import count_patches, describe_plan, disk_needed, size
 from runner.preparation import CutPicture, PatchStore, describe_store, find_store, prepare_patches
+from runner.records import TRIALS
 from runner.resources import Allotment, allot, this_machine
 from runner.results import write_results
 from runner.screen import Screen
-from runner.sources import Source
+from runner.sources import SPLITS, Source
 from runner.stopping import INTERRUPT, StopFlag, Stopped, stop_flag, stop_signals
+from runner.storage import is_full
 from runner.tracking import TrialTracking, resolve_mode, sync_hint
 
 PATCHES = "patches"
@@ -42,6 +45,7 @@ def print_plan(run: CheckedRun, options: Options, screen: Screen) -> Exit:
         else:
             raise DataError(f"data.source is {data.source!r}: it is gone, and so are the patches that were made of it")
     trials = [place.trial for place in run.placed]
+    check_room(run, [place for place in run.placed if is_pending(place, options)], None)
     for line in describe_plan(run.experiment, trials, num_patches):
         screen.say(line)
     if options.address is None:
@@ -57,46 +61,137 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
 
     Args:
         started: when the command began, by time.monotonic(), for its time limit.
+
+    Raises:
+        UserError: the machine, the storage or what stands on it can't be used.
+        FullError: the disk is full.
     """
-    pending = [place for place in run.placed if not place.finished]
+    pending = [place for place in run.placed if is_pending(place, options)]
     if pending and options.address is None:
         allot(run.experiment.resources, [this_machine()], len(pending))  # refused before anything is written
     stop = stop_flag(started, options.time_limit_s)
-    with contextlib.ExitStack() as stack:
-        handle_signals = stack.enter_context(stop_signals(stop))
-        backend: Backend = InProcess()
-        if not options.in_process:
-            backend = OnRay(options.address, screen, handle_signals, dashboard=options.dashboard)
-        lease = acquire_lease(run, stop)
-        stack.callback(lease.release)
-        stack.callback(backend.close)
-        allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
-        stores = {}
-        with contextlib.suppress(Stopped):
-            stores = prepare_stores(run, pending, backend, stop, screen)
-        if allotment is not None:
-            screen.say(allotment.describe())
-        if len(pending) < len(run.placed):
-            screen.say(f"finished before, not run again: {len(run.placed) - len(pending)} of {len(run.placed)} trials")
-        run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))
-        watched = [watch(run, place, stores, lease, allotment) for place in run.placed]
-        with Monitor(run.folder, watched, screen, stop, backend.progress, backend.request_stop) as monitor:
-            if allotment is not None and not stop.is_due():
-                jobs = [trial.job for trial in watched if not trial.finished]
-                backend.train(jobs, allotment, str(run.folder.at(lease.ray_folder).local_path))
-        rows = monitor.rows(over=True)
-        write_results(run.folder, rows)
-        screen.results(rows)
-        say_what_next(run, watched, rows, screen)
-        return exit_code([row["status"] for row in rows], stop.reason)
+    try:
+        with contextlib.ExitStack() as stack:
+            return execute_with(run, pending, options, screen, stop, stack)
+    except Stopped:
+        return Exit.INTERRUPTED if stop.reason == INTERRUPT else Exit.STOPPED
+    except Superseded as error:
+        screen.say(f"this command ends: {error}")
+        return Exit.STOPPED
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise FullError(
+            f"--storage: there is no room at {run.storage.shown} ({error}); "
+            "make room, and the same command goes on from the last checkpoint"
+        ) from error
 
 
-def acquire_lease(run: CheckedRun, stop: StopFlag) -> Lease:
+def is_pending(place: PlacedTrial, options: Options) -> bool:
+    """True for a trial that is to be run: what has diverged would diverge again."""
+    return not place.finished and (options.retry_diverged or not place.diverged)
+
+
+def execute_with(
+    run: CheckedRun,
+    pending: Sequence[PlacedTrial],
+    options: Options,
+    screen: Screen,
+    stop: StopFlag,
+    stack: contextlib.ExitStack,
+) -> Exit:
+    """As execute, leaving to the stack what must be undone at the end."""
+    handle_signals = stack.enter_context(stop_signals(stop))
+    backend: Backend = InProcess()
+    if not options.in_process:
+        backend = OnRay(options.address, screen, handle_signals, dashboard=options.dashboard)
+    lease = acquire_lease(run, options, stop, screen)
+    stack.callback(lease.release)
+    check_what_stands(run, pending, screen)
+    stack.callback(backend.close)
+    allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
+    check_room(run, pending, allotment)
+    stores = {}
+    with contextlib.suppress(Stopped):
+        stores = prepare_stores(run, pending, backend, stop, screen)
+    if allotment is not None:
+        screen.say(allotment.describe())
+    say_what_is_not_run(run, pending, screen)
+    run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))
+    watched = [watch(run, place, stores, lease, allotment) for place in run.placed]
+    with Monitor(run.folder, lease, watched, screen, stop, backend) as monitor:
+        if allotment is not None and not stop.is_due():
+            to_run = {place.folder for place in pending}
+            jobs = [trial.job for trial in watched if trial.job.name in to_run]
+            backend.train(jobs, allotment, str(run.folder.at(lease.ray_folder).local_path))
+    lease.check_current()
+    rows = monitor.rows(over=True)
+    write_results(run.folder, rows)
+    screen.results(rows)
+    say_what_next(run, watched, rows, screen)
+    return exit_code([row["status"] for row in rows], stop.reason)
+
+
+def check_what_stands(run: CheckedRun, pending: Sequence[PlacedTrial], screen: Screen) -> None:
+    """Sets damaged checkpoints aside; raises StorageError where a trial has no other."""
+    refused = []
+    for place in pending:
+        try:
+            newest_checkpoint(run.folder.at(f"{TRIALS}/{place.folder}"), place.ids, screen.say)
+        except NoGoodCheckpoint as error:
+            refused.append(f"{run.folder.shown}/{TRIALS}/{place.folder}/{CHECKPOINTS}: {error}")
+    if refused:
+        raise StorageError(
+            "\n".join(refused) + "\nNothing was changed. Bring a good checkpoint back, or move the folder "
+            "`checkpoints` away to train the trial from its first step."
+        )
+
+
+def check_room(run: CheckedRun, pending: Sequence[PlacedTrial], allotment: Allotment | None) -> None:
+    """Raises StorageError where the disk has not the room that the run will need."""
+    if not pending:
+        return
+    to_make: dict[str, int] = {}
+    for place in pending:
+        data = place.trial.config.data
+        located = run.sources[data.patching]
+        if located.source is not None and not run.storage.at(PATCHES).exists(located.fingerprint):
+            to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
+    stand = sum(run.folder.at(f"{TRIALS}/{place.folder}/{CHECKPOINTS}").total_bytes() for place in pending)
+    at_once = allotment.max_concurrent if allotment else 1
+    needed = disk_needed([place.trial.config for place in pending], at_once, to_make) - stand
+    free = run.storage.free_bytes()
+    if free < needed:
+        raise StorageError(
+            f"--storage: {run.storage.shown} needs room for {size(needed)}, but only {size(free)} are free there. Make "
+            "room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run shows what "
+            "takes how much)."
+        )
+
+
+def say_what_is_not_run(run: CheckedRun, pending: Sequence[PlacedTrial], screen: Screen) -> None:
+    """Which trials are left as they are, and why."""
+    finished = sum(place.finished for place in run.placed)
+    if finished:
+        screen.say(f"finished before, not run again: {finished} of {len(run.placed)} trials")
+    if diverged := len(run.placed) - len(pending) - finished:
+        screen.say(f"diverged before, not run again: {diverged} of {len(run.placed)} trials (--retry-diverged does)")
+
+
+def acquire_lease(run: CheckedRun, options: Options, stop: StopFlag, screen: Screen) -> Lease:
     """The experiment's lease; raises StorageError where it is held, or the storage can't be written."""
     try:
         run.folder.make_folder()
-        return Lease.acquire(run.folder, on_loss=lambda: stop.set("another start of the command has taken over"))
+        return Lease.acquire(
+            run.folder,
+            on_loss=lambda: stop.set("another start of the command has taken over"),
+            take_over=options.take_over,
+            say=screen.say,
+            is_stopped=stop.is_due,
+        )
     except OSError as error:
+        if is_full(error):
+            raise
         raise StorageError(
             f"--storage: {run.folder.root} can't be written ({error.strerror or error}); give a folder that can."
         ) from error

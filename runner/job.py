@@ -1,14 +1,16 @@
 """One trial as its worker is given it."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runner.config import Experiment
-from runner.lease import check_current
+from runner.lease import Superseded, check_current
 from runner.records import TRIALS, Fingerprints
-from runner.storage import Storage
+from runner.starts import newest_start
+from runner.storage import Storage, is_full
 
 LOG = "log.txt"
 
@@ -18,6 +20,7 @@ class TrialJob:
     """All that a worker needs to know to train one trial, on any machine that sees the storage.
 
     `threads` is what the trial has been given; a trial that has begun keeps the number it recorded.
+    `start_token` names a worker's start among all of the trial, once it has begun.
     """
 
     experiment: Storage
@@ -29,6 +32,7 @@ class TrialJob:
     threads: int
     lease_token: str
     attempt: int
+    start_token: str = ""
 
     @property
     def trial(self) -> Storage:
@@ -36,13 +40,26 @@ class TrialJob:
         return self.experiment.at(f"{TRIALS}/{self.name}")
 
     def check_current(self) -> None:
-        """Raises Superseded where another start of the command owns the experiment."""
+        """Raises Superseded where another start of the command, or of this trial's workers, has taken over."""
         check_current(self.experiment, self.lease_token)
+        if self.start_token and newest_start(self.trial).get("token") != self.start_token:
+            raise Superseded("a later worker of this trial has taken over")
+
+    @contextlib.contextmanager
+    def committing(self) -> Iterator[None]:
+        """Around whatever changes the trial's folder: one process at a time, and only the one that owns it."""
+        with self.trial.locked():
+            self.check_current()
+            yield
 
     def say(self, text: str) -> None:
-        """Adds a line to the trial's log.txt."""
+        """Adds a line to the trial's log.txt; a full disk is no reason to fail here."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-        self.trial.append(LOG, f"{stamp} attempt {self.attempt}: {text}\n".encode())
+        try:
+            self.trial.append(LOG, f"{stamp} attempt {self.attempt}: {text}\n".encode())
+        except OSError as error:
+            if not is_full(error):
+                raise
 
 
 def first_line(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 The `lock` file is a lease: it names the attempt, its process and machine, and the time of the last
 heartbeat. A lease that has not been renewed for 30 seconds, or whose process is dead on this machine, is
-no obstacle. Workers compare its token with their own before they commit anything.
+no obstacle; for one of another machine it is waited whether its heart still beats. Workers compare its
+token with their own before they commit anything.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import StorageError
+from runner.stopping import Stopped
 from runner.storage import Storage
 
 LOCK = "lock"
@@ -62,31 +64,58 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
 
     @classmethod
-    def acquire(cls, experiment: Storage, on_loss: Callable[[], None] = lambda: None) -> "Lease":
+    def acquire(
+        cls,
+        experiment: Storage,
+        on_loss: Callable[[], None] = lambda: None,
+        *,
+        take_over: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> "Lease":
         """Takes the lease.
 
         Args:
             on_loss: called in the heartbeat's thread when another start has taken over.
+            take_over: takes it from a command that holds it; that one notices and ends.
+            say: told what is waited for.
+            is_stopped: asked while waiting; True to give up.
 
         Raises:
+            Stopped: it gave up.
             StorageError: another command holds it; the text names its process and machine.
         """
         experiment.make_folder(RAY_FOLDER)
+        if not take_over:
+            wait_for_heartbeat(experiment, say, is_stopped)
+        with experiment.locked():
+            lease = cls._take(experiment, on_loss, take_over=take_over)
+        experiment.make_folder(lease.ray_folder)
+        lease._thread.start()
+        return lease
+
+    @classmethod
+    def _take(cls, experiment: Storage, on_loss: Callable[[], None], *, take_over: bool) -> "Lease":
         starts = [name.removeprefix(START_PREFIX) for name in experiment.names(RAY_FOLDER)]
         previous = read_lease(experiment) or {}
         numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
         lease = cls(experiment, max(numbers) + 1, on_loss)
-        remove_if_over(experiment)
+        if take_over:
+            experiment.remove(LOCK)
+        else:
+            remove_if_over(experiment)
         if not experiment.create(LOCK, lease._content()):
             raise StorageError(describe_holder(experiment))
-        experiment.make_folder(lease.ray_folder)
-        lease._thread.start()
         return lease
 
     @property
     def ray_folder(self) -> str:
         """The fresh folder for Ray's own files of this start."""
         return f"{RAY_FOLDER}/{START_PREFIX}{self.attempt:04d}"
+
+    def check_current(self) -> None:
+        """Raises Superseded where another start has taken over."""
+        check_current(self._experiment, self.token)
 
     def release(self) -> None:
         """Gives the lease back."""
@@ -103,6 +132,7 @@ class Lease:
             "pid": os.getpid(),
             "process_start": process_start(os.getpid()),
             "host": socket.gethostname(),
+            "processes": process_space(),
             "heartbeat": time.time(),
         }
         return json.dumps(lease).encode()
@@ -110,8 +140,9 @@ class Lease:
     def _keep_alive(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             try:
-                check_current(self._experiment, self.token)
-                self._experiment.write(LOCK, self._content())
+                with self._experiment.locked():
+                    check_current(self._experiment, self.token)
+                    self._experiment.write(LOCK, self._content())
             except Superseded:
                 self._on_loss()
                 return
@@ -135,9 +166,40 @@ def remove_if_over(experiment: Storage) -> None:
     experiment.remove(aside)
 
 
+def wait_for_heartbeat(experiment: Storage, say: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
+    """Where a holder on another machine may be dead, waits until its heart beats, or its lease has run out."""
+    first = read_lease(experiment)
+    if first is None or is_here(first) or not is_alive(first):
+        return
+    say(
+        f"process {first.get('pid')} on {first.get('host')} held this experiment a moment ago: waiting, "
+        f"{LEASE_S:.0f} s at most, to see whether it is alive"
+    )
+    while (lease := read_lease(experiment)) is not None and is_alive(lease):
+        if is_stopped():
+            raise Stopped
+        if lease.get("heartbeat") != first.get("heartbeat"):
+            return
+        time.sleep(HEARTBEAT_S / 10)
+
+
+def process_space() -> str:
+    """What a process number is unique in: this boot of this machine, and this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - the link leads nowhere
+    except OSError:
+        return ""
+
+
+def is_here(lease: dict[str, Any]) -> bool:
+    """True where the lease's process can be looked up."""
+    return lease.get("host") == socket.gethostname() and lease.get("processes") == process_space()
+
+
 def is_alive(lease: dict[str, Any]) -> bool:
     """True while the lease's holder must be taken to be at work."""
-    if lease.get("host") == socket.gethostname():
+    if is_here(lease):
         start = process_start(int(lease.get("pid", 0)))
         return start is not None and start == lease.get("process_start")
     return bool(time.time() - float(lease.get("heartbeat", 0)) < LEASE_S)
@@ -169,5 +231,6 @@ def describe_holder(experiment: Storage) -> str:
     age = time.time() - float(lease.get("heartbeat", 0))
     return (
         f"{experiment.root}: another command is running this experiment (process {lease.get('pid')} on "
-        f"{lease.get('host')}, last heard of {age:.0f} s ago). Wait for it, stop it, or use another name or --storage."
+        f"{lease.get('host')}, last heard of {age:.0f} s ago). Wait for it, stop it, take its place with --take-over, "
+        "or use another name or --storage."
     )

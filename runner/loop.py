@@ -1,14 +1,16 @@
 """One trial around gan's loop: restore, train, log, evaluate, save. Knows no Ray.
 
-Order matters: an epoch's row and picture are on disk before the checkpoint that ends the epoch, so that
-whatever a checkpoint stands for has been logged; rows past the restored checkpoint are cut off and come
-again, the same to the last bit.
+Order matters: an epoch's row and picture are on disk before the checkpoint that ends the epoch, and a
+checkpoint holds the log up to its step, so that whatever a checkpoint stands for has been logged; rows
+past the restored checkpoint are cut off and come again, the same to the last bit.
 """
 
+import dataclasses
 import math
+import secrets
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,66 +19,123 @@ from gan.grids import comparison_png
 from gan.patches import Patches
 from gan.state import ModelSettings, TrainState
 from gan.team import Team
-from gan.training import Decision, LoggedStep, TrainingSettings, fit
-from runner.checkpoints import (
-    newest_checkpoint,
-    read_checkpoint,
-    remove_old_checkpoints,
-    tensor_bytes,
-    write_checkpoint,
-)
+from gan.training import Decision, LoggedStep, TrainingSettings, fit, steps_per_epoch
+from runner.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
 from runner.control import ControlLine
 from runner.job import TrialJob, first_line
+from runner.lease import Superseded
 from runner.metrics_log import MetricsLog, read_rows
-from runner.records import record_start, write_outcome, write_weights
+from runner.records import write_outcome
+from runner.saving import Saver
 from runner.settling import Settled, set_up_torch, settle
+from runner.starts import ended_for_lack_of_memory, read_starts, record_start
+from runner.storage import is_full
+from runner.weights import write_weights
 
-SAVE_SHARE = 0.035
-MIN_SAVE_INTERVAL_S = 10.0
 NUM_PICTURES = 4
+ASK_INTERVAL_S = 5.0
+MAX_MEMORY_DEATHS = 2
 
 
 class Diverged(Exception):
-    """A loss is not finite any more."""
+    """A loss, or a weight, is not finite any more."""
 
 
-def train_trial(
-    job: TrialJob,
-    team: Team,
-    device: torch.device,
-    control: ControlLine,
-    report: Callable[[dict[str, Any]], None],
-) -> str:
+class OutOfMemory(Exception):
+    """The system has ended workers of this trial for lack of memory, again and again."""
+
+
+class EvaluationBrokenOff(Exception):
+    """Asked to stop in the middle of an evaluation."""
+
+
+class CanStop(Protocol):
+    """What can ask all trials to stop."""
+
+    def request_stop(self, reason: str) -> None:
+        """Asks them, with a reason for people."""
+
+
+class Platform(Protocol):
+    """What trains the trial, as far as the trial speaks to it; called on every worker equally often."""
+
+    def report(self, values: dict[str, Any]) -> None:
+        """Takes numbers and, under `checkpoint`, the manifest of a checkpoint just written (None on all
+        workers but the first)."""
+
+    def is_leaving(self) -> bool:
+        """True once a machine of this trial is about to be taken away; the same on all workers."""
+
+
+class Alone:
+    """No platform: this process is all there is."""
+
+    def report(self, values: dict[str, Any]) -> None:
+        """Nobody to tell."""
+
+    def is_leaving(self) -> bool:
+        """Nobody knows."""
+        return False
+
+
+def train_trial(job: TrialJob, team: Team, device: torch.device, control: ControlLine, platform: Platform) -> str:
     """Trains a trial from its newest verified checkpoint until it is finished or asked to stop.
 
-    Args:
-        report: called on every worker equally often, with a dictionary of numbers and, under
-            `checkpoint`, the manifest of a checkpoint just written (None on all workers but the first).
-
     Returns:
-        finished, stopped, diverged or out_of_memory.
+        finished, stopped, diverged, out_of_memory, or superseded, of which no word is left on storage.
+
+    Raises:
+        NoGoodCheckpoint: all checkpoints of the trial are damaged.
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    settled = settle(job, team, device)
-    set_up_torch(settled, deterministic=job.config.training.deterministic)
-    run = TrialRun(job, settled, team, device, control, report)
     try:
-        return run.train()
-    except Diverged as error:
-        return run.end("diverged", str(error))
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        status = run.end("out_of_memory", first_line(error), on_any_worker=True)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        settled = settle(job, team, device)
+        set_up_torch(settled, deterministic=job.config.training.deterministic)
+        return TrialRun(job, settled, team, device, control, platform).train()
+    except Superseded as error:
+        job.say(f"this worker ends: {error}")
         if team.size > 1:
             raise  # the others wait for this worker: Ray must take the whole group down
+        return "superseded"
+    except Diverged as error:
+        return end(job, "diverged", str(error), team.is_first)
+    except (OutOfMemory, torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            status = end(job, "out_of_memory", first_line(error), True)
+        elif isinstance(error, OSError) and is_full(error):
+            status = stop_for_room(job, control, error)
+        else:
+            raise
+        if team.size > 1:
+            raise
         return status
+
+
+def end(job: TrialJob, status: str, reason: str, on_this_worker: bool) -> str:
+    """Notes how the run ended, where this worker is the one to do so."""
+    if on_this_worker:
+        with job.committing():
+            job.say(f"{status}{': ' + reason if reason else ''}")
+            try:
+                write_outcome(job.trial, status, reason)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+    return status
+
+
+def stop_for_room(job: TrialJob, control: CanStop, error: BaseException) -> str:
+    """A full disk stops all trials of the experiment: they write to the same place."""
+    reason = f"there is no room on the disk ({first_line(error)})"
+    control.request_stop(reason)
+    return end(job, "stopped", reason, True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for an allocation that failed, on a GPU or on the processor."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    kinds = (OutOfMemory, torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 class TrialRun:
@@ -89,11 +148,11 @@ class TrialRun:
         team: Team,
         device: torch.device,
         control: ControlLine,
-        report: Callable[[dict[str, Any]], None],
+        platform: Platform,
     ) -> None:
         config = job.config
         self.job, self.settled, self.team, self.device = job, settled, team, device
-        self.control, self.report = control, report
+        self.control, self.platform = control, platform
         self.train_patches = Patches.open(job.store.local_path / "train.arrow", config.data.direction)
         self.val_patches = Patches.open(job.store.local_path / "val.arrow", config.data.direction)
         self.settings = TrainingSettings(
@@ -104,100 +163,188 @@ class TrialRun:
         model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
         training = config.training
         self.state = TrainState(model, training.seed, training.learning_rate, settled.precision, device)
-        self.saved_step = self.restore()
-        self.log = self.open_log() if team.is_first else None
+        restored_log = self.restore()
+        self.log = None
+        if team.is_first:
+            self.job = self.take_over()
+            self.log = self.open_log(restored_log)
+        self.saver = Saver(self.job, settled._asdict(), self.state, shares_cores=device.type == "cpu")
         self.clock = Clock(self.log.seconds if self.log else 0.0, self.state.step)
-        self.save_s = 0.0
-        self.last_save_at = time.monotonic()
+        self.full: OSError | None = None
+        self.leaving = False
+        self.asked_at = time.monotonic()
+        self.news: dict[str, Any] = {}
 
-    def restore(self) -> int:
-        """Loads the newest verified checkpoint, the same on all workers; its step, or 0."""
+    def restore(self) -> bytes:
+        """Loads the newest verified checkpoint, the same on all workers; the log that it holds."""
         trial, ids = self.job.trial, self.job.ids
         found = newest_checkpoint(trial, ids, self.job.say) if self.team.is_first else None
-        step = self.team.agree(found[0] if found else 0)
-        if step:
-            self.state.load_state_dict(found[1] if found else read_checkpoint(trial, step, ids))
-        return step
+        step = self.team.agree(found.step if found else 0)
+        if not step:
+            return b""
+        if found is None:
+            found = read_checkpoint(trial, step, ids)
+        self.state.load_state_dict(found.groups)
+        return found.log
 
-    def open_log(self) -> MetricsLog:
-        """Cuts the log back to the restored step, and notes the start."""
-        self.job.check_current()
-        rows = read_rows(self.job.trial)
-        lost_steps = max(rows[-1]["step"] - self.state.step, 0) if rows else 0
-        record_start(self.job.trial, self.job.attempt, self.state.step, lost_steps)
-        self.job.say(
-            f"training from step {self.state.step} in {self.settled.precision} on {self.device}, "
-            f"{self.settled.threads} threads"
-        )
-        return MetricsLog(self.job.trial, self.state.step)
+    def take_over(self) -> TrialJob:
+        """The job with a token of this start, noted: from now on no earlier worker can change the trial."""
+        job, state = self.job, self.state
+        rows = read_rows(job.trial)
+        reached = max(rows[-1]["step"] if rows else 0, self.control.earlier_step)
+        job = dataclasses.replace(job, start_token=secrets.token_hex(8))
+        with self.job.committing():
+            record_start(job.trial, job.attempt, job.start_token, state.step, max(reached - state.step, 0))
+        return job
+
+    def open_log(self, restored: bytes) -> MetricsLog:
+        """Cuts the log back to the restored step; raises OutOfMemory where trying again is of no use."""
+        job, state = self.job, self.state
+        deaths = ended_for_lack_of_memory(read_starts(job.trial))
+        if deaths:
+            job.say("the worker before this one seems to have been ended by the system for lack of memory")
+        if deaths >= MAX_MEMORY_DEATHS:
+            raise OutOfMemory(f"the system has ended its workers for lack of memory {deaths} times in a row")
+        settled = self.settled
+        job.say(f"training from step {state.step} in {settled.precision} on {self.device}, {settled.threads} threads")
+        # At an epoch's end its row is still to come; it may have been logged under another number of workers.
+        num_steps = steps_per_epoch(len(self.train_patches), self.settings.batch_size, self.team.size)
+        with job.committing():
+            return MetricsLog(job.trial, restored, state.step - (state.epoch_step >= num_steps))
 
     def train(self) -> str:
         """Runs the loop to its end or to a stop request."""
-        done = fit(
-            self.state,
-            self.train_patches,
-            self.settings,
-            team=self.team,
-            decide=self.decide,
-            on_step=self.on_step,
-            on_epoch=self.on_epoch,
-            on_save=self.save,
-        )
-        if not done:
-            return self.end("stopped", self.control.stop_reason)
-        if self.team.is_first:
+        try:
+            done = fit(
+                self.state,
+                self.train_patches,
+                self.settings,
+                team=self.team,
+                decide=self.decide,
+                act=self.act,
+                on_step=self.on_step,
+                on_epoch=self.on_epoch,
+            )
+        finally:
+            self.saver.close()
+        self.tell(self.saver.wait())
+        if self.team.is_first and done:
             self.finish()
-        return self.end("finished")
+        if self.full is not None:
+            return stop_for_room(self.job, self.control, self.full)
+        return end(self.job, "finished" if done else "stopped", self.control.stop_reason, self.team.is_first)
 
     def decide(self) -> Decision:
-        """Stop when asked to; save when that costs little, so that an interruption costs little."""
+        """Stop when asked to, or when nothing can be written; save when that costs little."""
         self.control.at_step(self.state.step)
-        if self.control.stop_reason:
+        if self.control.stop_reason or self.full is not None:
             return Decision.STOP
-        interval = max(self.save_s / SAVE_SHARE, MIN_SAVE_INTERVAL_S)
-        return Decision.SAVE if time.monotonic() - self.last_save_at > interval else Decision.GO_ON
+        if self.saver.is_due(noticed=self.leaving):
+            return Decision.SAVE
+        if time.monotonic() - self.asked_at > ASK_INTERVAL_S:
+            self.asked_at = time.monotonic()
+            return Decision.ASK
+        return Decision.GO_ON
+
+    def act(self, decision: Decision) -> None:
+        """What all workers do together between two steps."""
+        self.clock.pause()
+        if decision == Decision.ASK:
+            self.ask()
+        elif decision == Decision.TELL:
+            self.tell(None)
+        else:
+            self.tell(self.save())
+        self.clock.go_on()
+
+    def ask(self) -> None:
+        """Once a machine is about to be taken away, checkpoints come every few seconds."""
+        if self.platform.is_leaving() and not self.leaving:
+            self.leaving = True
+            if self.team.is_first:
+                self.job.say("a machine of this trial is about to be taken away: saving every few seconds")
+
+    def tell(self, manifest: dict[str, Any] | None) -> None:
+        """Reports what is new, and the checkpoint that has been written since the last time."""
+        place = {"step": self.state.step, "epoch": self.state.epoch}
+        self.platform.report(place | self.news | ({"checkpoint": manifest} if manifest else {}))
+        self.news = {}
 
     def on_step(self, logged: LoggedStep) -> None:
         """One row of the log."""
         self.write_row(logged, {})
 
-    def on_epoch(self, logged: LoggedStep, means: dict[str, float]) -> None:
-        """The epoch's last row with means and evaluation, its picture, and a checkpoint where one is due."""
+    def on_epoch(self, logged: LoggedStep, means: dict[str, float]) -> Decision:
+        """The epoch's picture, and its last row with means and evaluation; then a checkpoint where one is due."""
         config, last = self.job.config, logged.epoch == self.settings.epochs
         extra = {f"epoch_mean/{name}": value for name, value in means.items()}
-        self.clock.pause()
         if self.team.is_first and (last or logged.epoch % config.evaluation.every_n_epochs == 0):
-            extra |= self.evaluate("val", fixed_sample(len(self.val_patches), config.evaluation.num_patches))
-            if last:
-                extra |= self.evaluate("final", fixed_sample(len(self.val_patches), len(self.val_patches)))
-            self.write_picture(logged.epoch)
-        self.clock.go_on()
+            self.clock.pause()
+            try:
+                extra |= self.evaluate("val", config.evaluation.num_patches)
+                if last:
+                    extra |= self.evaluate("final", len(self.val_patches))
+                self.writing(lambda: self.write_picture(logged.epoch))
+            except EvaluationBrokenOff:
+                return Decision.STOP
+            finally:
+                self.clock.go_on()
         self.write_row(logged, extra)
-        if last or logged.epoch % config.checkpoint.every_n_epochs == 0:
-            self.save()
-        self.report({"step": logged.step, "epoch": logged.epoch, **means, **numbers(extra, "val/")})
+        if self.full is not None:
+            return Decision.STOP
+        self.news = {"epoch": logged.epoch, **means, **numbers(extra, "val/")}
+        due = last or logged.epoch % config.checkpoint.every_n_epochs == 0
+        return Decision.SAVE if due else Decision.TELL
 
     def write_row(self, logged: LoggedStep, extra: dict[str, float]) -> None:
         """Appends to metrics.jsonl; raises Diverged after a row whose losses are not finite."""
         if self.log is not None:
-            self.job.check_current()
             pictures = (logged.step - self.clock.step) * self.settings.batch_size
             seconds, images_per_second = self.clock.lap(logged.step, pictures)
             row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
-            self.log.add({**row, "images_per_second": images_per_second, **logged.losses, **extra})
+            row |= {"images_per_second": images_per_second, **logged.losses, **extra}
+            log = self.log
+            self.writing(lambda: log.add(row))
         if not all(map(math.isfinite, logged.losses.values())):
             raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
 
-    def evaluate(self, split: str, indices: Any) -> dict[str, float]:
-        """Metrics in both modes: `split/ssim` and so on as the study evaluates, `split_eval/ssim` in eval mode."""
+    def writing(self, write: Callable[[], None]) -> None:
+        """Writes as the trial's owner. A full disk stops the run before the next step: nothing is saved, and
+        nothing counts, that was not logged."""
+        if self.full is not None:
+            return
+        try:
+            with self.job.committing():
+                write()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self.full = error
+
+    def evaluate(self, split: str, num_patches: int) -> dict[str, float]:
+        """Metrics over a fixed sample: `split/ssim` and so on in the study's mode, `split_eval/ssim` in eval mode."""
         row: dict[str, float] = {}
         for mode in MODES:
             prefix = split if mode == "study" else f"{split}_eval"
-            generator, precision = self.state.generator, self.settled.precision
-            for name, summary in evaluate(generator, self.val_patches, indices, mode, precision, self.device).items():
+            summaries = evaluate(
+                self.state.generator,
+                self.val_patches,
+                fixed_sample(len(self.val_patches), num_patches),
+                mode,
+                self.settled.precision,
+                self.device,
+                self.on_picture,
+            )
+            for name, summary in summaries.items():
                 row[f"{prefix}/{name}"] = summary.mean
                 row |= {f"{prefix}/{name}_{part}": getattr(summary, part) for part in ("min", "max", "std")}
         return row
+
+    def on_picture(self) -> None:
+        """After each picture of an evaluation, which may take as long as hundreds of steps."""
+        self.control.at_work()
+        if self.control.stop_reason:
+            raise EvaluationBrokenOff
 
     def write_picture(self, epoch: int) -> None:
         """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
@@ -207,37 +354,30 @@ class TrialRun:
         self.job.trial.make_folder("images")
         self.job.trial.write(f"images/epoch_{epoch:04d}.png", comparison_png(rows))
 
-    def save(self) -> None:
-        """Writes a checkpoint of the state as it is, unless this step has one, and tells Ray of it."""
-        if self.state.step == self.saved_step:
-            return
-        self.clock.pause()
-        start = time.monotonic()
+    def save(self) -> dict[str, Any] | None:
+        """Begins a checkpoint of the state as it is; the manifest of the one before it."""
         manifest = None
-        if self.team.is_first:
-            groups, trial = self.state.state_dict(), self.job.trial
-            manifest = write_checkpoint(trial, groups, self.state.step, self.job.ids, self.job.check_current)
-            remove_old_checkpoints(trial, self.job.config.checkpoint.keep)
-        self.saved_step = self.state.step
-        self.report({"step": self.state.step, "epoch": self.state.epoch, "checkpoint": manifest})
-        self.last_save_at = time.monotonic()
-        self.save_s = self.last_save_at - start
-        self.clock.go_on()
+        if self.log is not None and self.full is None:
+            log, size = self.log, self.log.size
+            try:
+                manifest = self.saver.written()
+                self.saver.save(self.state, lambda: log.first_bytes(size))
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                self.full = error
+        self.control.at_work()
+        return manifest
 
     def finish(self) -> None:
         """The finished trial's weights; of its checkpoints `keep_finished` stay."""
-        self.job.check_current()
-        weights = tensor_bytes(self.state.generator.state_dict())
-        write_weights(self.job.trial, weights, self.state.epoch - 1, self.state.step, self.job.ids)
-        remove_old_checkpoints(self.job.trial, self.job.config.checkpoint.keep_finished)
-
-    def end(self, status: str, reason: str = "", *, on_any_worker: bool = False) -> str:
-        """Notes how the run ended: on the first worker, unless what ended it may be known to another alone."""
-        if self.team.is_first or on_any_worker:
-            self.job.check_current()
-            self.job.say(f"{status} at step {self.state.step}{': ' + reason if reason else ''}")
-            write_outcome(self.job.trial, status, reason)
-        return status
+        keep, step = self.job.config.checkpoint, self.state.step
+        if checkpoint_steps(self.job.trial)[:1] != [step]:
+            raise Diverged("the weights are not finite after the last step")
+        with self.job.committing():
+            weights = self.state.generator.state_dict()
+            write_weights(self.job.trial, weights, self.state.epoch - 1, step, self.job.ids)
+            remove_old_checkpoints(self.job.trial, keep.keep_finished, keep.keeps_epoch)
 
 
 class Clock:

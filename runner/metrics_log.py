@@ -31,27 +31,38 @@ def _parse(data: bytes) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """The writing end, held by the one process that trains. Rows past `step` are dropped on opening:
-    they are of work that is not in the checkpoint and will be done, and logged, again.
+    """The writing end, held by the one process that trains. On opening, the log becomes what the restored
+    checkpoint holds of it: later rows are of work that will be done, and logged, again, and whatever has
+    happened to the file since is undone.
 
     Attributes:
         last_step: of the last row; -1 where there is none.
         seconds: the training time that the rows kept on opening account for.
+        size: bytes of the log so far.
     """
 
-    def __init__(self, trial: Storage, step: int) -> None:
+    def __init__(self, trial: Storage, restored: bytes, last_step: int) -> None:
+        """Opens the log of a trial at the rows of `restored` up to `last_step`."""
         self._trial = trial
-        rows = [row for row in read_rows(trial) if row["step"] <= step]
+        rows = [row for row in _parse(restored) if row["step"] <= last_step]
         self.last_step = rows[-1]["step"] if rows else -1
         self.seconds = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
-        trial.write(METRICS, b"".join(map(encode_row, rows)))
+        content = b"".join(map(encode_row, rows))
+        self.size = len(content)
+        trial.write(METRICS, content)
+
+    def first_bytes(self, size: int) -> bytes:
+        """The log as it was when it had that size."""
+        return self._trial.read(METRICS)[:size]
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Appends a row; raises ValueError where its step is not past the last one."""
         if row["step"] <= self.last_step:
             raise ValueError(f"step {row['step']} is logged already (last: {self.last_step})")
-        self._trial.append(METRICS, encode_row(row))
+        line = encode_row(row)
+        self._trial.append(METRICS, line)
         self.last_step = row["step"]
+        self.size += len(line)
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:

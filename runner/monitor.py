@@ -3,16 +3,19 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.backends import Backend
 from runner.control import Progress
 from runner.job import TrialJob
+from runner.lease import Lease, Superseded
 from runner.metrics_log import MetricsReader
-from runner.records import read_outcome, read_starts
+from runner.records import read_outcome
 from runner.results import METRICS, trial_row, trial_status, write_results
 from runner.screen import Screen, TrialView
+from runner.starts import read_starts
 from runner.stopping import StopFlag
 from runner.storage import Storage
 from runner.tracking import TrialTracking
@@ -48,7 +51,7 @@ class Watched:
             if evaluated["l1"] is not None:
                 self.metrics = evaluated
         if self.job.name in progress:
-            self.step, self.step_s = progress[self.job.name]
+            self.step, self.step_s, _ = progress[self.job.name]
 
     @property
     def reason(self) -> str:
@@ -76,14 +79,14 @@ class Monitor:
     def __init__(
         self,
         experiment: Storage,
+        lease: Lease,
         trials: Sequence[Watched],
         screen: Screen,
         stop: StopFlag,
-        progress: Callable[[], Mapping[str, Progress]],
-        request_stop: Callable[[str], None],
+        backend: Backend,
     ) -> None:
-        self._experiment, self._trials, self._screen, self._stop = experiment, trials, screen, stop
-        self._progress, self._request_stop = progress, request_stop
+        self._experiment, self._lease, self._trials, self._screen = experiment, lease, trials, screen
+        self._stop, self._backend = stop, backend
         self._results_at = 0.0
         self._over = threading.Event()
         self._threads = [
@@ -121,10 +124,11 @@ class Monitor:
     def _run(self) -> None:
         while not self._over.wait(INTERVAL_S):
             # A mount or a pipe that fails for a while must not end the watch: the next look tries again.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, Superseded):
                 self._look()
                 if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
                     self._results_at = time.monotonic()
+                    self._lease.check_current()
                     write_results(self._experiment, self.rows(over=False))
 
     def _forward_stop(self) -> None:
@@ -134,13 +138,15 @@ class Monitor:
             if self._stop.is_due(2 * slowest):
                 with contextlib.suppress(OSError):
                     self._screen.say(f"stopping ({self._stop.reason}): the step in hand ends, then it is saved")
-                self._request_stop(self._stop.reason)
+                self._backend.request_stop(self._stop.reason)
                 return
 
     def _look(self) -> None:
         progress: Mapping[str, Progress] = {}
         with contextlib.suppress(Exception):  # the control actor may be gone at the end; the logs say it all
-            progress = self._progress()
+            progress = self._backend.progress()
+            if reason := self._backend.stop_reason():  # a worker may have asked
+                self._stop.set(reason)
         for watched in self._trials:
             watched.read(progress)
             if watched.tracking is not None:

@@ -6,17 +6,30 @@ from typing import Any, NamedTuple
 from runner.config import Experiment
 from runner.errors import ConfigError
 from runner.experiment import Trial, show
-from runner.records import TRIALS, Fingerprints, fingerprints, finished_epochs, fixed_fields, read_trial_file
+from runner.records import (
+    TRIALS,
+    Fingerprints,
+    fingerprints,
+    finished_epochs,
+    fixed_fields,
+    read_outcome,
+    read_trial_file,
+)
 from runner.storage import Storage
 
 
 class PlacedTrial(NamedTuple):
-    """A trial and its folder's name, which may be an older one than the trial's own."""
+    """A trial and its folder's name, which may be an older one than the trial's own.
+
+    Attributes:
+        finished, diverged: how an earlier run of it ended.
+    """
 
     trial: Trial
     folder: str
     ids: Fingerprints
     finished: bool
+    diverged: bool
 
 
 def place_trials(
@@ -49,8 +62,10 @@ def place_trials(
                 same.remove(folder)
             elif (content := known.get(trial.name)) is not None:
                 raise ConfigError(explain_change(experiment, trial, ids, content))
-        done = finished_epochs(experiment.at(f"{TRIALS}/{folder}"), ids) >= trial.config.training.epochs
-        placed.append(PlacedTrial(trial, folder, ids, done))
+        storage = experiment.at(f"{TRIALS}/{folder}")
+        finished = finished_epochs(storage, ids) >= trial.config.training.epochs
+        diverged = not finished and read_outcome(storage)["status"] == "diverged"
+        placed.append(PlacedTrial(trial, folder, ids, finished, diverged))
     return placed
 
 

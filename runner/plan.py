@@ -1,6 +1,7 @@
 """What a run would do: trials, steps, memory and disk, printed by --dry-run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from gan.footprint import training_footprint
 from gan.patches import patch_schema
@@ -13,6 +14,37 @@ from runner.experiment import Trial
 from runner.sources import Source, read_picture
 
 SYNTHETIC_HALF = (600, 600)
+
+
+class TrialDisk(NamedTuple):
+    """Bytes that a trial needs on storage: once finished, and at most while it runs."""
+
+    finished: int
+    running: int
+
+
+def trial_disk(config: Experiment) -> TrialDisk:
+    """From the config alone. A checkpoint is whole before an older one goes."""
+    model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
+    footprint = training_footprint(model, config.training.batch_size)
+    keep = config.checkpoint
+    epochs = config.training.epochs // keep.every_n_epochs if keep.keep_epochs else 0
+    return TrialDisk(
+        footprint.checkpoint * (keep.keep_finished + epochs) + footprint.weights,
+        footprint.checkpoint * (keep.keep + 1 + epochs),
+    )
+
+
+def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mapping[str, int]) -> int:
+    """Bytes that trials, of which some run at once, and the patch stores still to be made will take.
+
+    Args:
+        num_patches: patches of both splits, under each patching whose store is to be made.
+    """
+    trials = [trial_disk(config) for config in configs]
+    more_while_running = sorted((max(trial.running - trial.finished, 0) for trial in trials), reverse=True)
+    stores = sum(count * row_bytes(configs[0].data) for count in num_patches.values())
+    return sum(trial.finished for trial in trials) + sum(more_while_running[:at_once]) + stores
 
 
 def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: dict[str, int]) -> list[str]:
@@ -28,13 +60,13 @@ def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: 
         training, patches = config.training, num_patches[config.data.patching]
         steps = training.epochs * steps_per_epoch(patches, training.batch_size, config.resources.workers)
         model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
-        footprint = training_footprint(model, training.batch_size)
-        kept = config.checkpoint.keep_finished * footprint.checkpoint + footprint.weights
-        finished += kept
-        running = max(running, footprint.checkpoint * (config.checkpoint.keep + 1))
+        disk = trial_disk(config)
+        finished += disk.finished
+        running = max(running, disk.running)
         lines.append(
             f"  {trial.name}: {training.epochs} epochs of {patches} patches, {steps:,} steps; "
-            f"memory about {size(footprint.memory)}, disk {size(kept)} when finished"
+            f"memory about {size(training_footprint(model, training.batch_size).memory)}, "
+            f"disk {size(disk.finished)} when finished"
         )
     stores = sum(count * row_bytes(experiment.data) for count in num_patches.values())
     lines.append(

@@ -21,7 +21,7 @@ from gan.pictures import PictureError, read_pair
 from runner.config import Data
 from runner.errors import DataError
 from runner.sources import SPLITS, STORE_FORMAT, Picture, Source, read_picture
-from runner.storage import Storage
+from runner.storage import HashingStream, Storage
 
 META = "meta.json"
 QUARANTINE = "quarantine.jsonl"
@@ -199,35 +199,6 @@ class StoreWriter:
             "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
         }
         self.folder.write(META, json.dumps(meta, indent=1).encode())
-
-
-class HashingStream:
-    """A file to write to that knows the SHA-256 and the size of what went through it."""
-
-    closed = False
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        """Passes the bytes on."""
-        self.digest.update(data)
-        self.size += memoryview(data).nbytes
-        self._stream.write(data)
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        """Passes the request on."""
-        self._stream.flush()
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self.size
-
-    def close(self) -> None:
-        """Whoever opened the stream closes it."""
 
 
 def check_bad_fraction(left_out: list[dict[str, str]], num_pictures: int, data: Data) -> None:

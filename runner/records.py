@@ -1,10 +1,8 @@
-"""What a trial's folder says of it: trial.yaml, starts.jsonl, outcome.json, weights/."""
+"""What a trial's folder says of it: trial.yaml, outcome.json, weights/manifest.json."""
 
 import hashlib
 import json
 import platform
-import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +15,6 @@ from runner.storage import Storage
 
 TRIALS = "trials"
 TRIAL_FILE = "trial.yaml"
-STARTS = "starts.jsonl"
 OUTCOME = "outcome.json"
 WEIGHTS = "weights/generator.safetensors"
 WEIGHTS_RECORD = "weights/manifest.json"
@@ -108,29 +105,6 @@ def processor_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def record_start(trial: Storage, attempt: int, from_step: int, lost_steps: int) -> None:
-    """Adds a line for each time that a worker begins or begins again."""
-    row = {
-        "attempt": attempt,
-        "from_step": from_step,
-        "lost_steps": lost_steps,
-        "host": socket.gethostname(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    trial.append(STARTS, json.dumps(row).encode() + b"\n")
-
-
-def read_starts(trial: Storage) -> list[dict[str, Any]]:
-    """The starts so far; a torn last line is left out."""
-    rows = []
-    for line in trial.read(STARTS).splitlines() if trial.exists(STARTS) else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
 def write_outcome(trial: Storage, status: str, reason: str = "") -> None:
     """Says how the trial's last run ended: finished, stopped, failed, diverged or out_of_memory."""
     trial.write(OUTCOME, json.dumps({"status": status, "reason": reason}).encode())
@@ -143,20 +117,6 @@ def read_outcome(trial: Storage) -> dict[str, str]:
         return {"status": str(outcome["status"]), "reason": str(outcome["reason"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {"status": "", "reason": ""}
-
-
-def write_weights(trial: Storage, content: bytes, epochs: int, step: int, ids: Fingerprints) -> None:
-    """The finished trial's generator, then the record that makes it count."""
-    trial.make_folder("weights")
-    trial.write(WEIGHTS, content)
-    record = {
-        "epochs": epochs,
-        "step": step,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "config_fingerprint": ids.config,
-        "data_fingerprint": ids.data,
-    }
-    trial.write(WEIGHTS_RECORD, json.dumps(record, indent=1).encode())
 
 
 def finished_epochs(trial: Storage, ids: Fingerprints) -> int:

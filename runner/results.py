@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.metrics_log import only_finite, read_rows
-from runner.records import read_outcome, read_starts
+from runner.records import read_outcome
+from runner.starts import read_starts
 from runner.storage import Storage
 
 METRICS = ("ssim", "psnr", "l1", "hp_l1")

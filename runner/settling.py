@@ -7,6 +7,7 @@ import torch
 
 from gan.precision import has_native_bf16, resolve_precision
 from gan.team import Team
+from runner.checkpoints import settled_in_checkpoints
 from runner.errors import ResourceError
 from runner.job import TrialJob
 from runner.records import machine_differences, read_trial_file, write_trial_file
@@ -26,7 +27,7 @@ def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
         ResourceError: the trial was begun in a precision that this machine can only emulate.
     """
     if team.is_first:
-        recorded = read_trial_file(job.trial) or {}
+        recorded = read_trial_file(job.trial) or settled_in_checkpoints(job.trial)
         wanted = job.config.training.precision
         precision = str(recorded.get("precision") or resolve_precision(wanted, device))
         if wanted == "auto" and precision == "bf16" and not has_native_bf16(device):

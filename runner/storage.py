@@ -6,17 +6,23 @@ rename worth the name (an object store), the upload itself is atomic and the tem
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 TEMPORARY = ".tmp-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_TEXTS = tuple(os.strerror(number) for number in FULL)
+LOCK_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,11 @@ class Storage:
         if info.type != pa_fs.FileType.File:
             raise FileNotFoundError(self._path(name))
         return int(info.size)
+
+    def total_bytes(self) -> int:
+        """Bytes of all files below this folder; 0 where there is none."""
+        selector = pa_fs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        return sum(info.size or 0 for info in self.filesystem.get_file_info(selector))
 
     def names(self, name: str = "") -> list[str]:
         """Names in a folder, sorted; temporary ones are left out; empty where there is no folder."""
@@ -145,6 +156,34 @@ class Storage:
         os.rename(self._path(name), self._path(new_name))
         sync_folder(os.path.dirname(self._path(new_name)))
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of blocks that lock this folder too, where its file system can.
+
+        The system lets go of the lock of a process that has died. One that has been stopped in the middle
+        of such a block may hold it for ever: after ten seconds the block is entered without it.
+        """
+        try:
+            descriptor = os.open(self.root, os.O_RDONLY)
+        except OSError:
+            yield
+            return
+        try:
+            give_up_at = time.monotonic() + LOCK_WAIT_S
+            while not try_lock(descriptor) and time.monotonic() < give_up_at:
+                time.sleep(0.01)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def free_bytes(self) -> int:
+        """Bytes that can still be written where the folder is, or will be."""
+        place = self.local_path
+        while not place.exists():
+            place = place.parent
+        room = os.statvfs(place)
+        return room.f_bavail * room.f_frsize
+
     def remove(self, name: str) -> None:
         """Deletes a file or a whole folder; nothing happens where there is none."""
         info = self.filesystem.get_file_info(self._path(name))
@@ -152,6 +191,58 @@ class Storage:
             self.filesystem.delete_dir(self._path(name))
         elif info.type != pa_fs.FileType.NotFound:
             self.filesystem.delete_file(self._path(name))
+
+
+class HashingStream:
+    """A file to write to that knows the SHA-256 and the size of what went through it."""
+
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        """Passes the bytes on."""
+        self.digest.update(data)
+        self.size += memoryview(data).nbytes
+        self._stream.write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Passes the request on."""
+        self._stream.flush()
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.size
+
+    def close(self) -> None:
+        """Whoever opened the stream closes it."""
+
+
+def is_full(error: BaseException | None) -> bool:
+    """True where an error, or what caused it, is a disk or quota without room; errors of other processes
+    come as text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(text in str(error) for text in FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def try_lock(descriptor: int) -> bool:
+    """True once the lock is held, or where the file system has none to give."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sync_folder(path: str) -> None:

@@ -55,7 +55,9 @@ def run_sweep(jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str, c
     by_name = {job.name: job for job in jobs}
     for result in tuner.fit():
         if result.error is not None:  # the driver itself, after its restarts
-            write_outcome(by_name[result.config["cell"]["trial"]].trial, "failed", first_line(result.error))
+            job = by_name[result.config["cell"]["trial"]]
+            with job.committing():
+                write_outcome(job.trial, "failed", first_line(result.error))
 
 
 def cell(job: TrialJob) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """One trial's driver: what Tune runs for each cell of the sweep."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -9,10 +9,14 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from runner.job import LOG, TrialJob, first_line
+from runner.job import TrialJob, first_line
+from runner.lease import Superseded
+from runner.loop import end, is_out_of_memory, stop_for_room
 from runner.records import read_outcome, write_outcome
 from runner.resources import Allotment
-from runner.worker import train_worker
+from runner.storage import is_full
+from runner.watching import hanging_workers_are_ended
+from runner.worker import RemoteControl, train_worker
 
 
 def run_trial(
@@ -30,33 +34,47 @@ def run_trial(
         control: the handle of the Control actor.
     """
     job = jobs[param_space["cell"]["trial"]]
-    if ray.get(control.beat.remote(job.name, None)):
-        return  # asked to stop before it began
-    write_outcome(job.trial, "running")
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job, "control": control},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=allotment.workers,
-            use_gpu=allotment.gpus_per_worker > 0,
-            resources_per_worker=worker_resources(allotment),
-        ),
-        run_config=ray.train.RunConfig(
-            name=job.name,
-            storage_path=f"{ray_folder}/train",
-            failure_config=ray.train.FailureConfig(max_failures=job.config.resources.max_failures),
-            callbacks=[TuneReportCallback()],
-        ),
-    )
     try:
-        trainer.fit()
+        if not ray.get(control.stop_reason.remote()):
+            train(job, allotment, ray_folder, control)
+    except Superseded:
+        return  # nothing of ours counts any more
+    tune.report({"status": read_outcome(job.trial)["status"], "trial_name": job.name})
+
+
+def train(job: TrialJob, allotment: Allotment, ray_folder: str, control: Any) -> None:
+    """Runs the workers to the trial's end, and notes what ended them where they could not."""
+    try:
+        with job.committing():
+            write_outcome(job.trial, "running")
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"job": job, "control": control},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=allotment.workers,
+                use_gpu=allotment.gpus_per_worker > 0,
+                resources_per_worker=worker_resources(allotment),
+            ),
+            run_config=ray.train.RunConfig(
+                name=job.name,
+                storage_path=f"{ray_folder}/train",
+                failure_config=ray.train.FailureConfig(max_failures=job.config.resources.max_failures),
+                callbacks=[TuneReportCallback()],
+            ),
+        )
+        with hanging_workers_are_ended(job, control):
+            trainer.fit()
+    except Superseded:
+        raise
     except Exception as error:  # whatever ended the workers for good
         job.check_current()
-        job.trial.append(LOG, f"failed: {error}\n".encode())
-        if read_outcome(job.trial)["status"] != "out_of_memory":
-            write_outcome(job.trial, "failed", root_cause(error))
-    status = read_outcome(job.trial)["status"]
-    tune.report({"status": status, "trial_name": job.name})
+        job.say(f"{error}")
+        if any(is_full(cause) for cause in causes(error)):
+            stop_for_room(job, RemoteControl(control, tells=False), error)
+        elif any(is_out_of_memory(cause) or is_memory_monitor(cause) for cause in causes(error)):
+            end(job, "out_of_memory", root_cause(error), True)
+        else:
+            end(job, "failed", root_cause(error), True)
 
 
 def worker_resources(allotment: Allotment) -> dict[str, float]:
@@ -65,11 +83,23 @@ def worker_resources(allotment: Allotment) -> dict[str, float]:
     return resources | ({"GPU": allotment.gpus_per_worker} if allotment.gpus_per_worker else {})
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """A failed run's error, and what caused it, outermost first; of Ray's nested errors, the workers' own."""
+    following: BaseException | None = error
+    while isinstance(following, BaseException):
+        yield following
+        failures = getattr(following, "worker_failures", None)
+        following = (
+            next(iter(failures.values())) if failures else getattr(following, "cause", None) or following.__cause__
+        )
+
+
 def root_cause(error: BaseException) -> str:
-    """The first cause of a failed run on one line; of Ray's nested errors, the workers' own."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        error = next(iter(failures.values()))
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and isinstance(inner, BaseException):
-        error = inner
-    return first_line(error)
+    """The first cause of a failed run on one line."""
+    *_, first = causes(error)
+    return first_line(first)
+
+
+def is_memory_monitor(error: BaseException) -> bool:
+    """True where Ray ended a worker because its machine was running out of memory."""
+    return isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)

@@ -56,8 +56,9 @@ class Means:
     def __init__(self) -> None:
         self.means: list[dict[str, float]] = []
 
-    def __call__(self, logged: LoggedStep, means: dict[str, float]) -> None:
+    def __call__(self, logged: LoggedStep, means: dict[str, float]) -> Decision:
         self.means.append(means)
+        return Decision.GO_ON
 
 
 @pytest.fixture(scope="module")
@@ -164,23 +165,53 @@ def test_steps_an_epoch(num_patches: int, batch_size: int, workers: int, steps: 
     assert steps_per_epoch(num_patches, batch_size, workers) == steps
 
 
-def test_an_epoch_with_no_step_left_gives_way_to_the_next(patches: Patches) -> None:
+def test_a_run_stopped_at_an_epochs_end_tells_of_that_epoch_again(
+    patches: Patches, undisturbed: tuple[str, list[dict[str, float]]]
+) -> None:
+    first, second, told = new_state(), new_state(seed=9), []
+    acted: list[tuple[Decision, int]] = []
+
+    def stop(logged: LoggedStep, means: dict[str, float]) -> Decision:
+        told.append((logged, means))
+        return Decision.STOP
+
+    assert not fit(first, patches, settings(), on_epoch=stop, act=lambda decision: acted.append((decision, first.step)))
+    assert acted == [(Decision.STOP, 6)]
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+
+    def go_on(logged: LoggedStep, means: dict[str, float]) -> Decision:
+        told.append((logged, means))
+        return Decision.GO_ON
+
+    assert fit(second, patches, settings(), on_epoch=go_on)
+    assert [logged.step for logged, _ in told] == [6, 6, 12]
+    assert told[0] == told[1]
+    assert (digest(second), [means for _, means in told[1:]]) == undisturbed
+
+
+def test_an_epoch_with_no_step_left_is_ended_first(patches: Patches) -> None:
     state = new_state()
-    state.epoch_step = 6  # as many as there are; with fewer workers there was one more
-    assert fit(state, patches, settings(epochs=2))
-    assert (state.step, state.epoch) == (6, 3)
+    fit(state, patches, settings(), decide=lambda: Decision.STOP if state.step == 5 else Decision.GO_ON)
+    ended: list[int] = []
+
+    def note(logged: LoggedStep, means: dict[str, float]) -> Decision:
+        ended.append(logged.step)
+        return Decision.GO_ON
+
+    few = settings(batch_size=5)  # five steps an epoch, of which five are done
+    assert fit(state, patches, few, on_epoch=note)
+    assert ended == [5, 10]
 
 
 def test_epoch_means_are_over_the_epochs_pictures(patches: Patches) -> None:
     steps: list[LoggedStep] = []
     epochs: list[tuple[LoggedStep, dict[str, float]]] = []
-    fit(
-        new_state(),
-        patches,
-        settings(epochs=1, log_every_n_steps=1),
-        on_step=steps.append,
-        on_epoch=lambda logged, means: epochs.append((logged, means)),
-    )
+
+    def note(logged: LoggedStep, means: dict[str, float]) -> Decision:
+        epochs.append((logged, means))
+        return Decision.GO_ON
+
+    fit(new_state(), patches, settings(epochs=1, log_every_n_steps=1), on_step=steps.append, on_epoch=note)
     ((last, means),) = epochs
     assert [logged.step for logged in steps] == [1, 2, 3, 4, 5]
     assert last.step == 6

@@ -13,6 +13,9 @@ from typing import Any
 
 import yaml
 
+from runner.metrics_log import MetricsLog
+from runner.storage import Storage
+
 ROOT = Path(__file__).parents[2]
 WALL_TIMES = ("seconds", "images_per_second")
 
@@ -26,6 +29,11 @@ SMALL: dict[str, Any] = {
     "log_every_n_steps": 5,
     "resources": {"cpus_per_worker": 1},
 }
+
+
+def reopen_log(trial: Storage, step: int) -> MetricsLog:
+    """The log as a worker opens it that was restored at a step, from a checkpoint with all rows."""
+    return MetricsLog(trial, trial.read("metrics.jsonl") if trial.exists("metrics.jsonl") else b"", step)
 
 
 def write_experiment(folder: Path, **changes: Any) -> Path:

@@ -1,21 +1,27 @@
+import contextlib
+import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from runner.checkpoints import (
     DamagedCheckpoint,
+    NoGoodCheckpoint,
+    Place,
     checkpoint_steps,
     newest_checkpoint,
     read_checkpoint,
     remove_old_checkpoints,
-    tensor_bytes,
     write_checkpoint,
 )
 from runner.lease import Superseded
 from runner.records import Fingerprints
 from runner.storage import Storage
+from runner.tensor_files import write_tensors
 
 IDS = Fingerprints("config", "data")
 MANIFEST = "manifest.json"
@@ -28,19 +34,27 @@ def groups(step: int) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
+LOG = b'{"step": 5}\n'
+
+
+def write(trial: Storage, step: int, **options: object) -> None:
+    place = Place(step, step // 10 if step % 10 == 0 else 0, {"threads": 1, "precision": "fp32"})
+    write_checkpoint(trial, groups(step), LOG, place, IDS, **options)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def trial(tmp_path: Path) -> Storage:
     storage = Storage.open(tmp_path)
     for step in (5, 10):
-        write_checkpoint(storage, groups(step), step, IDS)
+        write(storage, step)
     return storage
 
 
 def test_what_was_written_is_read(trial: Storage) -> None:
     found = newest_checkpoint(trial, IDS, pytest.fail)
     assert found is not None
-    step, tensors = found
-    assert step == 10
+    step, tensors, log = found
+    assert (step, log) == (10, LOG)
     for group, expected in groups(10).items():
         assert tensors[group].keys() == expected.keys()
         for name, tensor in expected.items():
@@ -58,7 +72,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
-@pytest.mark.parametrize("name", ["generator.safetensors", "progress.safetensors", MANIFEST])
+@pytest.mark.parametrize("name", ["generator.safetensors", "progress.safetensors", "metrics.jsonl", MANIFEST])
 def test_a_damaged_checkpoint_is_named_set_aside_and_the_next_older_one_used(
     trial: Storage, tmp_path: Path, name: str, damage: object
 ) -> None:
@@ -95,24 +109,77 @@ def test_loading_runs_no_code(trial: Storage, tmp_path: Path) -> None:
 
 
 def test_nothing_is_committed_once_another_attempt_has_taken_over(trial: Storage) -> None:
-    def superseded() -> None:
+    @contextlib.contextmanager
+    def superseded() -> Iterator[None]:
         raise Superseded
+        yield
 
     with pytest.raises(Superseded):
-        write_checkpoint(trial, groups(15), 15, IDS, superseded)
+        write(trial, 15, committing=superseded)
     assert checkpoint_steps(trial) == [10, 5]
     assert trial.temporary_names("checkpoints") == []
 
 
+def test_where_all_are_damaged_none_is_touched_and_each_is_named(trial: Storage, tmp_path: Path) -> None:
+    for step in ("05", "10"):
+        truncate(tmp_path / "checkpoints" / f"step_000000{step}" / "generator.safetensors")
+    before = trial.names("checkpoints")
+    for _ in range(2):
+        with pytest.raises(NoGoodCheckpoint, match=r"(?s)step_00000010: generator.*step_00000005: generator"):
+            newest_checkpoint(trial, IDS, pytest.fail)
+    assert trial.names("checkpoints") == before
+
+
+def test_a_checkpoint_that_was_being_replaced_stands_in(trial: Storage) -> None:
+    write(trial, 10)
+    assert trial.names("checkpoints") == ["step_00000005", "step_00000010"]
+    trial.at("checkpoints").rename("step_00000010", "replaced_step_00000010")
+    found = newest_checkpoint(trial, IDS, pytest.fail)
+    assert found is not None
+    assert found.step == 10
+    assert trial.names("checkpoints") == ["step_00000005", "step_00000010"]
+
+
+def test_those_of_kept_epochs_stay(trial: Storage) -> None:
+    write(trial, 15)
+    write(trial, 20)
+    remove_old_checkpoints(trial, 1, lambda epoch: epoch > 0)
+    assert checkpoint_steps(trial) == [20, 10]
+
+
 def test_the_newest_ones_stay(trial: Storage) -> None:
-    write_checkpoint(trial, groups(15), 15, IDS)
+    write(trial, 15)
     trial.at("checkpoints").make_folder(".tmp-step_00000020-broken-off")
     remove_old_checkpoints(trial, keep=2)
     assert checkpoint_steps(trial) == [15, 10]
     assert trial.temporary_names("checkpoints") == []
 
 
+def file_of(tensors: dict[str, torch.Tensor]) -> bytes:
+    stream = io.BytesIO()
+    write_tensors(stream, tensors)
+    return stream.getvalue()
+
+
 def test_bytes_depend_on_the_tensors_alone() -> None:
     tensors = groups(3)["generator"]
-    assert tensor_bytes(tensors) == tensor_bytes(dict(reversed(tensors.items())))
-    assert tensor_bytes(tensors) != tensor_bytes(groups(4)["generator"])
+    assert file_of(tensors) == file_of(dict(reversed(tensors.items())))
+    assert file_of(tensors) != file_of(groups(4)["generator"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_files_are_those_that_the_safetensors_library_writes(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"layer.{number}.wéight": torch.randn(shape, generator=generator).to(kind)
+        for number, (shape, kind) in enumerate(
+            [
+                ((3, 4), torch.float32),
+                ((), torch.int64),
+                ((5,), torch.float16),
+                ((2, 1, 3), torch.float64),
+                ((1,), torch.float32),
+            ]
+        )
+    }
+    assert file_of(tensors) == safetensors.torch.save(tensors)

@@ -1,14 +1,19 @@
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import runner.lease
 from runner.errors import StorageError
 from runner.lease import Lease, Superseded, check_current, read_lease
+from runner.stopping import Stopped
 from runner.storage import Storage
 
 
@@ -61,15 +66,68 @@ def test_a_killed_process_that_nobody_has_waited_for_is_no_obstacle(experiment: 
     process.communicate()
 
 
-@pytest.mark.parametrize(("age_s", "alive"), [(10, True), (31, False)])
-def test_on_another_machine_only_the_heartbeat_counts(experiment: Storage, age_s: float, alive: bool) -> None:
-    Lease.acquire(experiment)
-    put_lock(experiment, host="elsewhere", heartbeat=time.time() - age_s)
-    if alive:
-        with pytest.raises(StorageError, match="on elsewhere"):
-            Lease.acquire(experiment)
-    else:
-        Lease.acquire(experiment).release()
+def lock_of_another_machine(experiment: Storage, age_s: float) -> dict[str, Any]:
+    """Leaves the lock of a holder elsewhere, last heard of some seconds ago."""
+    first = Lease.acquire(experiment)
+    lease = {**(read_lease(experiment) or {}), "host": "elsewhere", "heartbeat": time.time() - age_s}
+    first.release()
+    experiment.write("lock", json.dumps(lease).encode())
+    return lease
+
+
+def test_a_holder_on_another_machine_whose_heart_beats_is_respected(experiment: Storage) -> None:
+    lease = lock_of_another_machine(experiment, age_s=5)
+
+    def beat(text: str) -> None:
+        assert "on elsewhere" in text
+        experiment.write("lock", json.dumps({**lease, "heartbeat": time.time()}).encode())
+
+    with pytest.raises(StorageError, match="on elsewhere"):
+        Lease.acquire(experiment, say=beat)
+
+
+@pytest.mark.parametrize("age_s", [29.5, 31])
+def test_a_silent_holder_on_another_machine_is_waited_for_until_its_lease_has_run_out(
+    experiment: Storage, age_s: float
+) -> None:
+    lock_of_another_machine(experiment, age_s)
+    said: list[str] = []
+    Lease.acquire(experiment, say=said.append).release()
+    assert len(said) == (age_s < 30)
+
+
+def test_another_container_on_the_same_host_counts_as_another_machine(experiment: Storage) -> None:
+    lease = lock_of_another_machine(experiment, age_s=31)
+    here = {**lease, "host": socket.gethostname()}
+    experiment.write("lock", json.dumps(here).encode())
+    with pytest.raises(StorageError):  # its process is this one, and lives
+        Lease.acquire(experiment)
+    experiment.write("lock", json.dumps({**here, "processes": "of another boot"}).encode())
+    Lease.acquire(experiment).release()
+
+
+def test_waiting_for_another_machine_can_be_given_up(experiment: Storage) -> None:
+    lock_of_another_machine(experiment, age_s=5)
+    with pytest.raises(Stopped):
+        Lease.acquire(experiment, is_stopped=lambda: True)
+
+
+def test_a_command_whose_place_is_taken_notices_and_writes_no_more(
+    experiment: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.lease, "HEARTBEAT_S", 0.01)
+    lost = threading.Event()
+    first = Lease.acquire(experiment, on_loss=lost.set)
+    second = Lease.acquire(experiment, take_over=True)
+    assert lost.wait(10)
+    with pytest.raises(Superseded):
+        first.check_current()
+    first.release()
+    second.check_current()
+    lease = read_lease(experiment)
+    assert lease is not None
+    assert lease["token"] == second.token
+    second.release()
 
 
 def test_a_torn_lock_is_no_obstacle(experiment: Storage) -> None:

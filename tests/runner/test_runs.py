@@ -15,7 +15,7 @@ from gan.patches import Patches
 from gan.state import ModelSettings, TrainState
 from gan.team import Team
 from gan.training import TrainingSettings, fit
-from runner.checkpoints import tensor_bytes
+from runner.tensor_files import write_tensors
 from tests.runner.experiments import (
     descendants,
     finish,
@@ -167,7 +167,8 @@ def train_without_ray(rank: int, store: str, folder: str) -> None:
     )
     fit(state, Patches.open(store), settings, team=Team(rank, 2, dist.new_group(backend="gloo")))
     if rank == 0:
-        Path(folder, "weights").write_bytes(tensor_bytes(state.generator.state_dict()))
+        with open(Path(folder, "weights"), "wb") as stream:
+            write_tensors(stream, state.generator.state_dict())
     dist.destroy_process_group()
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.metrics_log import MetricsLog, MetricsReader, read_rows
+from runner.metrics_log import MetricsReader, read_rows
 from runner.storage import Storage
+from tests.runner.experiments import reopen_log
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -33,13 +34,13 @@ def test_only_one_of_two_creates_a_file(tmp_path: Path) -> None:
 
 def test_rows_past_the_restored_step_are_cut_off_and_a_torn_row_too(tmp_path: Path) -> None:
     trial = Storage.open(tmp_path)
-    log = MetricsLog(trial, 0)
+    log = reopen_log(trial, 0)
     for step in (5, 10, 15):
         log.add({"step": step, "loss": step / 3})
     with (tmp_path / "metrics.jsonl").open("ab") as stream:
         stream.write(b'{"step": 20, "lo')
     assert [row["step"] for row in read_rows(trial)] == [5, 10, 15]
-    resumed = MetricsLog(trial, 10)
+    resumed = reopen_log(trial, 10)
     resumed.add({"step": 11, "loss": float("nan")})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [5, 10, 11]
@@ -52,11 +53,11 @@ def test_a_reader_hands_out_each_step_once_though_the_log_is_cut_back_and_redone
     trial = Storage.open(tmp_path)
     reader = MetricsReader(trial)
     assert reader.new_rows() == []
-    log = MetricsLog(trial, 0)
+    log = reopen_log(trial, 0)
     for step in (5, 10, 15):
         log.add({"step": step})
     assert [row["step"] for row in reader.new_rows()] == [5, 10, 15]
-    redone = MetricsLog(trial, 5)
+    redone = reopen_log(trial, 5)
     redone.add({"step": 10})
     assert reader.new_rows() == []
     for step in (15, 20):

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.metrics_log import METRICS, MetricsLog, encode_row
+from runner.metrics_log import METRICS, encode_row
 from runner.storage import Storage
 from runner.tracking import ROWS_PER_UPDATE, TrialTracking, resolve_mode, run_id, sync_hint
+from tests.runner.experiments import reopen_log
 from tests.runner.wandb_log import LocalServer, RecordedRun, read_run
 
 KEY = "0123456789abcdef" * 3
@@ -60,7 +61,7 @@ def a_row(step: int, epoch: int = 1) -> dict[str, Any]:
 
 def log_steps(trial: Storage, steps: range, after: int = -1) -> None:
     """Does these steps in a worker's place; rows past `after` are cut off, as at its restart."""
-    log = MetricsLog(trial, after)
+    log = reopen_log(trial, after)
     for step in steps:
         log.add(a_row(step))
 
@@ -100,7 +101,7 @@ def wandb_processes() -> str:
 
 def test_each_row_is_recorded_once_at_its_step_and_under_its_names(trial: Storage) -> None:
     rows = [a_row(0), a_row(50) | {"epoch_mean/l1_loss": 0.25, "val/ssim": 0.158, "val_eval/psnr": 14.15}]
-    log = MetricsLog(trial, -1)
+    log = reopen_log(trial, -1)
     tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
     for row in rows:
         log.add(row)
@@ -119,8 +120,8 @@ def test_each_row_is_recorded_once_at_its_step_and_under_its_names(trial: Storag
 
 def test_the_run_says_whose_it_is_and_how_it_ended(trial: Storage) -> None:
     log_steps(trial, range(0, 20, 10))
-    MetricsLog(trial, 10).add(a_row(20) | {"val/ssim": 0.158})
-    MetricsLog(trial, 20).add(a_row(30))
+    reopen_log(trial, 10).add(a_row(20) | {"val/ssim": 0.158})
+    reopen_log(trial, 20).add(a_row(30))
     track(trial, "diverged")
 
     run = offline_run(trial)
@@ -140,7 +141,7 @@ def test_the_project_is_the_users_where_one_is_set(trial: Storage, monkeypatch: 
 
 
 def test_what_was_not_finite_is_recorded_as_nan(trial: Storage) -> None:
-    MetricsLog(trial, -1).add(a_row(0) | {"l1_loss": math.inf})
+    reopen_log(trial, -1).add(a_row(0) | {"l1_loss": math.inf})
     track(trial, "diverged")
     run = offline_run(trial)
     assert math.isnan(run.history[0]["l1_loss"]) and math.isnan(run.summary["l1_loss"])
@@ -150,7 +151,7 @@ def test_an_epochs_picture_is_recorded_at_the_step_that_ends_the_epoch(trial: St
     trial.make_folder("images")
     Image.new("RGB", (48, 16), "teal").save(trial.local_path / "images/epoch_0002.png")
     ends = {"epoch_mean/l1_loss": 0.5}
-    log = MetricsLog(trial, -1)
+    log = reopen_log(trial, -1)
     for row in (a_row(10, 1) | ends, a_row(15, 2), a_row(20, 2) | ends, a_row(30, 3) | ends):
         log.add(row)
     track(trial, "finished")
@@ -298,7 +299,7 @@ def test_online_only_what_the_server_lacks_is_sent(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     trial.make_folder("images")
     Image.new("RGB", (48, 16), "teal").save(trial.local_path / "images/epoch_0001.png")
-    MetricsLog(trial, -1).add(a_row(0) | {"epoch_mean/l1_loss": 0.5})
+    reopen_log(trial, -1).add(a_row(0) | {"epoch_mean/l1_loss": 0.5})
     log_steps(trial, range(1, 5), after=0)
     track(trial, "stopped", mode="online")
     run = server.runs[run_id("sweep", trial.name)]
@@ -359,7 +360,7 @@ def test_a_picture_that_cannot_be_read_ends_tracking_with_the_log_untouched(
 ) -> None:
     trial.make_folder("images")
     trial.write("images/epoch_0001.png", b"no picture")
-    MetricsLog(trial, -1).add(a_row(10) | {"epoch_mean/l1_loss": 0.5})
+    reopen_log(trial, -1).add(a_row(10) | {"epoch_mean/l1_loss": 0.5})
     tracking = TrialTracking(trial, "sweep", CONFIG, "offline")
     tracking.update()
     tracking.finish("finished")

@@ -1,0 +1,142 @@
+"""Saving beside training: a snapshot while training waits, the write in a thread of its own."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from gan.snapshot import Snapshot, is_finite
+from gan.state import TrainState
+from runner.checkpoints import Place, remove_old_checkpoints, write_checkpoint
+from runner.job import TrialJob
+from runner.storage import is_full
+
+SAVE_SHARE = 0.035
+MIN_INTERVAL_S = 10.0
+NOTICED_INTERVAL_S = 5.0
+WRITER_NICENESS = 10
+
+
+class Saver:
+    """Writes a trial's checkpoints, one at a time, as often as costs at most 3.5 % of the time.
+
+    What a save costs is the time that training waits for it, and on a processor the time that the writing
+    thread takes from the training's cores.
+
+    Attributes:
+        share: of the time since the start that saving has cost.
+    """
+
+    def __init__(self, job: TrialJob, settled: dict[str, Any], restored: TrainState, *, shares_cores: bool) -> None:
+        self._job = job
+        self._settled = settled
+        self._shares_cores = shares_cores
+        self._snapshot = Snapshot()
+        self._pool = ThreadPoolExecutor(1, "saver", initializer=yield_to_training)
+        self._write: Future[dict[str, Any] | None] | None = None
+        self._started = self._last_save_at = time.monotonic()
+        self._cost_s = self._total_cost_s = 0.0
+        self._stall_s = 0.0
+        self._saved_place = place_of(restored)
+
+    def is_due(self, *, noticed: bool) -> bool:
+        """True when a save costs little enough by now, and the one before it is written.
+
+        Args:
+            noticed: the machine is about to be taken away, so that any moment may be the last.
+        """
+        if self._write is not None and not self._write.done():
+            return False
+        interval = NOTICED_INTERVAL_S if noticed else max(self._cost_s / SAVE_SHARE, MIN_INTERVAL_S)
+        return time.monotonic() - self._last_save_at > interval
+
+    def save(self, state: TrainState, log: Callable[[], bytes]) -> None:
+        """Takes a snapshot and begins to write it, unless this step has been saved.
+
+        Args:
+            log: gives the log up to this step, whenever it is called.
+
+        Raises:
+            OSError: the write before this one failed; see `is_full`.
+        """
+        if place_of(state) == self._saved_place:
+            return
+        start = time.monotonic()
+        self.wait()
+        self._snapshot.take(state.state_dict())
+        ended = state.epoch - 1 if state.epoch_step == 0 else 0
+        place = Place(state.step, ended, self._settled)
+        self._last_save_at = time.monotonic()
+        self._stall_s = self._last_save_at - start
+        self._saved_place = place_of(state)
+        self._write = self._pool.submit(self._write_snapshot, place, log)
+
+    def wait(self) -> dict[str, Any] | None:
+        """Waits until what was begun is on storage; its manifest, once. Raises what stopped the write."""
+        write, self._write = self._write, None
+        return write.result() if write is not None else None
+
+    def written(self) -> dict[str, Any] | None:
+        """As `wait`, but None where the write goes on."""
+        return self.wait() if self._write is not None and self._write.done() else None
+
+    @property
+    def share(self) -> float:
+        """Of the time since the start, what saving has cost."""
+        return self._total_cost_s / max(time.monotonic() - self._started, 1e-9)
+
+    def close(self) -> None:
+        """Waits for the thread's end."""
+        self._pool.shutdown()
+
+    def _write_snapshot(self, place: Place, log: Callable[[], bytes]) -> dict[str, Any] | None:
+        """In the thread: writes, makes room, says what it cost. None where the state is not worth keeping."""
+        start, start_cpu = time.monotonic(), time.thread_time()
+        groups = self._snapshot.groups()
+        if not is_finite(groups):
+            self._job.say(f"step {place.step} is not saved: its state is not finite")
+            return None
+        job = self._job
+        manifest = self._write_with_room(
+            lambda: write_checkpoint(job.trial, groups, log(), place, job.ids, job.committing)
+        )
+        self._make_room()
+        self._cost_s = self._stall_s + (time.thread_time() - start_cpu) * self._shares_cores
+        self._total_cost_s += self._cost_s
+        written_s = time.monotonic() - start
+        megabytes = sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6
+        self._job.say(
+            f"checkpoint at step {place.step}: {megabytes:.1f} MB, training waited {self._stall_s:.3f} s, "
+            f"written in {written_s:.3f} s beside it; "
+            f"saving has cost {100 * self.share:.2f} % of the time"
+        )
+        return manifest
+
+    def _write_with_room(self, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Writes; where the disk is full, again after what may go has gone."""
+        try:
+            return write()
+        except OSError as error:
+            if not is_full(error):
+                raise
+        self._make_room()
+        return write()
+
+    def _make_room(self) -> None:
+        keep = self._job.config.checkpoint
+        with self._job.committing():
+            remove_old_checkpoints(self._job.trial, keep.keep, keep.keeps_epoch)
+
+
+def place_of(state: TrainState) -> tuple[int, int]:
+    """What tells two moments of a run apart: an epoch's end and the next one's start have the same step."""
+    return state.step, state.epoch
+
+
+def yield_to_training() -> None:
+    """Lets the training's threads go first where there are not cores enough (Linux counts this by thread)."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WRITER_NICENESS)
