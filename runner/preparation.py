@@ -21,11 +21,12 @@ from gan.pictures import PictureError, read_pair
 from runner.config import Data
 from runner.errors import DataError
 from runner.sources import SPLITS, STORE_FORMAT, Picture, Source, read_picture
-from runner.storage import HashingStream, Storage
+from runner.storage import TEMPORARY, HashingStream, Storage
 
 META = "meta.json"
 QUARANTINE = "quarantine.jsonl"
 NAMES_SHOWN = 5
+LEFTOVER_S = 3600.0
 
 
 class PatchStore(NamedTuple):
@@ -115,12 +116,15 @@ def build_store(
     Raises:
         DataError: too many pictures are bad, or a split has no good one; nothing is left behind.
     """
-    temporary = f".tmp-{fingerprint}-{secrets.token_hex(4)}"
+    remove_leftovers(patches)
+    temporary = f"{TEMPORARY}{fingerprint}-{secrets.token_hex(4)}"
+    patches.make_folder(temporary)
     building = StoreWriter(patches.at(temporary), data)
     try:
-        building.write(source, cuts)
-        building.check(source, data)
-        building.finish(fingerprint)
+        with building.folder.locked():
+            building.write(source, cuts)
+            building.check(source, data)
+            building.finish(fingerprint)
         try:
             patches.rename(temporary, fingerprint)
         except OSError:
@@ -137,6 +141,14 @@ def build_store(
     return store
 
 
+def remove_leftovers(patches: Storage) -> None:
+    """Deletes what preparations left that were killed: nobody holds it, and nobody has written there for an hour."""
+    for name in patches.temporary_names():
+        leftover = patches.at(name)
+        if leftover.is_unlocked() and leftover.idle_s() > LEFTOVER_S:
+            patches.remove(name)
+
+
 @dataclass
 class StoreWriter:
     """A store that is being written into a temporary folder."""
@@ -149,7 +161,6 @@ class StoreWriter:
 
     def write(self, source: Source, cuts: Iterable[CutPicture]) -> None:
         """Streams every picture's patches into its split's file; memory holds one picture at a time."""
-        self.folder.make_folder()
         iterator = zip(source.pictures, cuts, strict=True)
         by_split: dict[str, int] = Counter(picture.split for picture in source.pictures)
         for split in SPLITS:

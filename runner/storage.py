@@ -176,6 +176,27 @@ class Storage:
         finally:
             os.close(descriptor)
 
+    def is_unlocked(self) -> bool:
+        """True where no process is in a block that locks this folder, and that can be told."""
+        try:
+            descriptor = os.open(self.root, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+
+    def idle_s(self) -> float:
+        """Seconds since anything below this folder was written."""
+        selector = pa_fs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        infos = [self.filesystem.get_file_info(self.root), *self.filesystem.get_file_info(selector)]
+        newest = max((info.mtime_ns or 0 for info in infos), default=0)
+        return time.time() - newest / 1e9
+
     def free_bytes(self) -> int:
         """Bytes that can still be written where the folder is, or will be."""
         place = self.local_path

@@ -117,3 +117,26 @@ def descendants(pid: int) -> dict[int, str]:
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return {child: titles.get(child, "") for child in found - {pid}}
+
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"patch_size": 64, "patching": "resize", "synthetic": {"train": 12, "val": 2, "seed": 3}},
+    "model": {"channels": 2, "receptive_field": 16},
+    "training": {"epochs": 6, "batch_size": 4, "precision": "fp32"},
+    "checkpoint": {"every_n_epochs": 1},
+    "log_every_n_steps": 1,
+    "resources": {"cpus_per_worker": 1},
+    "tracking": {"wandb": "off"},
+}
+
+
+def assert_same_end(trial: Path, undisturbed: Path) -> None:
+    """Weights, the state in the last checkpoint, and the log without wall times are the same to the last bit."""
+    assert weights_digest(trial) == weights_digest(undisturbed)
+    newest = [max((place / "checkpoints").glob("step_*")) for place in (trial, undisturbed)]
+    assert newest[0].name == newest[1].name
+    for path in newest[1].glob("*.safetensors"):
+        assert (newest[0] / path.name).read_bytes() == path.read_bytes(), path.name
+    rows = [without_wall_times(read_metrics(place)) for place in (trial, undisturbed)]
+    assert rows[0] == rows[1]

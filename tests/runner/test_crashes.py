@@ -1,0 +1,109 @@
+"""SIGKILL at any moment, any number of times: the end is that of a run that nothing happened to."""
+
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from runner.starts import read_starts
+from runner.storage import Storage
+from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
+from tests.runner.experiments import TINY, assert_same_end, read_metrics, write_experiment
+
+pytestmark = pytest.mark.slow
+
+MAX_DEATHS = 8
+STORAGE = "runner.storage.Storage"
+# Where a run may die, and at which call at the latest; what writes bytes may die half-way, too.
+PLACES = {
+    "gan.training.take_step": 9,
+    "gan.snapshot.Snapshot.take": 6,
+    "gan.evaluation.summarise": 12,
+    "runner.checkpoints.write_tensors": 12,
+    "runner.saving.write_checkpoint": 6,
+    "runner.loop.write_weights": 1,
+    "runner.loop.comparison_png": 3,
+    f"{STORAGE}.write": 20,
+    f"{STORAGE}.append": 20,
+    f"{STORAGE}.rename": 6,
+    f"{STORAGE}.remove": 12,
+}
+HALF_WAY = (f"{STORAGE}.write", f"{STORAGE}.append")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run's results in it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = train(folder)
+    assert ended.code == 0, ended.output
+    return folder
+
+
+def trial_of(folder: Path) -> Path:
+    return folder / "results" / "tiny" / "trials" / "trial"
+
+
+def train(folder: Path, *deaths: Death, cadence: dict[str, float] | None = None, **changes: object) -> Run:
+    """One start of the command, in a folder of its own."""
+    path = write_experiment(folder, **{**TINY, **changes})
+    arguments = [path, "--in-process", "--storage", folder / "results"]
+    return run_forked(arguments, folder / "output.txt", deaths=deaths, settings=cadence)
+
+
+def a_death(draw: random.Random) -> Death:
+    function = draw.choice(list(PLACES))
+    when = draw.choice(["before", "after", "half-way"] if function in HALF_WAY else ["before", "after"])
+    return Death(function, draw.randint(1, PLACES[function]), when)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
+    tmp_path: Path, undisturbed: Path, seed: int
+) -> None:
+    draw = random.Random(seed)
+    shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
+    history = []
+    for _ in range(MAX_DEATHS):
+        death = a_death(draw)
+        cadence = draw.choice([None, SAVE_ALWAYS])
+        every = draw.choice([1, 2, 5])
+        ended = train(tmp_path, death, cadence=cadence, checkpoint={"every_n_epochs": every})
+        history.append((death, ended.code))
+        if ended.code != -signal.SIGKILL:
+            break
+    else:
+        ended = train(tmp_path)
+    assert ended.code == 0, (history, ended.output)
+    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
+    for start in read_starts(Storage.open(trial_of(tmp_path))):
+        assert 0 <= start["from_step"] <= 18
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "function",
+    [f"{STORAGE}.make_folder", "runner.preparation.cut_picture", "runner.preparation.patch_batch", f"{STORAGE}.rename"],
+)
+def test_killed_while_patches_are_prepared_it_prepares_them_again(
+    tmp_path: Path, undisturbed: Path, function: str, when: str
+) -> None:
+    ended = train(tmp_path, Death(function, 3 if function != f"{STORAGE}.rename" else 1, when))
+    assert ended.code == -signal.SIGKILL, ended.output
+    ended = train(tmp_path)
+    assert ended.code == 0, ended.output
+    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
+    stores = [next((place / "results" / "patches").glob("*/train.arrow")) for place in (tmp_path, undisturbed)]
+    assert stores[0].read_bytes() == stores[1].read_bytes()
+
+
+def test_stopped_in_the_middle_of_an_evaluation_it_evaluates_again(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
+    ended = train(tmp_path, Death("gan.evaluation.summarise", 3, "stop"))
+    assert ended.code == 75, ended.output
+    assert [row["step"] for row in read_metrics(trial_of(tmp_path))] == [1, 2]
+    assert [path.name for path in (trial_of(tmp_path) / "checkpoints").iterdir()] == ["step_00000003"]
+    assert train(tmp_path).code == 0
+    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
