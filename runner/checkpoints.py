@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 
 from gan.snapshot import Groups
-from runner.records import Fingerprints
+from runner.records import Fingerprints, digest_of
 from runner.storage import TEMPORARY, HashingStream, Storage
 from runner.tensor_files import write_tensors
 
@@ -110,6 +110,7 @@ def write_checkpoint(
             "settled": dict(place.settled),
             "files": files,
         }
+        manifest["digest"] = digest_of(manifest)
         writing.write(MANIFEST, json.dumps(manifest, indent=1).encode())
         with committing():
             if folder.exists(name):
@@ -131,13 +132,13 @@ def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict
             manifest["config_fingerprint"],
             manifest["data_fingerprint"],
         )
-        for entry in manifest["files"].values():
-            int(entry["bytes"]), str(entry["sha256"])
-        int(manifest["finished_epoch"]), dict(manifest["settled"])
+        digest = manifest.pop("digest")
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"its manifest can't be read ({type(error).__name__})") from None
+    if digest != digest_of(manifest):
+        raise DamagedCheckpoint("its manifest is not as it was written")
     wanted = (MANIFEST_FORMAT, step, fingerprints.config, fingerprints.data)
     for what, is_, should in zip(("format", "step", "config", "data"), found, wanted, strict=True):
         if is_ != should:
@@ -242,11 +243,11 @@ def finished_epoch(trial: Storage, step: int) -> int:
         return 0
 
 
-def settled_in_checkpoints(trial: Storage) -> dict[str, Any]:
+def settled_in_checkpoints(trial: Storage, fingerprints: Fingerprints) -> dict[str, Any]:
     """Threads and precision as the newest checkpoint that can say so has them; empty where none can."""
     for step in checkpoint_steps(trial):
         try:
-            return dict(json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))["settled"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return dict(read_manifest(trial, step, fingerprints)["settled"])
+        except DamagedCheckpoint:
             continue
     return {}

@@ -129,6 +129,8 @@ def execute_with(
     write_results(run.folder, rows)
     screen.results(rows)
     say_what_next(run, watched, rows, screen)
+    if stop.reason:
+        screen.say(f"stopped ({stop.reason}); the same command goes on from the last checkpoint")
     return exit_code([row["status"] for row in rows], stop.reason)
 
 

@@ -52,13 +52,19 @@ def fingerprints(config: Experiment, data_fingerprint: str) -> Fingerprints:
     return Fingerprints(hashlib.sha256(text.encode()).hexdigest()[:16], data_fingerprint)
 
 
+def digest_of(record: Mapping[str, Any]) -> str:
+    """What a record is known by to be as it was written: the SHA-256 of it as JSON."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 def read_trial_file(trial: Storage) -> dict[str, Any] | None:
-    """trial.yaml's content, or None where there is none that can be understood."""
+    """trial.yaml's content, or None where there is none that is as it was written."""
     try:
         content = yaml.safe_load(trial.read(TRIAL_FILE))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        digest = content.pop("digest")
+        return content if digest == digest_of(content) else None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def write_trial_file(
@@ -80,6 +86,7 @@ def write_trial_file(
         "processor": processor_model(),
         "versions": package_versions(),
     }
+    content["digest"] = digest_of(content)
     trial.write(TRIAL_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 
 

@@ -27,7 +27,7 @@ def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
         ResourceError: the trial was begun in a precision that this machine can only emulate.
     """
     if team.is_first:
-        recorded = read_trial_file(job.trial) or settled_in_checkpoints(job.trial)
+        recorded = read_trial_file(job.trial) or settled_in_checkpoints(job.trial, job.ids)
         wanted = job.config.training.precision
         precision = str(recorded.get("precision") or resolve_precision(wanted, device))
         if wanted == "auto" and precision == "bf16" and not has_native_bf16(device):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.records import digest_of
 from tests.runner.crashing import Death, Run, run_forked
 from tests.runner.experiments import TINY, assert_same_end, run, write_experiment
 
@@ -83,6 +84,17 @@ def edit_manifest(**changes: object) -> Callable[[Path], None]:
     return edit
 
 
+def manifest_of_another(**changes: object) -> Callable[[Path], None]:
+    """A manifest that is whole, but of something else."""
+
+    def edit(path: Path) -> None:
+        manifest = {**json.loads(path.read_text()), **changes}
+        del manifest["digest"]
+        path.write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
+
+    return edit
+
+
 def replace_by(content: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(content) and None
 
@@ -117,10 +129,10 @@ MATRIX: dict[str, tuple[str, Callable[[Path], None], bool]] = {
         for how, damage in FILE_DAMAGES.items()
     },
     "manifest: not an object": (f"{NEWEST}/manifest.json", replace_by(b"[]"), True),
-    "manifest: an entry without a digest": (f"{NEWEST}/manifest.json", edit_manifest(files={"a": {}}), True),
-    "manifest: for another config": (f"{NEWEST}/manifest.json", edit_manifest(config_fingerprint="0"), True),
-    "manifest: for other data": (f"{NEWEST}/manifest.json", edit_manifest(data_fingerprint="0"), True),
-    "manifest: for another step": (f"{NEWEST}/manifest.json", edit_manifest(step=9), True),
+    "manifest: other settings": (f"{NEWEST}/manifest.json", edit_manifest(settled={"threads": 2}), True),
+    "manifest: for another config": (f"{NEWEST}/manifest.json", manifest_of_another(config_fingerprint="0"), True),
+    "manifest: for other data": (f"{NEWEST}/manifest.json", manifest_of_another(data_fingerprint="0"), True),
+    "manifest: for another step": (f"{NEWEST}/manifest.json", manifest_of_another(step=9), True),
     "newest checkpoint: missing": (NEWEST, remove, False),
     "newest checkpoint: empty": (NEWEST, empty, True),
     **{

@@ -1,0 +1,125 @@
+"""A full disk and too little memory: nothing is half-written, and the same command goes on once there is room."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
+from tests.runner.experiments import TINY, assert_same_end, read_metrics, write_experiment
+
+pytestmark = pytest.mark.slow
+
+
+def train(folder: Path, storage: Path, changes: dict[str, object] | None = None, **limits: object) -> Run:
+    path = write_experiment(folder, **{**TINY, **(changes or {})})
+    arguments = [path, "--in-process", "--storage", storage]
+    return run_forked(arguments, folder / "output.txt", **limits)  # type: ignore[arg-type]
+
+
+def trial_of(storage: Path) -> Path:
+    return storage / "tiny" / "trials" / "trial"
+
+
+def not_checked(*arguments: object) -> None:
+    """In place of the check before the start: something else has filled the disk since."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = train(folder, folder / "results")
+    assert ended.code == 0, ended.output
+    return folder / "results"
+
+
+@pytest.fixture
+def storage(undisturbed: Path, tmp_path: Path) -> Path:
+    shutil.copytree(undisturbed / "patches", tmp_path / "results" / "patches")
+    return tmp_path / "results"
+
+
+def largest_file(checkpoint: Path) -> int:
+    return max(path.stat().st_size for path in checkpoint.iterdir())
+
+
+@pytest.mark.parametrize("what", ["a checkpoint", "the log"])
+def test_a_full_disk_stops_the_run_and_with_room_it_goes_on_to_the_same_bits(
+    storage: Path, undisturbed: Path, tmp_path: Path, what: str
+) -> None:
+    """A limit on the size of a file stands in for the disk: a write fails in the middle, with an error of its own."""
+    checkpoint = next((trial_of(undisturbed) / "checkpoints").iterdir())
+    first = train(tmp_path, storage, deaths=[Death("runner.saving.write_checkpoint", 3)])
+    assert first.code == -9, first.output
+    good = sorted(path.name for path in (trial_of(storage) / "checkpoints").iterdir())
+    limit = {
+        "a checkpoint": largest_file(checkpoint) - 1000,
+        "the log": (trial_of(storage) / "metrics.jsonl").stat().st_size + 300,
+    }[what]
+    before = [row for row in read_metrics(trial_of(storage)) if row["step"] <= 6]
+    if what == "the log":
+        assert limit < largest_file(checkpoint)
+    for _ in range(2):
+        ended = train(tmp_path, storage, max_file_bytes=limit)
+        assert ended.code == 75, ended.output
+        assert "no room on the disk" in ended.output
+        assert sorted(path.name for path in (trial_of(storage) / "checkpoints").iterdir()) == good
+        assert read_metrics(trial_of(storage))[: len(before)] == before
+        lines = (trial_of(storage) / "metrics.jsonl").read_text().split("\n")
+        assert lines[-1] == ""
+    ended = train(tmp_path, storage)
+    assert ended.code == 0, ended.output
+    assert_same_end(trial_of(storage), trial_of(undisturbed))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of a few megabytes; None where this process may not mount one."""
+    place = tmp_path / "small_disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        yield None
+        return
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_with_room_it_goes_on(
+    small_disk: Path | None, undisturbed: Path, tmp_path: Path
+) -> None:
+    if small_disk is None:
+        return  # the limit on a file's size, above, stands in for it
+    storage = small_disk / "results"
+    shutil.copytree(undisturbed / "patches", storage / "patches")
+    filler = small_disk / "filler"
+    used = sum(path.stat().st_size for path in (trial_of(undisturbed) / "checkpoints").rglob("*") if path.is_file())
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(free - int(2.5 * used)))
+    refused = train(tmp_path, storage)
+    assert refused.code == 2, refused.output
+    assert "needs room for" in refused.output
+    assert not (trial_of(storage) / "checkpoints").exists()
+    ended = train(tmp_path, storage, settings={"runner.execution.check_room": not_checked, **SAVE_ALWAYS})
+    assert ended.code == 75, ended.output
+    assert "no room on the disk" in ended.output
+    for path in (trial_of(storage) / "checkpoints").iterdir():
+        assert (path / "manifest.json").exists()
+    filler.unlink()
+    ended = train(tmp_path, storage)
+    assert ended.code == 0, ended.output
+    assert_same_end(trial_of(storage), trial_of(undisturbed))
+
+
+def test_too_little_memory_is_a_result_and_a_smaller_batch_fits(storage: Path, tmp_path: Path) -> None:
+    large = {"model": {"channels": 64}, "training": {"epochs": 1, "batch_size": 12, "precision": "fp32"}}
+    ended = train(tmp_path, storage, large, max_more_memory=900_000_000)
+    assert ended.code == 1, ended.output
+    assert "out_of_memory" in ended.output
+    (row,) = json.loads((storage / "tiny" / "results.json").read_text())
+    assert (row["status"], row["steps"]) == ("out_of_memory", 0)
+    again = train(tmp_path, storage, large)
+    assert again.code == 0, again.output
