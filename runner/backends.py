@@ -80,9 +80,9 @@ class OnRay:
     """Ray Data, Tune and Train, on a Ray of our own or on the cluster at `address`."""
 
     def __init__(
-        self, address: str | None, screen: Screen, handle_signals: Callable[[], None], *, dashboard: bool
+        self, address: str | None, token: str, screen: Screen, handle_signals: Callable[[], None], *, dashboard: bool
     ) -> None:
-        self._address, self._screen, self._dashboard = address, screen, dashboard
+        self._address, self._token, self._screen, self._dashboard = address, token, screen, dashboard
         self._handle_signals = handle_signals
         self._started = False
         self._control: Any = None
@@ -93,7 +93,7 @@ class OnRay:
             return
         from runner.cluster import start_ray
 
-        url = start_ray(self._address, dashboard=self._dashboard)
+        url = start_ray(self._address, self._token, dashboard=self._dashboard)
         self._started = True
         self._handle_signals()  # Ray has put its own handlers in place
         if url:

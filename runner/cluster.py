@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ResourceError
+from runner.processes import marked
 from runner.resources import Node
 
 # What Ray reads at import or passes on to the processes it starts.
@@ -26,8 +27,8 @@ RAY_SETTINGS = {
 SECRET_PREFIXES = ("WANDB_",)
 
 
-def start_ray(address: str | None, *, dashboard: bool) -> str:
-    """Starts a local Ray of our own, or joins the cluster at `address`.
+def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
+    """Starts a local Ray of our own, whose processes carry `token` as a mark, or joins the cluster at `address`.
 
     Returns:
         The dashboard's address, or "" where there is none.
@@ -46,7 +47,7 @@ def start_ray(address: str | None, *, dashboard: bool) -> str:
         own["num_cpus"] = len(os.sched_getaffinity(0))
     packages = {"py_modules": [str(Path(__file__).parent), str(Path(__file__).parent.parent / "gan")]}
     joined: dict[str, Any] = {"runtime_env": packages | {"env_vars": RAY_SETTINGS}}
-    with without_secrets():
+    with without_secrets(), contextlib.nullcontext() if address else marked(token):
         try:
             context = ray.init(
                 address=address or "local",

@@ -16,6 +16,7 @@ from runner.monitor import Monitor, Watched
 from runner.placing import PlacedTrial
 from runner.plan import count_patches, describe_plan, disk_needed, size
 from runner.preparation import CutPicture, PatchStore, describe_store, find_store, prepare_patches
+from runner.processes import end_marked
 from runner.records import TRIALS
 from runner.resources import Allotment, allot, this_machine
 from runner.results import write_results
@@ -67,8 +68,10 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
         FullError: the disk is full.
     """
     pending = [place for place in run.placed if is_pending(place, options)]
+    here = None
     if pending and options.address is None:
-        allot(run.experiment.resources, [this_machine()], len(pending))  # refused before anything is written
+        here = allot(run.experiment.resources, [this_machine()], len(pending))
+    check_room(run, pending, here)  # both are refused before anything is written
     stop = stop_flag(started, options.time_limit_s)
     try:
         with contextlib.ExitStack() as stack:
@@ -102,15 +105,15 @@ def execute_with(
 ) -> Exit:
     """As execute, leaving to the stack what must be undone at the end."""
     handle_signals = stack.enter_context(stop_signals(stop))
-    backend: Backend = InProcess()
-    if not options.in_process:
-        backend = OnRay(options.address, screen, handle_signals, dashboard=options.dashboard)
     lease = acquire_lease(run, options, stop, screen)
     stack.callback(lease.release)
+    stop.before_exit = lambda: end_marked(lease.token)
+    backend: Backend = InProcess()
+    if not options.in_process:
+        backend = OnRay(options.address, lease.token, screen, handle_signals, dashboard=options.dashboard)
     check_what_stands(run, pending, screen)
     stack.callback(backend.close)
     allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
-    check_room(run, pending, allotment)
     stores = {}
     with contextlib.suppress(Stopped):
         stores = prepare_stores(run, pending, backend, stop, screen)

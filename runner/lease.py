@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import StorageError
+from runner.processes import end_marked
 from runner.stopping import Stopped
 from runner.storage import Storage
 
@@ -98,6 +99,8 @@ class Lease:
     def _take(cls, experiment: Storage, on_loss: Callable[[], None], *, take_over: bool) -> "Lease":
         starts = [name.removeprefix(START_PREFIX) for name in experiment.names(RAY_FOLDER)]
         previous = read_lease(experiment) or {}
+        if previous and is_here(previous) and not is_alive(previous):
+            end_marked(str(previous["token"]))
         numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
         lease = cls(experiment, max(numbers) + 1, on_loss)
         if take_over:

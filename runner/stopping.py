@@ -23,11 +23,13 @@ class StopFlag:
     Attributes:
         deadline: by time.monotonic(), when the command must have ended; None for no limit.
         allowance_s: how long before the deadline to stop, so that a step, a save and Ray's end fit in.
+        before_exit: called where there is no time for anything else, to leave no process behind.
     """
 
     reason: str = ""
     deadline: float | None = None
     allowance_s: float = 0.0
+    before_exit: Callable[[], object] = lambda: None
 
     def set(self, reason: str) -> None:
         """Asks all trials to stop."""
@@ -71,6 +73,7 @@ def stop_signals(stop: StopFlag) -> Iterator[Callable[[], None]]:
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         if stop.reason == INTERRUPT:
+            stop.before_exit()
             os.write(2, b"\nended at once; the same command goes on from the last checkpoint\n")
             os._exit(Exit.INTERRUPTED)
         stop.set(INTERRUPT)

@@ -22,6 +22,7 @@ def hanging_workers_are_ended(job: TrialJob, control: Any) -> Iterator[None]:
     Args:
         control: the handle of the Control actor, to which workers report whatever they do.
     """
+    ray.get(control.take_workers.remote(job.name))  # those of a driver before this one
     over = threading.Event()
     thread = threading.Thread(target=watch, args=(job, control, over), name="watch", daemon=True)
     thread.start()

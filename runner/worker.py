@@ -35,6 +35,7 @@ def train_worker(config: dict[str, Any]) -> None:
     ray.get(config["control"].add_worker.remote(job.name, ray.get_runtime_context().current_actor))
     with ControlLine(job.name, RemoteControl(config["control"], tells=team.is_first)) as control:
         train_trial(job, team, ray.train.torch.get_device(), control, RayTrain())
+    ray.get(config["control"].take_workers.remote(job.name))  # whatever Ray does now, it is not work that hangs
 
 
 class RemoteControl:
