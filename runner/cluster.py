@@ -73,7 +73,7 @@ def stop_ray() -> None:
 def quieten() -> None:
     """Ray's own messages are off; what matters of them comes as errors."""
     for name in ("ray", "ray.data", "ray.train", "ray.tune", "ray._private"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def cluster_nodes() -> list[Node]:

@@ -1,6 +1,7 @@
 """What the tests share: the study's values, the real pairs, small stores of drawn patches."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from gan.patches import Patches, PatchRows, patch_batch
+from tests.runner.experiments import end_what_was_started
 
 ROOT = Path(__file__).parent.parent
 MAPS = Path(os.environ.get("PAIRS_DIR", ROOT.parent / "shared" / "maps"))
@@ -44,6 +46,13 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Patches:
         for batch in batches:
             writer.write_batch(batch)
     return Patches.open(path)
+
+
+@pytest.fixture(autouse=True)
+def no_command_stays() -> Iterator[None]:
+    """What a failed test has started ends with it."""
+    yield
+    end_what_was_started()
 
 
 @pytest.fixture(autouse=True)

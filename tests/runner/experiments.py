@@ -1,5 +1,6 @@
 """A small experiment, and the commands run on it, as the tests use them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -48,7 +49,7 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
 
 def start(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Starts `python -m module arguments` in a process group of its own."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "WANDB_MODE": "offline", **(env or {})},
@@ -57,6 +58,23 @@ def start(module: str, *arguments: object, env: Mapping[str, str] | None = None)
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def end_what_was_started() -> None:
+    """Ends the commands that a failed test has left running."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            family = descendants(process.pid)
+            for pid in (process.pid, *family):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.communicate()
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> str:
@@ -101,6 +119,21 @@ def wait_for_step(process: subprocess.Popen[str], trial: Path, step: int) -> int
             return int(rows[-1]["step"])
         time.sleep(0.05)  # a poll, not a wait for something to have happened
     raise AssertionError(f"the command ended before step {step}:\n{process.communicate()[0]}")
+
+
+def read_starts(trial: Path) -> list[dict[str, Any]]:
+    """A row for each time that a worker began on the trial."""
+    path = trial / "starts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for_starts(process: subprocess.Popen[str], trial: Path, count: int) -> None:
+    """Returns once the trial's workers have begun so often; fails where the command ends before."""
+    while process.poll() is None:
+        if len(read_starts(trial)) >= count:
+            return
+        time.sleep(0.05)  # a poll
+    raise AssertionError(f"the command ended before start {count}:\n{process.communicate()[0]}")
 
 
 def descendants(pid: int) -> dict[int, str]:

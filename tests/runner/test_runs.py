@@ -17,14 +17,15 @@ from gan.team import Team
 from gan.training import TrainingSettings, fit
 from runner.tensor_files import write_tensors
 from tests.runner.experiments import (
+    assert_same_end,
     descendants,
     finish,
     read_metrics,
+    read_starts,
     run,
     start,
+    wait_for_starts,
     wait_for_step,
-    weights_digest,
-    without_wall_times,
     write_experiment,
 )
 
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.slow
 
 LONG = {"epochs": 20}
 WORKER = "ray::RayTrainWorker"
+DRIVER = "ray::ImplicitFunc"
 
 
 def trial_of(storage: Path) -> Path:
@@ -47,12 +49,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert code == 0, output
     return folder / "results"
-
-
-def assert_same_outcome(storage: Path, undisturbed: Path) -> None:
-    assert weights_digest(trial_of(storage)) == weights_digest(trial_of(undisturbed))
-    rows = [without_wall_times(read_metrics(trial_of(place))) for place in (storage, undisturbed)]
-    assert rows[0] == rows[1]
 
 
 def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
@@ -74,7 +70,7 @@ def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_weights(tmp_p
     os.kill(worker, signal.SIGKILL)
     output = finish(process)
     assert process.returncode == 0, output
-    assert_same_outcome(storage, undisturbed)
+    assert_same_end(trial_of(storage), trial_of(undisturbed))
     (row,) = json.loads((storage / "small" / "results.json").read_text())
     assert row["restarts"] == 1
     assert row["steps_lost"] > 0
@@ -109,7 +105,7 @@ def test_killed_stopped_and_interrupted_and_started_again_at_once_it_ends_with_t
     assert third.returncode == 130, output
     code, output = run(*arguments)
     assert code == 0, output
-    assert_same_outcome(storage, undisturbed)
+    assert_same_end(trial_of(storage), trial_of(undisturbed))
     first.communicate()
 
 
@@ -189,13 +185,52 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_wer
     assert (trial_of(storage) / "weights" / "generator.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
 
 
-def test_a_trial_that_fails_is_a_result_and_the_exit_code_is_1(tmp_path: Path) -> None:
-    storage = tmp_path / "results"
-    path = write_experiment(tmp_path, training={"epochs": 1, "learning_rate": 1.0}, sweep={"lambda_l1": [1e39, 100]})
-    code, output = run("runner.tune", path, "--storage", storage, "--no-dashboard")
-    assert code == 1, output
-    rows = json.loads((storage / "small" / "results.json").read_text())
-    statuses = {row["lambda_l1"]: row["status"] for row in rows}
-    assert statuses[1e39] == "diverged"
-    assert statuses[100.0] in ("finished", "diverged")
-    assert "diverged: the losses at step" in output
+def fault(function: str, call: int, when: str, do: str, trial: str, times: int) -> dict[str, object]:
+    module = "runner.loop"
+    names = {"module": module, "function": f"{module}.{function}", "trial": trial}
+    return {**names, "call": call, "when": when, "do": do, "times": times}
+
+
+def test_faults_of_one_trial_leave_the_others_alone_and_failures_are_results(tmp_path: Path, undisturbed: Path) -> None:
+    """In one sweep: killed around its report to Ray, hung, its driver killed; broken code; not finite."""
+    storage, done = tmp_path / "results", tmp_path / "done"
+    done.mkdir()
+    good, broken = "lambda_l1=100", "lambda_l1=10"
+    faults = [
+        fault("TrialRun.tell", 3, "before", "kill", good, 1),
+        fault("TrialRun.tell", 2, "after", "kill", good, 1),
+        fault("TrialRun.on_step", 2, "before", "raise", broken, 99),
+    ]
+    path = write_experiment(
+        tmp_path,
+        training=LONG,
+        sweep={"lambda_l1": [100, 10, 1e39]},
+        resources={"max_failures": 3, "hang_timeout": 8},
+        tracking={"wandb": "off"},
+    )
+    environment = {
+        "FAULTS": json.dumps(faults),
+        "FAULTS_DONE": str(done),
+        "PYTHONPATH": str(Path(__file__).parent / "faults"),
+    }
+    trials = storage / "small" / "trials"
+    process = start("runner.tune", path, "--storage", storage, "--no-dashboard", env=environment)
+    wait_for_starts(process, trials / good, 3)  # both kills are over
+    wait_for_step(process, trials / good, read_starts(trials / good)[-1]["from_step"] + 25)
+    os.kill(read_starts(trials / good)[-1]["pid"], signal.SIGSTOP)
+    wait_for_starts(process, trials / good, 4)
+    drivers = [pid for pid, title in descendants(process.pid).items() if title.startswith(DRIVER)]
+    (driver,) = (pid for pid in drivers if Path(f"/proc/{pid}/cwd").readlink().name == good)
+    os.kill(driver, signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 1, output
+    rows = {row["trial"]: row for row in json.loads((storage / "small" / "results.json").read_text())}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        good: "finished",
+        broken: "failed",
+        "lambda_l1=1e+39": "diverged",
+    }
+    assert f"{broken}: failed: ValueError: broken on purpose; see {storage}/small/trials/{broken}/log.txt" in output
+    assert "Traceback" in (trials / broken / "log.txt").read_text()
+    assert rows[good]["restarts"] == 4
+    assert_same_end(trials / good, trial_of(undisturbed))

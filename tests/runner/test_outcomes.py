@@ -1,0 +1,120 @@
+"""Trials that fail for reasons of their own are results."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from gan.state import TrainState
+from gan.step import train_step
+from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
+from tests.runner.experiments import TINY, assert_same_end, write_experiment
+
+pytestmark = pytest.mark.slow
+POISONED_STEP = 8
+
+
+def poisoning_step(state: TrainState, *arguments: Any) -> torch.Tensor:
+    """A training step after which, at one step, a weight is not finite any more."""
+    losses = train_step(state, *arguments)
+    if state.step == POISONED_STEP - 1:  # counted once the step is over
+        with torch.no_grad():
+            next(state.generator.parameters())[0, 0, 0, 0] = torch.inf
+    return losses
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = train(folder)
+    assert ended.code == 0, ended.output
+    return folder
+
+
+def train(
+    folder: Path, *options: str, settings: dict[str, Any] | None = None, deaths: list[Death] | None = None
+) -> Run:
+    arguments = [write_experiment(folder, **TINY), "--in-process", "--storage", folder / "results", *options]
+    return run_forked(arguments, folder / "output.txt", settings=settings, deaths=deaths or [])
+
+
+def trial_of(folder: Path) -> Path:
+    return folder / "results" / "tiny" / "trials" / "trial"
+
+
+@pytest.mark.parametrize("cadence", [{}, SAVE_ALWAYS])
+def test_a_diverged_trial_keeps_its_last_finite_state_and_is_not_run_again_unless_asked(
+    tmp_path: Path, undisturbed: Path, cadence: dict[str, Any]
+) -> None:
+    shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
+    ended = train(tmp_path, settings={"gan.training.train_step": poisoning_step, **cadence})
+    assert ended.code == 1, ended.output
+    assert "diverged: the losses at step 9 are not finite" in ended.output
+    (row,) = json.loads((tmp_path / "results" / "tiny" / "results.json").read_text())
+    assert (row["status"], row["steps"]) == ("diverged", 9)
+    kept = sorted(path.name for path in (trial_of(tmp_path) / "checkpoints").iterdir())
+    assert kept[-1] <= f"step_{POISONED_STEP - 1:08d}"
+    for path in (trial_of(tmp_path) / "checkpoints").rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(path).values())
+    if cadence:
+        assert (
+            f"step {POISONED_STEP} is not saved: its state is not finite"
+            in (trial_of(tmp_path) / "log.txt").read_text()
+        )
+
+    again = train(tmp_path)
+    assert again.code == 1, again.output
+    assert "diverged before, not run again: 1 of 1 trials (--retry-diverged does)" in again.output
+    assert sorted(path.name for path in (trial_of(tmp_path) / "checkpoints").iterdir()) == kept
+    retried = train(tmp_path, "--retry-diverged")
+    assert retried.code == 0, retried.output
+    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
+
+
+def test_weights_that_are_not_finite_at_the_end_are_not_handed_out(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
+    ended = train(
+        tmp_path,
+        settings={
+            "gan.training.train_step": poisoning_step,
+            "tests.runner.test_outcomes.POISONED_STEP": 18,
+        },
+    )
+    assert ended.code == 1, ended.output
+    assert "diverged: the weights are not finite after the last step" in ended.output
+    assert not (trial_of(tmp_path) / "weights").exists()
+
+
+@pytest.mark.parametrize("how", ["copied", "moved, with the patches left out"])
+def test_storage_taken_elsewhere_goes_on_to_the_same_bits_and_holds_no_absolute_path(
+    tmp_path: Path, undisturbed: Path, how: str
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    shutil.copytree(undisturbed / "results" / "patches", first / "results" / "patches")
+    assert train(first, deaths=[Death("runner.saving.write_checkpoint", 4)]).code == -9
+    shutil.copytree(first / "results", second / "results")
+    if how != "copied":
+        shutil.rmtree(first)
+        shutil.rmtree(second / "results" / "patches")
+    ended = train(second)
+    assert ended.code == 0, ended.output
+    assert_same_end(trial_of(second), trial_of(undisturbed))
+    for path in (second / "results").rglob("*"):
+        assert not path.is_symlink()
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_what_saving_costs_is_logged(undisturbed: Path) -> None:
+    log = (trial_of(undisturbed) / "log.txt").read_text()
+    pattern = (
+        r"checkpoint at step \d+: [\d.]+ MB, training waited [\d.]+ s, written in [\d.]+ s beside it; saving has cost"
+    )
+    assert len(re.findall(pattern + r" [\d.]+ % of the time", log)) == 6
