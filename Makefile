@@ -15,6 +15,7 @@ check: .venv  ## lint, format, types
 	.venv/bin/mypy
 
 bench: .venv  ## speed, as ratios in one run
+	.venv/bin/python -m benchmarks.checkpoint
 	.venv/bin/python -m benchmarks.runner
 
 # The stamp is set last, so that a broken-off installation is not taken for a whole one.

@@ -27,7 +27,7 @@ class Saver:
     thread takes from the training's cores.
 
     Attributes:
-        share: of the time since the start that saving has cost.
+        cost_s: of the last save.
     """
 
     def __init__(self, job: TrialJob, settled: dict[str, Any], restored: TrainState, *, shares_cores: bool) -> None:
@@ -38,7 +38,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, "saver", initializer=yield_to_training)
         self._write: Future[dict[str, Any] | None] | None = None
         self._started = self._last_save_at = time.monotonic()
-        self._cost_s = self._total_cost_s = 0.0
+        self.cost_s = self._total_cost_s = 0.0
         self._stall_s = 0.0
         self._saved_place = place_of(restored)
 
@@ -48,10 +48,14 @@ class Saver:
         Args:
             noticed: the machine is about to be taken away, so that any moment may be the last.
         """
-        if self._write is not None and not self._write.done():
+        if self.is_writing():
             return False
-        interval = NOTICED_INTERVAL_S if noticed else max(self._cost_s / SAVE_SHARE, MIN_INTERVAL_S)
+        interval = NOTICED_INTERVAL_S if noticed else max(self.cost_s / SAVE_SHARE, MIN_INTERVAL_S)
         return time.monotonic() - self._last_save_at > interval
+
+    def is_writing(self) -> bool:
+        """True while a checkpoint is on its way to storage."""
+        return self._write is not None and not self._write.done()
 
     def save(self, state: TrainState, log: Callable[[], bytes]) -> None:
         """Takes a snapshot and begins to write it, unless this step has been saved.
@@ -104,8 +108,8 @@ class Saver:
             lambda: write_checkpoint(job.trial, groups, log(), place, job.ids, job.committing)
         )
         self._make_room()
-        self._cost_s = self._stall_s + (time.thread_time() - start_cpu) * self._shares_cores
-        self._total_cost_s += self._cost_s
+        self.cost_s = self._stall_s + (time.thread_time() - start_cpu) * self._shares_cores
+        self._total_cost_s += self.cost_s
         written_s = time.monotonic() - start
         megabytes = sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6
         self._job.say(

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 
 from gan.state import TrainState
 from gan.step import train_step
-from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
+from runner.loop import Alone
+from runner.starts import count_oom_kills
+from tests.runner.crashing import Death, Run, run_forked
 from tests.runner.experiments import TINY, assert_same_end, write_experiment
 
 pytestmark = pytest.mark.slow
-POISONED_STEP = 8
+POISONED_STEP = 9  # an epoch's last, whose state is to be saved
 
 
 def poisoning_step(state: TrainState, *arguments: Any) -> torch.Tensor:
@@ -47,25 +50,20 @@ def trial_of(folder: Path) -> Path:
     return folder / "results" / "tiny" / "trials" / "trial"
 
 
-@pytest.mark.parametrize("cadence", [{}, SAVE_ALWAYS])
 def test_a_diverged_trial_keeps_its_last_finite_state_and_is_not_run_again_unless_asked(
-    tmp_path: Path, undisturbed: Path, cadence: dict[str, Any]
+    tmp_path: Path, undisturbed: Path
 ) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    ended = train(tmp_path, settings={"gan.training.train_step": poisoning_step, **cadence})
+    ended = train(tmp_path, settings={"gan.training.train_step": poisoning_step})
     assert ended.code == 1, ended.output
-    assert "diverged: the losses at step 9 are not finite" in ended.output
+    assert "diverged: the losses at step 10 are not finite" in ended.output
     (row,) = json.loads((tmp_path / "results" / "tiny" / "results.json").read_text())
-    assert (row["status"], row["steps"]) == ("diverged", 9)
+    assert (row["status"], row["steps"]) == ("diverged", 10)
     kept = sorted(path.name for path in (trial_of(tmp_path) / "checkpoints").iterdir())
-    assert kept[-1] <= f"step_{POISONED_STEP - 1:08d}"
+    assert kept == ["step_00000003", "step_00000006"]
     for path in (trial_of(tmp_path) / "checkpoints").rglob("*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(path).values())
-    if cadence:
-        assert (
-            f"step {POISONED_STEP} is not saved: its state is not finite"
-            in (trial_of(tmp_path) / "log.txt").read_text()
-        )
+    assert "step 9 is not saved: its state is not finite" in (trial_of(tmp_path) / "log.txt").read_text()
 
     again = train(tmp_path)
     assert again.code == 1, again.output
@@ -118,3 +116,42 @@ def test_what_saving_costs_is_logged(undisturbed: Path) -> None:
         r"checkpoint at step \d+: [\d.]+ MB, training waited [\d.]+ s, written in [\d.]+ s beside it; saving has cost"
     )
     assert len(re.findall(pattern + r" [\d.]+ % of the time", log)) == 6
+
+
+class LeavingPlatform(Alone):
+    """A machine that is about to be taken away."""
+
+    def is_leaving(self) -> bool:
+        return True
+
+
+def test_once_a_machine_is_about_to_be_taken_away_checkpoints_come_at_once(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
+    path = write_experiment(tmp_path, **{**TINY, "checkpoint": {"every_n_epochs": 100, "keep": 9}})
+    ended = run_forked(
+        [path, "--in-process", "--storage", tmp_path / "results"],
+        tmp_path / "output.txt",
+        settings={
+            "runner.backends.Alone": LeavingPlatform,
+            "runner.loop.ASK_INTERVAL_S": -1.0,
+            "runner.saving.NOTICED_INTERVAL_S": -1.0,
+        },
+        deaths=[Death("gan.training.take_step", 17)],
+    )
+    assert ended.code == -9, ended.output
+    assert "about to be taken away" in (trial_of(tmp_path) / "log.txt").read_text()
+    assert len(list((trial_of(tmp_path) / "checkpoints").glob("step_*"))) >= 2
+
+
+def test_a_trial_whose_workers_the_system_keeps_ending_for_lack_of_memory_is_given_up(tmp_path: Path) -> None:
+    now = count_oom_kills()
+    earlier = [
+        {"attempt": 1, "token": "", "from_step": 0, "lost_steps": 0, "host": socket.gethostname(), "oom_kills": now - n}
+        for n in (2, 1)
+    ]
+    trial_of(tmp_path).mkdir(parents=True)
+    (trial_of(tmp_path) / "starts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in earlier))
+    ended = train(tmp_path)
+    assert ended.code == 1, ended.output
+    assert "out_of_memory: OutOfMemory: the system has ended its workers for lack of memory 2 times" in ended.output
+    assert train(tmp_path).code == 0

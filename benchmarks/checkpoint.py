@@ -1,0 +1,149 @@
+"""What saving costs: `python -m benchmarks.checkpoint [--channels 64] [--json FILE]`.
+
+The state of a training is saved and read again: the training's wait for the snapshot, the speed of the write and
+of the verified reading against that of plain files of the same size on the same disk, and what a write
+beside training takes from the steps.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gan.snapshot import Snapshot
+from gan.state import ModelSettings, TrainState
+from gan.step import train_step
+from gan.team import Team
+from runner.checkpoints import Place, read_checkpoint, write_checkpoint
+from runner.config import Experiment
+from runner.job import TrialJob
+from runner.records import Fingerprints
+from runner.saving import SAVE_SHARE, Saver
+from runner.storage import Storage
+
+IDS = Fingerprints("config", "data")
+MIN_STEPS, MIN_STEPS_S = 8, 5.0
+
+
+def main() -> None:
+    """Prints the table; writes JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        figures = measure(Storage.open(folder), arguments.channels, arguments.repeats)
+    for name, value in figures.items():
+        print(f"{name:32} {value}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
+    """Medians of repeats, one thing after the other in this process."""
+    state = TrainState(ModelSettings(channels), 0, 2e-4, "fp32", torch.device("cpu"))
+    snapshot, place = Snapshot(), Place(0, 0, {})
+    snapshot.take(state.state_dict())
+    content = np.ones(total_bytes(snapshot), np.uint8)
+    times: dict[str, list[float]] = {"wait": [], "write": [], "read": [], "plain_write": [], "plain_read": []}
+    for _ in range(repeats):
+        times["wait"].append(seconds(lambda: snapshot.take(state.state_dict())))
+        times["write"].append(seconds(lambda: write_checkpoint(folder, snapshot.groups(), b"", place, IDS)))
+        times["read"].append(seconds(lambda: read_checkpoint(folder, 0, IDS)))
+        times["plain_write"].append(seconds(lambda: write_plainly(folder.local_path / "plain", content)))
+        times["plain_read"].append(seconds((folder.local_path / "plain").read_bytes))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    ratio = {
+        name: [ours / plain for ours, plain in zip(times[name], times[f"plain_{name}"], strict=True)]
+        for name in ("write", "read")
+    }
+    return {
+        "channels": channels,
+        "threads": torch.get_num_threads(),
+        "megabytes": round(total_bytes(snapshot) / 1e6, 1),
+        "wait_s": spread(times["wait"]),
+        "write_s": spread(times["write"]),
+        "verified_read_s": spread(times["read"]),
+        "write_to_plain_write": spread(ratio["write"]),
+        "verified_read_to_plain_read": spread(ratio["read"]),
+        **beside_training(folder, state, median["wait"]),
+    }
+
+
+def beside_training(folder: Storage, state: TrainState, wait_s: float) -> dict[str, Any]:
+    """What one save takes from the steps that run beside it, against what the saver thinks it takes."""
+    experiment = Experiment(name="bench")
+    job = TrialJob(folder, "trial", experiment, {}, IDS, folder, 1, "", 1)
+    job.trial.make_folder()
+    saver = Saver(job, {}, state, shares_cores=True)
+    picture = torch.zeros(1, 3, 256, 256)
+    masks = [torch.ones(1, *shape) for shape in state.generator.dropout_shapes]
+
+    def step() -> None:
+        train_step(state, picture, picture, masks, 100.0, "fp32", Team())
+        state.step += 1
+
+    step()
+    alone = run_steps(step, lambda: False)
+    step_s = statistics.median(alone)
+    state.step += 1
+    saver.save(state, lambda: b"")
+    beside = run_steps(step, saver.is_writing)
+    saver.wait()
+    saver.close()
+    taken_s = sum(beside) - len(beside) * step_s
+    cost_s = saver.cost_s
+    return {
+        "step_s": round(step_s, 4),
+        "wait_in_steps": round(wait_s / step_s, 3),
+        "taken_from_steps_s": round(taken_s, 3),
+        "reckoned_cost_s": round(cost_s, 3),
+        "save_every_s": round(cost_s / SAVE_SHARE, 1),
+        "wait_share_percent": round(100 * wait_s / (cost_s / SAVE_SHARE), 3),
+        "measured_share_percent": round(100 * (wait_s + taken_s) / (cost_s / SAVE_SHARE), 3),
+    }
+
+
+def run_steps(step: Callable[[], None], is_writing: Callable[[], bool]) -> list[float]:
+    """Seconds of each step, for as long as something is written, and for some steps and seconds at least."""
+    times: list[float] = []
+    while len(times) < MIN_STEPS or sum(times) < MIN_STEPS_S or is_writing():
+        times.append(seconds(step))
+    return times
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def write_plainly(path: Path, content: np.ndarray[Any, Any]) -> None:
+    """One file, and a wait until the disk has it."""
+    with open(path, "wb") as stream:
+        stream.write(content.data)
+        os.fsync(stream.fileno())
+
+
+def total_bytes(snapshot: Snapshot) -> int:
+    """Bytes of all tensors."""
+    return sum(tensor.nbytes for group in snapshot.groups().values() for tensor in group.values())
+
+
+def spread(values: list[float]) -> str:
+    """Median and extremes."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    main()
