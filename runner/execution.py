@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
+
 from gan.training import steps_per_epoch
 from runner.backends import Backend, InProcess, OnRay
 from runner.checking import CheckedRun, Options
@@ -17,10 +19,11 @@ from runner.placing import PlacedTrial
 from runner.plan import count_patches, describe_plan, disk_needed, size
 from runner.preparation import CutPicture, PatchStore, describe_store, find_store, prepare_patches
 from runner.processes import end_marked
-from runner.records import TRIALS
+from runner.records import TRIALS, read_trial_file
 from runner.resources import Allotment, allot, this_machine
 from runner.results import write_results
 from runner.screen import Screen
+from runner.settling import refuse_emulation
 from runner.sources import SPLITS, Source
 from runner.stopping import INTERRUPT, StopFlag, Stopped, stop_flag, stop_signals
 from runner.storage import is_full
@@ -75,7 +78,7 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
     stop = stop_flag(started, options.time_limit_s)
     try:
         with contextlib.ExitStack() as stack:
-            return execute_with(run, pending, options, screen, stop, stack)
+            return execute_with(run, pending, options, screen, stop, here, stack)
     except Stopped:
         return Exit.INTERRUPTED if stop.reason == INTERRUPT else Exit.STOPPED
     except Superseded as error:
@@ -101,9 +104,14 @@ def execute_with(
     options: Options,
     screen: Screen,
     stop: StopFlag,
+    here: Allotment | None,
     stack: contextlib.ExitStack,
 ) -> Exit:
-    """As execute, leaving to the stack what must be undone at the end."""
+    """As execute, leaving to the stack what must be undone at the end.
+
+    Args:
+        here: what a trial would be given on this machine; None where it runs elsewhere, or nothing is to run.
+    """
     handle_signals = stack.enter_context(stop_signals(stop))
     lease = acquire_lease(run, options, stop, screen)
     stack.callback(lease.release)
@@ -112,6 +120,10 @@ def execute_with(
     if not options.in_process:
         backend = OnRay(options.address, lease.token, screen, handle_signals, dashboard=options.dashboard)
     check_what_stands(run, pending, screen)
+    if here is not None:
+        for place in pending:
+            recorded = read_trial_file(run.folder.at(f"{TRIALS}/{place.folder}")) or {}
+            refuse_emulation(place.folder, recorded, place.trial.config.training.precision, torch.device(here.device))
     stack.callback(backend.close)
     allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
     stores = {}

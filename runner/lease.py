@@ -87,26 +87,27 @@ class Lease:
             StorageError: another command holds it; the text names its process and machine.
         """
         experiment.make_folder(RAY_FOLDER)
-        if not take_over:
-            wait_for_heartbeat(experiment, say, is_stopped)
+        silent = None if take_over else find_silent(experiment, say, is_stopped)
         with experiment.locked():
-            lease = cls._take(experiment, on_loss, take_over=take_over)
+            lease = cls._take(experiment, on_loss, silent, take_over=take_over)
         experiment.make_folder(lease.ray_folder)
         lease._thread.start()
         return lease
 
     @classmethod
-    def _take(cls, experiment: Storage, on_loss: Callable[[], None], *, take_over: bool) -> "Lease":
+    def _take(
+        cls, experiment: Storage, on_loss: Callable[[], None], silent: dict[str, Any] | None, *, take_over: bool
+    ) -> "Lease":
         starts = [name.removeprefix(START_PREFIX) for name in experiment.names(RAY_FOLDER)]
         previous = read_lease(experiment) or {}
-        if previous and is_here(previous) and not is_alive(previous):
+        if previous and is_here(previous) and not is_alive(previous, None):
             end_marked(str(previous["token"]))
         numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
         lease = cls(experiment, max(numbers) + 1, on_loss)
         if take_over:
             experiment.remove(LOCK)
         else:
-            remove_if_over(experiment)
+            remove_if_over(experiment, silent)
         if not experiment.create(LOCK, lease._content()):
             raise StorageError(describe_holder(experiment))
         return lease
@@ -153,10 +154,10 @@ class Lease:
                 continue  # a full disk or a slow mount: the next beat may go through
 
 
-def remove_if_over(experiment: Storage) -> None:
+def remove_if_over(experiment: Storage, silent: dict[str, Any] | None) -> None:
     """Removes a lock whose holder is dead; of two that try at once, one succeeds."""
     lease = read_lease(experiment)
-    if not experiment.exists(LOCK) or (lease is not None and is_alive(lease)):
+    if not experiment.exists(LOCK) or (lease is not None and is_alive(lease, silent)):
         return
     aside = f".tmp-over-{secrets.token_hex(4)}"
     try:
@@ -164,26 +165,36 @@ def remove_if_over(experiment: Storage) -> None:
     except FileNotFoundError:
         return
     moved = read_lease(experiment, aside)
-    if moved is not None and is_alive(moved):
+    if moved is not None and is_alive(moved, silent):
         experiment.create(LOCK, experiment.read(aside))  # a newer lock came between: put it back
     experiment.remove(aside)
 
 
-def wait_for_heartbeat(experiment: Storage, say: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
-    """Where a holder on another machine may be dead, waits until its heart beats, or its lease has run out."""
+def find_silent(
+    experiment: Storage, say: Callable[[str], None], is_stopped: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """The lease of a holder on another machine, if its heart did not beat for as long as a lease lasts.
+
+    How long ago the last beat was is taken from the clocks of two machines, which may differ: a beat and a
+    half is waited for at least, by this machine's clock alone.
+    """
     first = read_lease(experiment)
-    if first is None or is_here(first) or not is_alive(first):
-        return
+    if first is None or is_here(first):
+        return None
+    age_s = time.time() - float(first.get("heartbeat", 0))
+    wait_s = max(LEASE_S - max(age_s, 0.0), 1.5 * HEARTBEAT_S)
     say(
-        f"process {first.get('pid')} on {first.get('host')} held this experiment a moment ago: waiting, "
-        f"{LEASE_S:.0f} s at most, to see whether it is alive"
+        f"process {first.get('pid')} on {first.get('host')} has held this experiment: waiting {wait_s:.0f} s "
+        "to see whether it is alive"
     )
-    while (lease := read_lease(experiment)) is not None and is_alive(lease):
+    give_up_at = time.monotonic() + wait_s
+    while read_lease(experiment) == first:
         if is_stopped():
             raise Stopped
-        if lease.get("heartbeat") != first.get("heartbeat"):
-            return
+        if time.monotonic() > give_up_at:
+            return first
         time.sleep(HEARTBEAT_S / 10)
+    return None
 
 
 def process_space() -> str:
@@ -200,12 +211,16 @@ def is_here(lease: dict[str, Any]) -> bool:
     return lease.get("host") == socket.gethostname() and lease.get("processes") == process_space()
 
 
-def is_alive(lease: dict[str, Any]) -> bool:
-    """True while the lease's holder must be taken to be at work."""
-    if is_here(lease):
-        start = process_start(int(lease.get("pid", 0)))
-        return start is not None and start == lease.get("process_start")
-    return bool(time.time() - float(lease.get("heartbeat", 0)) < LEASE_S)
+def is_alive(lease: dict[str, Any], silent: dict[str, Any] | None) -> bool:
+    """True while the lease's holder must be taken to be at work.
+
+    Args:
+        silent: a lease that was watched, and stayed as it was for too long.
+    """
+    if not is_here(lease):
+        return lease != silent
+    start = process_start(int(lease.get("pid", 0)))
+    return start is not None and start == lease.get("process_start")
 
 
 def process_start(pid: int) -> str | None:

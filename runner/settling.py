@@ -1,7 +1,8 @@
 """What a trial's bits depend on beside its config: settled at its first start, recorded, and kept."""
 
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,12 +30,8 @@ def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
     if team.is_first:
         recorded = read_trial_file(job.trial) or settled_in_checkpoints(job.trial, job.ids)
         wanted = job.config.training.precision
+        refuse_emulation(job.name, recorded, wanted, device)
         precision = str(recorded.get("precision") or resolve_precision(wanted, device))
-        if wanted == "auto" and precision == "bf16" and not has_native_bf16(device):
-            raise ResourceError(
-                f"{job.name}: it was begun in bf16, which this machine only emulates. Resume it where bf16 is "
-                "native, or start a new experiment name."
-            )
         threads = int(recorded.get("threads") or job.threads)
         job.check_current()
         for difference in machine_differences(recorded):
@@ -43,6 +40,15 @@ def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
     team.agree(1)  # the file stands before the others read it
     settled = read_trial_file(job.trial) or {}
     return Settled(int(settled["threads"]), str(settled["precision"]))
+
+
+def refuse_emulation(name: str, recorded: Mapping[str, Any], wanted: str, device: torch.device) -> None:
+    """Raises ResourceError where a trial was begun in a precision that was chosen for another machine."""
+    if wanted == "auto" and recorded.get("precision") == "bf16" and not has_native_bf16(device):
+        raise ResourceError(
+            f"{name}: it was begun in bf16, which this machine only emulates. Resume it where bf16 is "
+            "native, or start a new experiment name."
+        )
 
 
 def set_up_torch(settled: Settled, *, deterministic: bool) -> None:
