@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -198,12 +199,12 @@ class Storage:
         return time.time() - newest / 1e9
 
     def free_bytes(self) -> int:
-        """Bytes that can still be written where the folder is, or will be."""
+        """Bytes that can still be written where the folder is, or will be; a file system may not say."""
         place = self.local_path
         while not place.exists():
             place = place.parent
         room = os.statvfs(place)
-        return room.f_bavail * room.f_frsize
+        return room.f_bavail * room.f_frsize if room.f_blocks else sys.maxsize
 
     def remove(self, name: str) -> None:
         """Deletes a file or a whole folder; nothing happens where there is none."""
