@@ -24,7 +24,7 @@ def training_footprint(model: ModelSettings, batch_size: int) -> Footprint:
     """Estimates from a forward pass without data, in fp32.
 
     A checkpoint is both networks and two Adam moments of each parameter. In memory there are the
-    gradients besides, and what autograd keeps of the forward passes.
+    gradients besides, what autograd keeps of the forward passes, and the snapshot that is being saved.
     """
     with torch.device("meta"):
         generator = Generator(model.channels, model.patch_size)
@@ -49,7 +49,7 @@ def training_footprint(model: ModelSettings, batch_size: int) -> Footprint:
     return Footprint(
         weights=num_bytes(generator),
         checkpoint=checkpoint,
-        memory=checkpoint + num_parameters * BYTES_OF_FLOAT + max(activations, 0),
+        memory=2 * checkpoint + num_parameters * BYTES_OF_FLOAT + max(activations, 0),
     )
 
 

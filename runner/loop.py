@@ -278,7 +278,8 @@ class TrialRun:
         """The epoch's picture, and its last row with means and evaluation; then a checkpoint where one is due."""
         config, last = self.job.config, logged.epoch == self.settings.epochs
         extra = {f"epoch_mean/{name}": value for name, value in means.items()}
-        if self.team.is_first and (last or logged.epoch % config.evaluation.every_n_epochs == 0):
+        evaluates = last or logged.epoch % config.evaluation.every_n_epochs == 0
+        if self.team.is_first and evaluates and is_finite(logged):
             self.clock.pause()
             try:
                 extra |= self.evaluate("val", config.evaluation.num_patches)
@@ -305,7 +306,7 @@ class TrialRun:
             row |= {"images_per_second": images_per_second, **logged.losses, **extra}
             log = self.log
             self.writing(lambda: log.add(row))
-        if not all(map(math.isfinite, logged.losses.values())):
+        if not is_finite(logged):
             raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
 
     def writing(self, write: Callable[[], None]) -> None:
@@ -404,6 +405,11 @@ class Clock:
         lap, self._lap, self.step = self._lap, 0.0, step
         self.seconds += lap
         return round(self.seconds, 3), round(pictures / lap, 3) if lap > 0 else 0.0
+
+
+def is_finite(logged: LoggedStep) -> bool:
+    """True where all losses are; the same on all workers, for they have the same ones."""
+    return all(map(math.isfinite, logged.losses.values()))
 
 
 def numbers(row: dict[str, float], prefix: str) -> dict[str, float]:
