@@ -77,12 +77,9 @@ def wait_for_checkpoints(victim: Victim, command: CommandRun, step: int) -> tupl
 
 
 def tear_small_files(victim: Victim) -> None:
-    """Every small file of a killed run is cut in half, Ray's own are gone, and the patches are truncated."""
-    command = victim.start(quick=True)
-    (step,) = victim.moments(1)
-    victim.wait_until(command, lambda: between_checkpoints(victim, step), f"step {step} was past a checkpoint")
-    with victim.killing() as before:
-        command.kill_all()
+    """Every small file of a stopped run is cut in half, Ray's own are gone, and the patches are truncated."""
+    stop_somewhere(victim)
+    before = victim.moment()
     trial, experiment = victim.trial.local_path, victim.experiment.local_path
     halve_last_line(trial / METRICS)
     for path in (trial / TRIAL_FILE, experiment / "results.csv", experiment / "results.json"):
@@ -94,12 +91,6 @@ def tear_small_files(victim: Victim) -> None:
     command = victim.start(quick=True)
     victim.recovered(command, before)
     victim.finish(command)
-
-
-def between_checkpoints(victim: Victim, step: int) -> bool | None:
-    """True while that step is logged, and the log's last row is of work that no checkpoint holds yet."""
-    past = victim.last_step - max(checkpoint_steps(victim.trial), default=0)
-    return (victim.last_step >= step and 3 <= past <= 10) or None
 
 
 def halve(path: Path) -> None:

@@ -115,7 +115,7 @@ class Drill:
         self.screen.say(f"{fault.title} (about {expected_s:.0f} s; {max(self.left_s, 0) / 60:.1f} min left)")
         reason = ""
         try:
-            if not fault.prepares:
+            if not fault.own_patches:
                 victim.use_prepared_patches()
             fault.strike(victim)
             tally.tries += 1

@@ -24,7 +24,7 @@ class Fault:
         kills: how many times one run is killed in a long drill; a short one does with half.
         local_only: why it can't be done on a cluster that is not the drill's own; empty where it can.
         again: another random moment may tell something new.
-        prepares: cuts the patches itself, where the others are given them.
+        own_patches: what it does begins without patches, which others are given.
         options: further arguments of the command.
     """
 
@@ -35,7 +35,7 @@ class Fault:
     kills: int = 0
     local_only: str = ""
     again: bool = False
-    prepares: bool = False
+    own_patches: bool = False
     options: tuple[str, ...] = ()
 
 
@@ -99,7 +99,7 @@ FAULTS: tuple[Fault, ...] = (
         killing.kill_while_preparing,
         lambda kills: QUICK_TWICE,
         kills=1,
-        prepares=True,
+        own_patches=True,
     ),
     Fault("time_limit", "--time-limit reached", stopping.reach_time_limit, lambda kills: QUICK_TWICE),
     Fault("files_torn", "small files torn, Ray's removed", damaging.tear_small_files, lambda kills: QUICK_TWICE),
@@ -114,7 +114,8 @@ FAULTS: tuple[Fault, ...] = (
         "disk_full",
         "disk full",
         damaging.fill_disk,
-        lambda kills: Cost(quick_starts=3),
+        lambda kills: Cost(quick_starts=2),
+        own_patches=True,
         local_only="the cluster's storage is not the drill's to fill",
     ),
     Fault("storage_moved", "storage moved to another path", damaging.move_storage, lambda kills: QUICK_TWICE),

@@ -8,7 +8,7 @@ from runner.drill.command_run import CommandRun
 from runner.drill.processes import DRIVER_TITLE, names_with, processes_titled
 from runner.drill.victim import NotSurvived, NotTried, Victim
 from runner.errors import Exit
-from runner.records import read_starts
+from runner.starts import read_starts
 from runner.storage import TEMPORARY
 
 AMBUSH_S = 20.0

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from runner.drill.command_run import CommandRun
 from runner.drill.processes import WORKER_TITLE, ambush_worker, processes_titled, signal_worker
-from runner.records import read_starts
+from runner.starts import read_starts
 from runner.storage import TEMPORARY, Storage
 
 

@@ -16,7 +16,8 @@ from runner.drill.reach import Reach
 from runner.drill.verdict import differences
 from runner.errors import Exit
 from runner.metrics_log import METRICS, read_rows
-from runner.records import TRIALS, read_starts
+from runner.records import TRIALS
+from runner.starts import read_starts
 from runner.storage import Storage
 
 T = TypeVar("T")
