@@ -2,7 +2,7 @@
 
 A drill reads along one arrow:
 
-    undisturbed run -> next_fault -> Victim -> the fault's function -> differences -> table
+    conduct -> Drill.measure (an undisturbed run) -> choose_next -> Fault.strike(Victim) -> differences -> table
 
 `faults` lists what is done, most important first; `killing`, `stopping` and `damaging` do it to a `Victim`, which
 is one run of the training command in a folder of its own. Only processes that the drill started are ended.

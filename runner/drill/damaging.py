@@ -135,7 +135,7 @@ def fill_disk(victim: Victim) -> None:
         return
     try:
         victim.use_prepared_patches()
-        command = victim.start(quick=True)
+        command = victim.start()
         (step,) = victim.moments(1)
         victim.wait_for_step(command, step)
         struck_at = time.monotonic()
@@ -143,7 +143,7 @@ def fill_disk(victim: Victim) -> None:
         victim.expect(command, Exit.STOPPED)
         (victim.storage.local_path / BALLAST).unlink()
         before = victim.moment()._replace(at=struck_at)
-        command = victim.start(quick=True)
+        command = victim.start()
         victim.recovered(command, before)
         victim.finish(command)
     finally:

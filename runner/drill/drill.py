@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runner.drill.faults import FAULTS, Fault, why_not
+from runner.drill.faults import Fault, why_not
 from runner.drill.planning import Pace, choose_next
 from runner.drill.reach import Reach
 from runner.drill.table import Tally
@@ -40,7 +40,7 @@ class Drill:
     reach: Reach
     tallies: list[Tally] = field(default_factory=list)
 
-    def run(self, faults: Sequence[Fault] = FAULTS) -> None:
+    def run(self, faults: Sequence[Fault]) -> None:
         """Tries each fault once, then those again that have random moments, as long as there is time.
 
         Raises:

@@ -114,7 +114,7 @@ FAULTS: tuple[Fault, ...] = (
         "disk_full",
         "disk full",
         damaging.fill_disk,
-        lambda kills: Cost(quick_starts=2),
+        lambda kills: Cost(ray_starts=2),
         own_patches=True,
         local_only="the cluster's storage is not the drill's to fill",
     ),

@@ -10,7 +10,7 @@ from rich.table import Table
 from runner.drill.victim import Injury
 from runner.screen import Screen
 
-NOT_TRIED = "not tried"
+YES, NO, NOT_TRIED = "yes", "no", "not tried"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Tally:
     @property
     def survived(self) -> str:
         """yes, no, or not tried."""
-        return "no" if self.failures else "yes" if self.tries else NOT_TRIED
+        return NO if self.failures else YES if self.tries else NOT_TRIED
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
@@ -76,7 +76,7 @@ def mean_and_worst(values: Sequence[float]) -> tuple[str, str]:
 def to_json(tallies: Sequence[Tally], seed: int, took_s: float) -> bytes:
     """The table for programs."""
     content = {
-        "survived": all(tally.survived != "no" for tally in tallies),
+        "survived": all(tally.survived != NO for tally in tallies),
         "kills": sum(tally.kills for tally in tallies),
         "seed": seed,
         "seconds": round(took_s, 1),
