@@ -171,15 +171,17 @@ class Victim:
     def recovered(self, command: CommandRun, before: Moment) -> int:
         """Waits for the first new step after a fault, and notes what the fault cost; the step resumed from."""
 
-        def resumed_from() -> int | None:
+        def new_start() -> dict[str, Any] | None:
             starts = read_starts(self.trial)
             if len(starts) <= before.num_starts or self._log_id() == before.log_id:
                 return None
-            from_step = int(starts[-1]["from_step"])
-            return from_step if self.last_step > from_step else None
+            return starts[-1] if self.last_step > starts[-1]["from_step"] else None
 
-        from_step = self.wait_until(command, resumed_from, f"a new step came after the fault at step {before.step}")
-        self.injuries.append(Injury(max(before.step - from_step, 0), time.monotonic() - before.at))
+        start = self.wait_until(command, new_start, f"a new step came after the fault at step {before.step}")
+        from_step = int(start["from_step"])
+        # A worker that outlives its main process goes on for a while: what it did then is lost, too.
+        lost_steps = max(before.step - from_step, int(start["lost_steps"]))
+        self.injuries.append(Injury(lost_steps, time.monotonic() - before.at))
         return from_step
 
     def wait_until(self, command: CommandRun, found: Callable[[], T | None], what: str) -> T:
