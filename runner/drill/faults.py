@@ -119,6 +119,13 @@ FAULTS: tuple[Fault, ...] = (
         local_only="the cluster's storage is not the drill's to fill",
     ),
     Fault("storage_moved", "storage moved to another path", damaging.move_storage, lambda kills: QUICK_TWICE),
+    Fault(
+        "node_preempted",
+        "node preempted with notice",
+        killing.take_node_away,
+        lambda kills: Cost(ray_starts=2, restarts=2),
+        local_only="the cluster's nodes are not the drill's to take away",
+    ),
 )
 
 

@@ -6,6 +6,7 @@ import signal
 from runner.checkpoints import CHECKPOINTS
 from runner.drill.command_run import CommandRun
 from runner.drill.processes import DRIVER_TITLE, names_with, processes_titled
+from runner.drill.two_nodes import two_nodes
 from runner.drill.victim import NotSurvived, NotTried, Victim
 from runner.errors import Exit
 from runner.starts import read_starts
@@ -127,3 +128,17 @@ def stop_worker_in_its_tracks(victim: Victim) -> None:
     strike_worker(victim, command, signal.SIGSTOP)
     victim.recovered(command, before)
     victim.finish(command)
+
+
+def take_node_away(victim: Victim) -> None:
+    """The node of the worker is preempted, with notice; the run goes on on the other one."""
+    victim.folder.make_folder()
+    step = victim.moments(1)[0] // 2
+    notice_s = victim.setting.pace.training_s / 8
+    with two_nodes(victim.folder.local_path / "two_nodes.txt") as cluster:
+        command = victim.start("--address", cluster.address)
+        victim.wait_for_step(command, step)
+        before = victim.moment()
+        cluster.take_away(int(read_starts(victim.trial)[-1]["pid"]), notice_s)
+        victim.recovered(command, before)
+        victim.finish(command)
