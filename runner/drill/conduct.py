@@ -54,28 +54,26 @@ def conduct(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> 
     took_s = time.monotonic() - began
     if report is not None:
         report.write(Path(arguments.json).name, to_json(drill.tallies, seed, took_s))
-    survived = sum_up(screen, drill.tallies, took_s)
-    if arguments.storage or interrupted or not survived:
+    sum_up(screen, drill.tallies, took_s)
+    failed = any(tally.survived == NO for tally in drill.tallies)
+    if arguments.storage or interrupted or failed:
         screen.say(f"the runs are in {folder.root}")
     else:
         shutil.rmtree(folder.local_path, ignore_errors=True)
-    return Exit.INTERRUPTED if interrupted else Exit.FINISHED if survived else Exit.TRIAL_FAILED
+    if interrupted:
+        return Exit.INTERRUPTED
+    if all(tally.survived == NOT_TRIED for tally in drill.tallies):
+        raise ResourceError("no fault was tried; where the time did not allow it, give more --minutes.")
+    return Exit.TRIAL_FAILED if failed else Exit.FINISHED
 
 
-def sum_up(screen: Screen, tallies: Sequence[Tally], took_s: float) -> bool:
-    """Prints the table; True where all faults that were tried were survived.
-
-    Raises:
-        ResourceError: none was tried.
-    """
+def sum_up(screen: Screen, tallies: Sequence[Tally], took_s: float) -> None:
+    """Prints the table, and one line about all of it."""
     print_tallies(screen, tallies)
     tried = [tally for tally in tallies if tally.survived != NOT_TRIED]
-    failed = [tally for tally in tried if tally.survived == NO]
+    survived = [tally for tally in tried if tally.survived != NO]
     kills = sum(tally.kills for tally in tallies)
-    screen.say(f"{len(tried) - len(failed)} of {len(tried)} faults survived, {kills} kills, {took_s / 60:.1f} minutes")
-    if not tried:
-        raise ResourceError("no fault was tried; where the time did not allow it, give more --minutes.")
-    return not failed
+    screen.say(f"{len(survived)} of {len(tried)} faults survived, {kills} kills, {took_s / 60:.1f} minutes")
 
 
 def open_report(path: str | None) -> Storage | None:

@@ -19,6 +19,7 @@ from runner.storage import Storage
 SHORT_MINUTES = 8.0
 EPOCHS, EPOCHS_IN_SHORT = 40, 20
 REFERENCE_WITHIN_S = 900.0
+NOT_STEPS = 1.3  # what evaluation, pictures and saving add to the time that the log counts
 PATIENCE, PATIENCE_S = 2.5, 60.0
 
 
@@ -96,7 +97,7 @@ class Drill:
             victim.end_everything()
         took_s = time.monotonic() - began
         rows = read_rows(setting.reference.at(f"{NAME}/{TRIALS}/trial"))
-        pace.training_s = min(2 * float(rows[-1]["seconds"]), took_s)  # evaluation and saving take as long again
+        pace.training_s = min(NOT_STEPS * float(rows[-1]["seconds"]), took_s)
         pace.quick_start_s = took_s - pace.training_s
         if self.address is not None:
             pace.ray_start_s = pace.quick_start_s

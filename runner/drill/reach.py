@@ -37,7 +37,7 @@ class Cluster:
     def __init__(self, address: str) -> None:
         from runner.cluster import start_ray
 
-        start_ray(address, dashboard=False)
+        start_ray(address, token="", dashboard=False)
 
     def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
         """By the process number that the last start noted."""
