@@ -1,0 +1,57 @@
+"""`python -m runner.drill`: the command."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+
+from runner.command import add_traceback, new_parser, run_command
+from runner.errors import Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code."""
+    parser = new_parser(
+        "runner.drill",
+        "Breaks small runs in many ways and prints which of the faults they survived: the same command again, and\n"
+        "every byte as in a run that nothing happened to. Only processes that it started are ended.\n"
+        "Exit code 0: all that were tried survived; 1: some did not.",
+        "python -m runner.drill --minutes 20",
+    )
+    parser.add_argument("--minutes", metavar="N", type=minutes, default=20.0, help="about how long (default: 20)")
+    parser.add_argument(
+        "--address", default=os.environ.get("RAY_ADDRESS"),
+        help="an existing Ray cluster (default: RAY_ADDRESS, else local ones of its own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--storage", metavar="DIR",
+        help="where the runs go, for a cluster a folder that all nodes see "
+        "(default: a temporary folder, removed if all survived)",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="write the table as JSON, too")
+    parser.add_argument("--seed", type=int, help="draws the random moments (default: a new one, which is printed)")
+    add_traceback(parser)
+    return run_command(parser, run_drill, argv)
+
+
+def minutes(text: str) -> float:
+    """A number of minutes above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes: give one above 0, for example 20")
+    return value
+
+
+def run_drill(arguments: argparse.Namespace) -> Exit:
+    """Runs what the parsed options ask for."""
+    from runner.drill.conduct import conduct
+
+    return conduct(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""A Ray cluster of two machines that are both this one, of which one is taken away with notice.
+
+Run as a process of its own: it prints the cluster's address; a line `PID SECONDS` on its input drains the node
+on which that worker runs, as a cloud does that wants its machine back; the end of its input ends the cluster.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.drill.processes import kill_session
+from runner.drill.victim import NotTried
+
+
+class TwoNodes:
+    """The cluster as the drill speaks to it."""
+
+    def __init__(self, process: "subprocess.Popen[str]", address: str) -> None:
+        self._process = process
+        self.address = address
+
+    def take_away(self, worker: int, notice_s: float) -> None:
+        """Gives notice to the node of a worker."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{worker} {notice_s}\n")
+        self._process.stdin.flush()
+
+
+@contextlib.contextmanager
+def two_nodes(log: Path) -> Iterator[TwoNodes]:
+    """Starts the cluster, and ends it with all its processes; raises NotTried where it can't be started."""
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner.drill.two_nodes"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        if not address:
+            raise NotTried(f"a cluster of two nodes could not be started; see {log}")
+        yield TwoNodes(process, address)
+    finally:
+        process.kill()
+        kill_session(process.pid)
+        process.communicate()
+
+
+def main() -> None:
+    """Holds the cluster until the input ends."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    # The head has no core for a worker: it could not be taken away.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1, wait=True) for _ in range(2)]
+    print(cluster.address, flush=True)
+    for line in sys.stdin:
+        worker, notice_s = line.split()
+        drain(cluster.address, node_of(nodes, int(worker)), float(notice_s))
+
+
+def node_of(nodes: list[Any], worker: int) -> str:
+    """The node whose raylet started a worker."""
+    parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    return next(str(node.node_id) for node in nodes if node.all_processes["raylet"][0].process.pid == parent)
+
+
+def drain(address: str, node_id: str, notice_s: float) -> None:
+    """Tells Ray that the node will be gone by then."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without types
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + notice_s) * 1000)
+    accepted, why_not = GcsClient(address=address).drain_node(node_id, reason, "a drill", deadline_ms)
+    if not accepted:
+        raise RuntimeError(f"the node could not be drained: {why_not}")
+
+
+if __name__ == "__main__":
+    main()
