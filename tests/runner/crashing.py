@@ -55,7 +55,6 @@ def run_forked(
     deaths: Sequence[Death] = (),
     settings: dict[str, Any] | None = None,
     max_file_bytes: int | None = None,
-    max_more_memory: int | None = None,
     module: str = "runner.train",
 ) -> Run:
     """Runs a command in a process of its own.
@@ -63,11 +62,10 @@ def run_forked(
     Args:
         settings: module-level values to replace, by dotted name.
         max_file_bytes: no file may get larger, as if the disk were full.
-        max_more_memory: bytes of address space that the run may take beside what the server has.
     """
     process = SERVER.Process(
         target=_child,
-        args=([str(part) for part in argv], output, deaths, settings or {}, max_file_bytes, max_more_memory, module),
+        args=([str(part) for part in argv], output, deaths, settings or {}, max_file_bytes, module),
     )
     process.start()
     process.join(TIMEOUT_S)
@@ -84,7 +82,6 @@ def _child(
     deaths: Sequence[Death],
     settings: dict[str, Any],
     max_file_bytes: int | None,
-    max_more_memory: int | None,
     module: str,
 ) -> None:
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -99,10 +96,6 @@ def _child(
         _arm(death)
     if max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-    if max_more_memory is not None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * os.sysconf("SC_PAGE_SIZE") + max_more_memory
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     code = importlib.import_module(module).main(argv)
     sys.stdout.flush()
     os._exit(code)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from runner.records import digest_of
 from tests.runner.crashing import Death, Run, run_forked
@@ -240,4 +241,16 @@ def test_the_command_itself_survives_damage(run_folder: Path, undisturbed: Path,
     path = write_experiment(run_folder, **TINY)
     code, output = run("runner.train", path, "--in-process", "--storage", run_folder / "results")
     assert code == 0, output
+    assert_same_end(trial_of(run_folder), trial_of(undisturbed))
+
+
+@pytest.mark.parametrize("damage", [remove, flip_a_bit])
+def test_threads_and_precision_stay_what_they_were_though_their_record_is_lost(
+    run_folder: Path, undisturbed: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(trial_of(run_folder) / "trial.yaml")
+    path = write_experiment(run_folder, **{**TINY, "resources": {"cpus_per_worker": 2}})
+    ended = run_forked([path, "--in-process", "--storage", run_folder / "results"], run_folder / "output.txt")
+    assert ended.code == 0, ended.output
+    assert yaml.safe_load((trial_of(run_folder) / "trial.yaml").read_text())["threads"] == 1
     assert_same_end(trial_of(run_folder), trial_of(undisturbed))

@@ -5,9 +5,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from gan.state import TrainState
+from gan.step import train_step
 from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
 from tests.runner.experiments import TINY, assert_same_end, read_metrics, write_experiment
 
@@ -16,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def train(folder: Path, storage: Path, changes: dict[str, object] | None = None, **limits: object) -> Run:
     path = write_experiment(folder, **{**TINY, **(changes or {})})
-    arguments = [path, "--in-process", "--storage", storage]
+    arguments = [path, "--storage", storage, *([] if "module" in limits else ["--in-process"])]
     return run_forked(arguments, folder / "output.txt", **limits)  # type: ignore[arg-type]
 
 
@@ -114,12 +118,32 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_with_room_it_goes_
     assert_same_end(trial_of(storage), trial_of(undisturbed))
 
 
-def test_too_little_memory_is_a_result_and_a_smaller_batch_fits(storage: Path, tmp_path: Path) -> None:
-    large = {"model": {"channels": 64}, "training": {"epochs": 1, "batch_size": 12, "precision": "fp32"}}
-    ended = train(tmp_path, storage, large, max_more_memory=900_000_000)
-    assert ended.code == 1, ended.output
-    assert "out_of_memory" in ended.output
-    (row,) = json.loads((storage / "tiny" / "results.json").read_text())
-    assert (row["status"], row["steps"]) == ("out_of_memory", 0)
-    again = train(tmp_path, storage, large)
-    assert again.code == 0, again.output
+def hungry_step(state: TrainState, source: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    """A training step that asks the system for far more memory than there is, unless the batch is small."""
+    if len(source) > 4:
+        torch.empty(10**15, dtype=torch.uint8)
+    return train_step(state, source, *arguments)
+
+
+def test_too_little_memory_is_a_result_and_the_table_says_which_batch_size_fits(storage: Path, tmp_path: Path) -> None:
+    changes = {"sweep": {"batch_size": [12, 4]}}
+    for settings, status in (({"gan.training.train_step": hungry_step}, "out_of_memory"), ({}, "finished")):
+        ended = train(tmp_path, storage, changes, module="tests.runner.sweep_here", settings=settings)
+        rows = json.loads((storage / "tiny" / "results.json").read_text())
+        assert [(row["batch_size"], row["status"]) for row in rows] == [(12, status), (4, "finished")]
+        assert ended.code == (0 if status == "finished" else 1), ended.output
+        assert ("batch_size=12: out_of_memory: RuntimeError" in ended.output) == (status == "out_of_memory")
+
+
+def test_a_sweep_that_grows_runs_only_the_new_cells(storage: Path, tmp_path: Path) -> None:
+    old = ["lambda_l1=10", "lambda_l1=100"]
+    for values in ([10, 100], [1000, 10, 100]):
+        trials = storage / "tiny" / "trials"
+        before = {path: path.stat().st_mtime_ns for name in old for path in (trials / name).rglob("*")}
+        ended = train(tmp_path, storage, {"sweep": {"lambda_l1": values}}, module="tests.runner.sweep_here")
+        assert ended.code == 0, ended.output
+    assert "finished before, not run again: 2 of 3 trials" in ended.output
+    assert before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    rows = json.loads((storage / "tiny" / "results.json").read_text())
+    assert [(row["trial"], row["status"]) for row in rows] == [(name, "finished") for name in ["lambda_l1=1000", *old]]

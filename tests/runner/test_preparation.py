@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -174,3 +175,17 @@ def test_the_description_tells_the_counts(pairs: Path, tmp_path: Path) -> None:
     meta = json.loads((prepare(pairs, tmp_path).path("train").parent / "meta.json").read_text())
     assert meta["splits"]["train"]["pictures"] == 5
     assert meta["sizes"] == {"280x140": 7}
+
+
+def test_what_a_killed_preparation_left_goes_once_it_is_old_and_nobody_holds_it(pairs: Path, tmp_path: Path) -> None:
+    patches = Storage.open(tmp_path / "results" / "patches")
+    names = [".tmp-old", ".tmp-held", ".tmp-young"]
+    for name in names:
+        patches.make_folder(name)
+        patches.write(f"{name}/train.arrow", b"half")
+    for name in names[:2]:
+        for path in (patches.local_path / name, patches.local_path / name / "train.arrow"):
+            os.utime(path, (0, 0))
+    with patches.at(".tmp-held").locked():
+        prepare(pairs, tmp_path)
+    assert patches.temporary_names() == [".tmp-held", ".tmp-young"]
