@@ -178,7 +178,7 @@ def test_the_description_tells_the_counts(pairs: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_preparation_left_goes_once_it_is_old_and_nobody_holds_it(pairs: Path, tmp_path: Path) -> None:
-    patches = Storage.open(tmp_path / "results" / "patches")
+    patches = Storage.open(tmp_path / "patches")
     names = [".tmp-old", ".tmp-held", ".tmp-young"]
     for name in names:
         patches.make_folder(name)
