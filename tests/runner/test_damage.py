@@ -244,7 +244,11 @@ def test_the_command_itself_survives_damage(run_folder: Path, undisturbed: Path,
     assert_same_end(trial_of(run_folder), trial_of(undisturbed))
 
 
-@pytest.mark.parametrize("damage", [remove, flip_a_bit])
+def allow_more_threads(path: Path) -> None:
+    path.write_text(path.read_text().replace("threads: 1\n", "threads: 3\n"))
+
+
+@pytest.mark.parametrize("damage", [remove, flip_a_bit, allow_more_threads])
 def test_threads_and_precision_stay_what_they_were_though_their_record_is_lost(
     run_folder: Path, undisturbed: Path, damage: Callable[[Path], None]
 ) -> None:

@@ -1,9 +1,11 @@
 """A full disk and too little memory: nothing is half-written, and the same command goes on once there is room."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from gan.state import TrainState
 from gan.step import train_step
+from runner.metrics_log import MetricsLog
 from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
 from tests.runner.experiments import TINY, assert_same_end, read_metrics, write_experiment
 
@@ -50,30 +53,37 @@ def largest_file(checkpoint: Path) -> int:
     return max(path.stat().st_size for path in checkpoint.iterdir())
 
 
+def failing_add(log: MetricsLog, row: Mapping[str, Any]) -> None:
+    """The log, on a disk that is full when the eighth step is logged and has room again afterwards."""
+    if row["step"] == 8:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    ADD(log, row)
+
+
+ADD = MetricsLog.add
+
+
 @pytest.mark.parametrize("what", ["a checkpoint", "the log"])
 def test_a_full_disk_stops_the_run_and_with_room_it_goes_on_to_the_same_bits(
     storage: Path, undisturbed: Path, tmp_path: Path, what: str
 ) -> None:
-    """A limit on the size of a file stands in for the disk: a write fails in the middle, with an error of its own."""
-    checkpoint = next((trial_of(undisturbed) / "checkpoints").iterdir())
     first = train(tmp_path, storage, deaths=[Death("runner.saving.write_checkpoint", 3)])
     assert first.code == -9, first.output
-    good = sorted(path.name for path in (trial_of(storage) / "checkpoints").iterdir())
-    limit = {
-        "a checkpoint": largest_file(checkpoint) - 1000,
-        "the log": (trial_of(storage) / "metrics.jsonl").stat().st_size + 300,
+    good = [path.name for path in (trial_of(storage) / "checkpoints").iterdir() if path.name.startswith("step_")]
+    assert sorted(good) == ["step_00000003", "step_00000006"]
+    # A limit on the size of a file is as good as a full disk: the write fails half-way, with an error of its own.
+    limit = largest_file(next((trial_of(undisturbed) / "checkpoints").iterdir())) - 1000
+    fault: dict[str, Any] = {
+        "a checkpoint": {"max_file_bytes": limit},
+        "the log": {"settings": {"runner.metrics_log.MetricsLog.add": failing_add, **SAVE_ALWAYS}},
     }[what]
-    before = [row for row in read_metrics(trial_of(storage)) if row["step"] <= 6]
-    if what == "the log":
-        assert limit < largest_file(checkpoint)
     for _ in range(2):
-        ended = train(tmp_path, storage, max_file_bytes=limit)
+        ended = train(tmp_path, storage, **fault)
         assert ended.code == 75, ended.output
         assert "no room on the disk" in ended.output
-        assert sorted(path.name for path in (trial_of(storage) / "checkpoints").iterdir()) == good
-        assert read_metrics(trial_of(storage))[: len(before)] == before
-        lines = (trial_of(storage) / "metrics.jsonl").read_text().split("\n")
-        assert lines[-1] == ""
+        left = sorted(path.name for path in (trial_of(storage) / "checkpoints").iterdir())
+        assert left[-1] == ("step_00000006" if what == "a checkpoint" else "step_00000007")
+        assert max(row["step"] for row in read_metrics(trial_of(storage))) <= 12
     ended = train(tmp_path, storage)
     assert ended.code == 0, ended.output
     assert_same_end(trial_of(storage), trial_of(undisturbed))

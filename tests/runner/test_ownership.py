@@ -37,7 +37,7 @@ def test_a_worker_that_another_has_followed_can_write_no_more(tmp_path: Path) ->
     first, second = job_of(experiment, lease, "first"), job_of(experiment, lease, "second")
     record_start(first.trial, 1, "first", 0, 0)
     with first.committing():
-        pass
+        assert not first.trial.is_unlocked()
     record_start(second.trial, 1, "second", 0, 0)
     with second.committing():
         pass

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,21 @@ def test_a_reader_hands_out_each_step_once_though_the_log_is_cut_back_and_redone
     for step in (15, 20):
         redone.add({"step": step})
     assert [row["step"] for row in reader.new_rows()] == [20]
+
+
+def test_what_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """In a process of its own, which may not write files of more than 150 bytes."""
+    program = (
+        "import resource, sys\n"
+        "from runner.storage import Storage, is_full\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150))\n"
+        "folder = Storage.open(sys.argv[1])\n"
+        "folder.append('log', bytes(100))\n"
+        "for write in (folder.append, folder.write):\n"
+        "    try:\n"
+        "        write('log', bytes(200))\n"
+        "    except OSError as error:\n"
+        "        print(is_full(error), folder.size('log'), folder.temporary_names())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["True 100 []"] * 2
