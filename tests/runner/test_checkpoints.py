@@ -140,6 +140,23 @@ def test_a_checkpoint_that_was_being_replaced_stands_in(trial: Storage) -> None:
     assert trial.names("checkpoints") == ["step_00000005", "step_00000010"]
 
 
+def test_replacing_a_checkpoint_may_break_off_anywhere(trial: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Storage.rename
+
+    def break_off(storage: Storage, name: str, new_name: str) -> None:
+        if new_name == "step_00000010":
+            raise KeyboardInterrupt
+        rename(storage, name, new_name)
+
+    monkeypatch.setattr(Storage, "rename", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        write(trial, 10)
+    monkeypatch.undo()
+    found = newest_checkpoint(trial, IDS, pytest.fail)
+    assert found is not None
+    assert found.step == 10
+
+
 def test_those_of_kept_epochs_stay(trial: Storage) -> None:
     write(trial, 15)
     write(trial, 20)
