@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ RAY_SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # of the lines that Ray prints in our name
     "PYTHONWARNINGS": "ignore",
 }
+# A socket's path may have 107 bytes, of which Ray's own part takes 68.
+MAX_TEMPORARY_PATH = 39
+SHORT_TEMPORARY_PATH = "/tmp/ray"
 SECRET_PREFIXES = ("WANDB_",)
 
 
@@ -45,6 +49,8 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     own: dict[str, Any] = {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     if hasattr(os, "sched_getaffinity"):
         own["num_cpus"] = len(os.sched_getaffinity(0))
+    if folder := temporary_folder():
+        own["_temp_dir"] = folder
     packages = {"py_modules": [str(Path(__file__).parent), str(Path(__file__).parent.parent / "gan")]}
     joined: dict[str, Any] = {"runtime_env": packages | {"env_vars": RAY_SETTINGS}}
     with without_secrets(), contextlib.nullcontext() if address else marked(token):
@@ -61,6 +67,11 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     protect_token()
     url = context.dashboard_url or ""
     return f"http://{url}" if url and dashboard else ""
+
+
+def temporary_folder() -> str | None:
+    """Where Ray is to keep its sockets, if its own choice, below TMPDIR, has too long a path."""
+    return SHORT_TEMPORARY_PATH if len(tempfile.gettempdir()) > MAX_TEMPORARY_PATH else None
 
 
 def stop_ray() -> None:

@@ -6,6 +6,7 @@ past the restored checkpoint are cut off and come again, the same to the last bi
 """
 
 import dataclasses
+import errno
 import math
 import secrets
 import time
@@ -135,7 +136,8 @@ def stop_for_room(job: TrialJob, control: CanStop, error: BaseException) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """True for an allocation that failed, on a GPU or on the processor."""
     kinds = (OutOfMemory, torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return isinstance(error, kinds) or refused or "can't allocate memory" in str(error)
 
 
 class TrialRun:
@@ -170,7 +172,7 @@ class TrialRun:
             self.log = self.open_log(restored_log)
         self.saver = Saver(self.job, settled._asdict(), self.state, shares_cores=device.type == "cpu")
         self.clock = Clock(self.log.seconds if self.log else 0.0, self.state.step)
-        self.full: OSError | None = None
+        self.full: BaseException | None = None
         self.leaving = False
         self.asked_at = time.monotonic()
         self.news: dict[str, Any] = {}
@@ -237,6 +239,7 @@ class TrialRun:
     def decide(self) -> Decision:
         """Stop when asked to, or when nothing can be written; save when that costs little."""
         self.control.at_step(self.state.step)
+        self.look_at_the_write()
         if self.control.stop_reason or self.full is not None:
             return Decision.STOP
         if self.saver.is_due(noticed=self.leaving):
@@ -321,6 +324,15 @@ class TrialRun:
             if not is_full(error):
                 raise
             self.full = error
+
+    def look_at_the_write(self) -> None:
+        """A checkpoint that could not be written is known of at the next step, not at the next checkpoint."""
+        failure = self.saver.failure()
+        if failure is None:
+            return
+        if not is_full(failure):
+            raise failure
+        self.full = failure
 
     def evaluate(self, split: str, num_patches: int) -> dict[str, float]:
         """Metrics over a fixed sample: `split/ssim` and so on in the study's mode, `split_eval/ssim` in eval mode."""

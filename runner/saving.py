@@ -57,6 +57,11 @@ class Saver:
         """True while a checkpoint is on its way to storage."""
         return self._write is not None and not self._write.done()
 
+    def failure(self) -> BaseException | None:
+        """What stopped the last write, if something did."""
+        write = self._write
+        return write.exception() if write is not None and write.done() else None
+
     def save(self, state: TrainState, log: Callable[[], bytes]) -> None:
         """Takes a snapshot and begins to write it, unless this step has been saved.
 

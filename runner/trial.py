@@ -89,9 +89,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while isinstance(following, BaseException):
         yield following
         failures = getattr(following, "worker_failures", None)
-        following = (
-            next(iter(failures.values())) if failures else getattr(following, "cause", None) or following.__cause__
-        )
+        inner = (getattr(following, name, None) for name in ("cause", "health_check_failure", "__cause__"))
+        following = next(iter(failures.values())) if failures else next(filter(None, inner), None)
 
 
 def root_cause(error: BaseException) -> str:
@@ -102,4 +101,5 @@ def root_cause(error: BaseException) -> str:
 
 def is_memory_monitor(error: BaseException) -> bool:
     """True where Ray ended a worker because its machine was running out of memory."""
-    return isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)
+    texts = ("running low on memory", "exceeds the memory usage threshold")
+    return isinstance(error, ray.exceptions.OutOfMemoryError) or any(text in str(error) for text in texts)

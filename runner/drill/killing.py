@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 
 from runner.checkpoints import CHECKPOINTS
 from runner.drill.command_run import CommandRun
@@ -37,23 +38,21 @@ def strike_worker(victim: Victim, command: CommandRun, number: int) -> None:
 
 def kill_main_process(victim: Victim) -> None:
     """SIGKILL to the command and the same command at once, while the old one's workers are still there."""
-    command = victim.start()
-    for step in victim.moments(victim.kills_wanted):
-        victim.wait_for_step(command, step)
-        with victim.killing() as before:
-            command.kill_main()
-        command = victim.start()
-        victim.recovered(command, before)
-    victim.finish(command)
+    kill_and_start_again(victim, CommandRun.kill_main)
 
 
 def kill_everything(victim: Victim) -> None:
     """SIGKILL to all processes of the run, as when a machine is switched off; then the same command."""
+    kill_and_start_again(victim, CommandRun.kill_all)
+
+
+def kill_and_start_again(victim: Victim, kill: Callable[[CommandRun], None]) -> None:
+    """Kills at random moments, each time followed by the same command."""
     command = victim.start()
     for step in victim.moments(victim.kills_wanted):
         victim.wait_for_step(command, step)
         with victim.killing() as before:
-            command.kill_all()
+            kill(command)
         command = victim.start()
         victim.recovered(command, before)
     victim.finish(command)
