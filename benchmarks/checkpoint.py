@@ -84,7 +84,7 @@ def beside_training(folder: Storage, state: TrainState, wait_s: float) -> dict[s
     experiment = Experiment(name="bench")
     job = TrialJob(folder, "trial", experiment, {}, IDS, folder, 1, "", 1)
     job.trial.make_folder()
-    saver = Saver(job, {}, state, shares_cores=True)
+    saver = Saver(job, {}, state, lambda: None, shares_cores=True)
     picture = torch.zeros(1, 3, 256, 256)
     masks = [torch.ones(1, *shape) for shape in state.generator.dropout_shapes]
 

@@ -78,12 +78,14 @@ def write_checkpoint(
     place: Place,
     fingerprints: Fingerprints,
     committing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    on_tensor: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Writes one file a group and the log, then the manifest, and puts the folder in place by a rename.
 
     Args:
         groups: named groups of named host tensors, as TrainState.state_dict gives them.
         committing: around the rename; raises where another attempt has taken over, and nothing is committed.
+        on_tensor: called after each tensor: a sign of work, however slow the storage is.
 
     Returns:
         The manifest.
@@ -97,7 +99,7 @@ def write_checkpoint(
         for group, tensors in groups.items():
             with writing.writing(f"{group}.safetensors") as stream:
                 hashing = HashingStream(stream)
-                write_tensors(hashing, tensors)
+                write_tensors(hashing, tensors, on_tensor)
             files[f"{group}.safetensors"] = {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
         writing.write(LOG_COPY, log)
         files[LOG_COPY] = {"bytes": len(log), "sha256": hashlib.sha256(log).hexdigest()}

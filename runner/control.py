@@ -141,6 +141,10 @@ class ControlLine:
         self._last_step_at = now
         self._signs_of_work += 1
 
+    def at_save(self) -> None:
+        """A sign of work from the thread that writes beside the steps."""
+        self._signs_of_work += 1
+
     def at_work(self) -> None:
         """A sign that something other than a step is being done, and that the next step's time tells nothing."""
         self._signs_of_work += 1

@@ -170,7 +170,7 @@ class TrialRun:
         if team.is_first:
             self.job = self.take_over()
             self.log = self.open_log(restored_log)
-        self.saver = Saver(self.job, settled._asdict(), self.state, shares_cores=device.type == "cpu")
+        self.saver = Saver(self.job, settled._asdict(), self.state, control.at_save, shares_cores=device.type == "cpu")
         self.clock = Clock(self.log.seconds if self.log else 0.0, self.state.step)
         self.full: BaseException | None = None
         self.leaving = False

@@ -30,9 +30,18 @@ class Saver:
         cost_s: of the last save.
     """
 
-    def __init__(self, job: TrialJob, settled: dict[str, Any], restored: TrainState, *, shares_cores: bool) -> None:
+    def __init__(
+        self,
+        job: TrialJob,
+        settled: dict[str, Any],
+        restored: TrainState,
+        on_tensor: Callable[[], None],
+        *,
+        shares_cores: bool,
+    ) -> None:
         self._job = job
         self._settled = settled
+        self._on_tensor = on_tensor
         self._shares_cores = shares_cores
         self._snapshot = Snapshot()
         self._pool = ThreadPoolExecutor(1, "saver", initializer=yield_to_training)
@@ -110,7 +119,7 @@ class Saver:
             return None
         job = self._job
         manifest = self._write_with_room(
-            lambda: write_checkpoint(job.trial, groups, log(), place, job.ids, job.committing)
+            lambda: write_checkpoint(job.trial, groups, log(), place, job.ids, job.committing, self._on_tensor)
         )
         self._make_room()
         self.cost_s = self._stall_s + (time.thread_time() - start_cpu) * self._shares_cores

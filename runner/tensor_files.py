@@ -2,7 +2,7 @@
 each tensor while it holds the interpreter, which is training time."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,12 +12,15 @@ TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", 
 ALIGNMENT = 8
 
 
-def write_tensors(stream: Any, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(stream: Any, tensors: Mapping[str, Tensor], on_tensor: Callable[[], None] = lambda: None) -> None:
     """Writes named host tensors; the bytes depend on these alone, and are those of `safetensors.torch.save`.
 
     Format: the header's length as 8 bytes, little-endian; the header, JSON padded with blanks to a multiple
     of 8; the tensors' bytes one after another, the widest types first, then by name
     (https://huggingface.co/docs/safetensors).
+
+    Args:
+        on_tensor: called after each tensor.
 
     Raises:
         KeyError: a tensor's type is none of TYPE_NAMES.
@@ -37,3 +40,4 @@ def write_tensors(stream: Any, tensors: Mapping[str, Tensor]) -> None:
     stream.write(len(text).to_bytes(8, "little") + text)
     for _, tensor in ordered:
         stream.write(tensor.detach().cpu().contiguous().reshape(-1).numpy().data.cast("B"))
+        on_tensor()
