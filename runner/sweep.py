@@ -7,10 +7,10 @@ import ray
 from ray import tune
 
 from runner.control import Control
-from runner.job import TrialJob, first_line
-from runner.records import write_outcome
+from runner.job import TrialJob
+from runner.records import read_outcome
 from runner.resources import Allotment
-from runner.trial import run_trial
+from runner.trial import end_for, run_trial
 
 # A driver waits for its workers and computes nothing; Tune refuses an empty request.
 DRIVER_RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
@@ -53,11 +53,16 @@ def run_sweep(jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str, c
         ),
     )
     by_name = {job.name: job for job in jobs}
-    for result in tuner.fit():
+    try:
+        results = tuner.fit()
+    except Exception as error:  # Ray itself has come to harm, as when its machine runs out of memory
+        for job in jobs:
+            if read_outcome(job.trial)["status"] == "running":
+                end_for(job, error, control)
+        return
+    for result in results:
         if result.error is not None:  # the driver itself, after its restarts
-            job = by_name[result.config["cell"]["trial"]]
-            with job.committing():
-                write_outcome(job.trial, "failed", first_line(result.error))
+            end_for(by_name[result.config["cell"]["trial"]], result.error, control)
 
 
 def cell(job: TrialJob) -> Mapping[str, Any]:

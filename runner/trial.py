@@ -67,14 +67,23 @@ def train(job: TrialJob, allotment: Allotment, ray_folder: str, control: Any) ->
     except Superseded:
         raise
     except Exception as error:  # whatever ended the workers for good
-        job.check_current()
-        job.say(f"{error}")
-        if any(is_full(cause) for cause in causes(error)):
-            stop_for_room(job, RemoteControl(control, tells=False), error)
-        elif any(is_out_of_memory(cause) or is_memory_monitor(cause) for cause in causes(error)):
-            end(job, "out_of_memory", root_cause(error), True)
-        else:
-            end(job, "failed", root_cause(error), True)
+        end_for(job, error, control)
+
+
+def end_for(job: TrialJob, error: BaseException, control: Any) -> None:
+    """Notes how a trial ended that something has brought to its end from outside its loop.
+
+    Raises:
+        Superseded: another start of the command owns the trial.
+    """
+    job.check_current()
+    job.say(f"{error}")
+    if any(is_full(cause) for cause in causes(error)):
+        stop_for_room(job, RemoteControl(control, tells=False), error)
+    elif any(is_out_of_memory(cause) or is_memory_monitor(cause) for cause in causes(error)):
+        end(job, "out_of_memory", root_cause(error), True)
+    else:
+        end(job, "failed", root_cause(error), True)
 
 
 def worker_resources(allotment: Allotment) -> dict[str, float]:
@@ -101,5 +110,4 @@ def root_cause(error: BaseException) -> str:
 
 def is_memory_monitor(error: BaseException) -> bool:
     """True where Ray ended a worker because its machine was running out of memory."""
-    texts = ("running low on memory", "exceeds the memory usage threshold")
-    return isinstance(error, ray.exceptions.OutOfMemoryError) or any(text in str(error) for text in texts)
+    return isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)

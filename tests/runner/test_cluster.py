@@ -2,10 +2,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import ray.exceptions
 
 from runner.cluster import MAX_TEMPORARY_PATH, SHORT_TEMPORARY_PATH, temporary_folder
-from runner.trial import causes, is_memory_monitor, root_cause
+from runner.lease import Lease
+from runner.records import read_outcome, write_outcome
+from runner.storage import Storage
+from runner.trial import causes, end_for, is_memory_monitor, root_cause
+from tests.runner.test_ownership import job_of
 
 
 @pytest.mark.parametrize("length", [MAX_TEMPORARY_PATH, MAX_TEMPORARY_PATH + 1])
@@ -45,8 +48,26 @@ def test_the_first_cause_of_nested_errors_is_found() -> None:
 
 
 def test_a_worker_that_ray_ended_for_lack_of_memory_is_known_from_one_that_was_killed() -> None:
-    monitor = ray.exceptions.OutOfMemoryError("Memory on the node was 0.97, which exceeds the memory usage threshold")
+    monitor = RuntimeError("6 worker(s) were killed due to the node running low on memory. Memory on the node was ...")
     killed = RuntimeError("(1) The process is killed by SIGKILL by OOM killer due to high memory usage.")
     for error, expected in ((monitor, True), (killed, False)):
         nested = GroupError(HealthCheckError(error))
         assert any(is_memory_monitor(cause) for cause in causes(nested)) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RuntimeError("6 worker(s) were killed due to the node running low on memory."), "out_of_memory"),
+        (GroupError(ValueError("broken")), "failed"),
+    ],
+)
+def test_a_trial_that_ray_has_ended_says_why(tmp_path: Path, error: Exception, status: str) -> None:
+    experiment = Storage.open(tmp_path)
+    lease = Lease.acquire(experiment)
+    job = job_of(experiment, lease)
+    write_outcome(job.trial, "running")
+    end_for(job, error, control=None)
+    assert read_outcome(job.trial)["status"] == status
+    assert str(error) in job.trial.read_text("log.txt")
+    lease.release()
