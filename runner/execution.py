@@ -3,12 +3,9 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
-
 from gan.training import steps_per_epoch
 from runner.backends import Backend, InProcess, OnRay
 from runner.checking import CheckedRun, Options
-from runner.checkpoints import CHECKPOINTS, NoGoodCheckpoint, newest_checkpoint
 from runner.config import Data
 from runner.errors import DataError, Exit, FullError, StorageError
 from runner.experiment import to_yaml
@@ -16,20 +13,18 @@ from runner.job import TrialJob
 from runner.lease import Lease, Superseded
 from runner.monitor import Monitor, Watched
 from runner.placing import PlacedTrial
-from runner.plan import count_patches, describe_plan, disk_needed, size
-from runner.preparation import CutPicture, PatchStore, describe_store, find_store, prepare_patches
+from runner.plan import count_patches, describe_plan
+from runner.preflight import check_checkpoints, check_precision, check_room
+from runner.preparation import PATCHES, CutPicture, PatchStore, describe_store, find_store, prepare_patches
 from runner.processes import end_marked
-from runner.records import TRIALS, read_trial_file
 from runner.resources import Allotment, allot, this_machine
 from runner.results import write_results
 from runner.screen import Screen
-from runner.settling import refuse_emulation
-from runner.sources import SPLITS, Source
+from runner.sources import Source
 from runner.stopping import INTERRUPT, StopFlag, Stopped, stop_flag, stop_signals
 from runner.storage import is_full
 from runner.tracking import TrialTracking, resolve_mode, sync_hint
 
-PATCHES = "patches"
 EXPERIMENT_FILE = "experiment.yaml"
 
 
@@ -119,11 +114,9 @@ def execute_with(
     backend: Backend = InProcess()
     if not options.in_process:
         backend = OnRay(options.address, lease.token, screen, handle_signals, dashboard=options.dashboard)
-    check_what_stands(run, pending, screen)
+    check_checkpoints(run, pending, screen)
     if here is not None:
-        for place in pending:
-            recorded = read_trial_file(run.folder.at(f"{TRIALS}/{place.folder}")) or {}
-            refuse_emulation(place.folder, recorded, place.trial.config.training.precision, torch.device(here.device))
+        check_precision(run, pending, here.device)
     stack.callback(backend.close)
     allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
     stores = {}
@@ -144,46 +137,10 @@ def execute_with(
     write_results(run.folder, rows)
     screen.results(rows)
     say_what_next(run, watched, rows, screen)
-    if stop.reason:
+    code = exit_code([row["status"] for row in rows], stop.reason)
+    if code in (Exit.STOPPED, Exit.INTERRUPTED):
         screen.say(f"stopped ({stop.reason}); the same command goes on from the last checkpoint")
-    return exit_code([row["status"] for row in rows], stop.reason)
-
-
-def check_what_stands(run: CheckedRun, pending: Sequence[PlacedTrial], screen: Screen) -> None:
-    """Sets damaged checkpoints aside; raises StorageError where a trial has no other."""
-    refused = []
-    for place in pending:
-        try:
-            newest_checkpoint(run.folder.at(f"{TRIALS}/{place.folder}"), place.ids, screen.say)
-        except NoGoodCheckpoint as error:
-            refused.append(f"{run.folder.shown}/{TRIALS}/{place.folder}/{CHECKPOINTS}: {error}")
-    if refused:
-        raise StorageError(
-            "\n".join(refused) + "\nNothing was changed. Bring a good checkpoint back, or move the folder "
-            "`checkpoints` away to train the trial from its first step."
-        )
-
-
-def check_room(run: CheckedRun, pending: Sequence[PlacedTrial], allotment: Allotment | None) -> None:
-    """Raises StorageError where the disk has not the room that the run will need."""
-    if not pending:
-        return
-    to_make: dict[str, int] = {}
-    for place in pending:
-        data = place.trial.config.data
-        located = run.sources[data.patching]
-        if located.source is not None and not run.storage.at(PATCHES).exists(located.fingerprint):
-            to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
-    stand = sum(run.folder.at(f"{TRIALS}/{place.folder}/{CHECKPOINTS}").total_bytes() for place in pending)
-    at_once = allotment.max_concurrent if allotment else 1
-    needed = disk_needed([place.trial.config for place in pending], at_once, to_make) - stand
-    free = run.storage.free_bytes()
-    if free < needed:
-        raise StorageError(
-            f"--storage: {run.storage.shown} needs room for {size(needed)}, but only {size(free)} are free there. Make "
-            "room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run shows what "
-            "takes how much)."
-        )
+    return code
 
 
 def say_what_is_not_run(run: CheckedRun, pending: Sequence[PlacedTrial], screen: Screen) -> None:

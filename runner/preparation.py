@@ -23,6 +23,7 @@ from runner.errors import DataError
 from runner.sources import SPLITS, STORE_FORMAT, Picture, Source, read_picture
 from runner.storage import TEMPORARY, HashingStream, Storage
 
+PATCHES = "patches"
 META = "meta.json"
 QUARANTINE = "quarantine.jsonl"
 NAMES_SHOWN = 5
