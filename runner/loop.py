@@ -83,7 +83,7 @@ def train_trial(job: TrialJob, team: Team, device: torch.device, control: Contro
     """Trains a trial from its newest verified checkpoint until it is finished or asked to stop.
 
     Returns:
-        finished, stopped, diverged, out_of_memory, or superseded, of which no word is left on storage.
+        finished, stopped, diverged, out_of_memory, or superseded, of which only log.txt has a word.
 
     Raises:
         NoGoodCheckpoint: all checkpoints of the trial are damaged.
