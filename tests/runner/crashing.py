@@ -12,13 +12,14 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from runner.control import ControlLine
+from tests.runner.experiments import TINY, write_experiment
 
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.runner.preloaded"])
@@ -74,6 +75,26 @@ def run_forked(
         process.join()
         raise AssertionError(f"the run did not end within {TIMEOUT_S} s:\n{output.read_text()}")
     return Run(process.exitcode, output.read_text())
+
+
+def train_tiny(
+    folder: Path, *options: str, storage: Path | None = None, changes: Mapping[str, Any] | None = None, **how: Any
+) -> Run:
+    """One start of the command on the TINY experiment.
+
+    Args:
+        folder: holds the experiment's file, what was printed, and, unless `storage` is another, `results`.
+        changes: to the experiment.
+        how: as run_forked takes it.
+    """
+    arguments = [write_experiment(folder, **{**TINY, **(changes or {})}), "--storage", storage or folder / "results"]
+    in_process = [] if "module" in how else ["--in-process"]
+    return run_forked([*arguments, *in_process, *options], folder / "output.txt", **how)
+
+
+def tiny_trial(folder: Path) -> Path:
+    """The trial's folder, where `folder` has the results in it."""
+    return folder / "results" / "tiny" / "trials" / "trial"
 
 
 def _child(

@@ -9,8 +9,8 @@ import pytest
 
 from runner.starts import read_starts
 from runner.storage import Storage
-from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
-from tests.runner.experiments import TINY, assert_same_end, read_metrics, write_experiment
+from tests.runner.crashing import SAVE_ALWAYS, Death, tiny_trial, train_tiny
+from tests.runner.experiments import assert_same_end, read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -33,26 +33,6 @@ PLACES = {
 HALF_WAY = (f"{STORAGE}.write", f"{STORAGE}.append")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run's results in it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = train(folder)
-    assert ended.code == 0, ended.output
-    return folder
-
-
-def trial_of(folder: Path) -> Path:
-    return folder / "results" / "tiny" / "trials" / "trial"
-
-
-def train(folder: Path, *deaths: Death, cadence: dict[str, float] | None = None, **changes: object) -> Run:
-    """One start of the command, in a folder of its own."""
-    path = write_experiment(folder, **{**TINY, **changes})
-    arguments = [path, "--in-process", "--storage", folder / "results"]
-    return run_forked(arguments, folder / "output.txt", deaths=deaths, settings=cadence)
-
-
 def a_death(draw: random.Random) -> Death:
     function = draw.choice(list(PLACES))
     when = draw.choice(["before", "after", "half-way"] if function in HALF_WAY else ["before", "after"])
@@ -70,15 +50,17 @@ def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
         death = a_death(draw)
         cadence = draw.choice([None, SAVE_ALWAYS])
         every = draw.choice([1, 2, 5])
-        ended = train(tmp_path, death, cadence=cadence, checkpoint={"every_n_epochs": every})
+        ended = train_tiny(
+            tmp_path, changes={"checkpoint": {"every_n_epochs": every}}, deaths=[death], settings=cadence
+        )
         history.append((death, ended.code))
         if ended.code != -signal.SIGKILL:
             break
     else:
-        ended = train(tmp_path)
+        ended = train_tiny(tmp_path)
     assert ended.code == 0, (history, ended.output)
-    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
-    for start in read_starts(Storage.open(trial_of(tmp_path))):
+    assert_same_end(tiny_trial(tmp_path), tiny_trial(undisturbed))
+    for start in read_starts(Storage.open(tiny_trial(tmp_path))):
         assert 0 <= start["from_step"] <= 18
 
 
@@ -90,11 +72,11 @@ def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
 def test_killed_while_patches_are_prepared_it_prepares_them_again(
     tmp_path: Path, undisturbed: Path, function: str, when: str
 ) -> None:
-    ended = train(tmp_path, Death(function, 3 if function != f"{STORAGE}.rename" else 1, when))
+    ended = train_tiny(tmp_path, deaths=[Death(function, 3 if function != f"{STORAGE}.rename" else 1, when)])
     assert ended.code == -signal.SIGKILL, ended.output
-    ended = train(tmp_path)
+    ended = train_tiny(tmp_path)
     assert ended.code == 0, ended.output
-    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
+    assert_same_end(tiny_trial(tmp_path), tiny_trial(undisturbed))
     stores = [next((place / "results" / "patches").glob("*/train.arrow")) for place in (tmp_path, undisturbed)]
     assert stores[0].read_bytes() == stores[1].read_bytes()
 
@@ -104,10 +86,10 @@ def test_stopped_in_the_middle_of_an_evaluation_it_evaluates_again(
     tmp_path: Path, undisturbed: Path, epoch: int, num_before: int
 ) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    ended = train(tmp_path, Death("gan.evaluation.summarise", num_before + 3, "stop"))
+    ended = train_tiny(tmp_path, deaths=[Death("gan.evaluation.summarise", num_before + 3, "stop")])
     assert ended.code == 75, ended.output
-    assert read_metrics(trial_of(tmp_path))[-1]["step"] == 3 * epoch - 1
-    assert max((trial_of(tmp_path) / "checkpoints").iterdir()).name == f"step_{3 * epoch:08d}"
-    ended = train(tmp_path)
+    assert read_metrics(tiny_trial(tmp_path))[-1]["step"] == 3 * epoch - 1
+    assert max((tiny_trial(tmp_path) / "checkpoints").iterdir()).name == f"step_{3 * epoch:08d}"
+    ended = train_tiny(tmp_path)
     assert ended.code == 0, ended.output
-    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
+    assert_same_end(tiny_trial(tmp_path), tiny_trial(undisturbed))

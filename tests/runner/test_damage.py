@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from runner.records import digest_of
-from tests.runner.crashing import Death, Run, run_forked
+from tests.runner.crashing import Death, tiny_trial, train_tiny
 from tests.runner.experiments import TINY, assert_same_end, run, write_experiment
 
 pytestmark = pytest.mark.slow
@@ -17,29 +17,12 @@ pytestmark = pytest.mark.slow
 STATE_FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "progress")
 
 
-def train(folder: Path, *deaths: Death) -> Run:
-    arguments = [write_experiment(folder, **TINY), "--in-process", "--storage", folder / "results"]
-    return run_forked(arguments, folder / "output.txt", deaths=deaths)
-
-
-def trial_of(folder: Path) -> Path:
-    return folder / "results" / "tiny" / "trials" / "trial"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = train(folder)
-    assert ended.code == 0, ended.output
-    return folder
-
-
 @pytest.fixture(scope="module")
 def half_done(tmp_path_factory: pytest.TempPathFactory, undisturbed: Path) -> Path:
     """What a run leaves that is killed as it begins to save its fifth epoch: checkpoints of the third and fourth."""
     folder = tmp_path_factory.mktemp("half_done")
     shutil.copytree(undisturbed / "results" / "patches", folder / "results" / "patches")
-    assert train(folder, Death("runner.saving.write_checkpoint", 5)).code == -9
+    assert train_tiny(folder, deaths=[Death("runner.saving.write_checkpoint", 5)]).code == -9
     assert checkpoints(folder) == ["step_00000009", "step_00000012"]
     return folder
 
@@ -51,7 +34,7 @@ def run_folder(half_done: Path, tmp_path: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[str]:
-    return sorted(path.name for path in (trial_of(folder) / "checkpoints").iterdir())
+    return sorted(path.name for path in (tiny_trial(folder) / "checkpoints").iterdir())
 
 
 def cut_to(keep: Callable[[int], int]) -> Callable[[Path], None]:
@@ -168,9 +151,9 @@ def test_a_run_goes_on_from_what_is_good_to_the_same_end(run_folder: Path, undis
     where, damage, is_set_aside = MATRIX[case]
     (path,) = (run_folder / "results").glob(where)
     damage(path)
-    ended = train(run_folder)
+    ended = train_tiny(run_folder)
     assert ended.code == 0, ended.output
-    assert_same_end(trial_of(run_folder), trial_of(undisturbed))
+    assert_same_end(tiny_trial(run_folder), tiny_trial(undisturbed))
     aside = [name for name in checkpoints(run_folder) if name.startswith("damaged_step_00000012_")]
     assert len(aside) == is_set_aside
     if is_set_aside:
@@ -183,35 +166,35 @@ def test_a_run_goes_on_from_what_is_good_to_the_same_end(run_folder: Path, undis
 @pytest.mark.parametrize("file", ["results.csv", "results.json"])
 @pytest.mark.parametrize("how", ["empty", "half", "missing"])
 def test_damaged_results_are_written_again(run_folder: Path, undisturbed: Path, file: str, how: str) -> None:
-    assert train(run_folder).code == 0
+    assert train_tiny(run_folder).code == 0
     path = run_folder / "results" / "tiny" / file
     whole = path.read_bytes()
     FILE_DAMAGES[how](path)
-    assert train(run_folder).code == 0
+    assert train_tiny(run_folder).code == 0
     assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("how", [how for how in FILE_DAMAGES if how != "unreadable"])
 def test_damaged_weights_of_a_finished_trial_are_written_again(undisturbed: Path, tmp_path: Path, how: str) -> None:
     shutil.copytree(undisturbed / "results", tmp_path / "results")
-    path = trial_of(tmp_path) / "weights" / "generator.safetensors"
+    path = tiny_trial(tmp_path) / "weights" / "generator.safetensors"
     FILE_DAMAGES[how](path)
-    ended = train(tmp_path)
+    ended = train_tiny(tmp_path)
     assert ended.code == 0, ended.output
     assert "finished before" not in ended.output
-    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
+    assert_same_end(tiny_trial(tmp_path), tiny_trial(undisturbed))
 
 
 @pytest.fixture
 def all_damaged(run_folder: Path) -> Iterator[Path]:
     for name in checkpoints(run_folder):
-        flip_a_bit(trial_of(run_folder) / "checkpoints" / name / "generator.safetensors")
+        flip_a_bit(tiny_trial(run_folder) / "checkpoints" / name / "generator.safetensors")
     yield run_folder
 
 
 def test_where_no_checkpoint_is_good_the_run_stops_says_what_was_tried_and_changes_nothing(all_damaged: Path) -> None:
     for _ in range(2):
-        ended = train(all_damaged)
+        ended = train_tiny(all_damaged)
         assert ended.code == 2, ended.output
         for step in (9, 12):
             assert f"step_{step:08d}: generator.safetensors does not match its SHA-256" in ended.output
@@ -220,17 +203,17 @@ def test_where_no_checkpoint_is_good_the_run_stops_says_what_was_tried_and_chang
 
 
 def test_with_the_damaged_ones_moved_away_it_begins_anew(all_damaged: Path, undisturbed: Path) -> None:
-    (trial_of(all_damaged) / "checkpoints").rename(all_damaged / "away")
-    assert train(all_damaged).code == 0
-    assert_same_end(trial_of(all_damaged), trial_of(undisturbed))
+    (tiny_trial(all_damaged) / "checkpoints").rename(all_damaged / "away")
+    assert train_tiny(all_damaged).code == 0
+    assert_same_end(tiny_trial(all_damaged), tiny_trial(undisturbed))
 
 
 def test_what_a_broken_off_write_left_is_not_taken_for_a_checkpoint(run_folder: Path, undisturbed: Path) -> None:
-    folder = trial_of(run_folder) / "checkpoints"
+    folder = tiny_trial(run_folder) / "checkpoints"
     shutil.copytree(folder / "step_00000012", folder / ".tmp-step_00000015-0123abcd")
     (folder / ".tmp-step_00000015-0123abcd" / "manifest.json").unlink()
-    assert train(run_folder).code == 0
-    assert_same_end(trial_of(run_folder), trial_of(undisturbed))
+    assert train_tiny(run_folder).code == 0
+    assert_same_end(tiny_trial(run_folder), tiny_trial(undisturbed))
     assert checkpoints(run_folder) == ["step_00000018"]
 
 
@@ -241,7 +224,7 @@ def test_the_command_itself_survives_damage(run_folder: Path, undisturbed: Path,
     path = write_experiment(run_folder, **TINY)
     code, output = run("runner.train", path, "--in-process", "--storage", run_folder / "results")
     assert code == 0, output
-    assert_same_end(trial_of(run_folder), trial_of(undisturbed))
+    assert_same_end(tiny_trial(run_folder), tiny_trial(undisturbed))
 
 
 def allow_more_threads(path: Path) -> None:
@@ -252,9 +235,8 @@ def allow_more_threads(path: Path) -> None:
 def test_threads_and_precision_stay_what_they_were_though_their_record_is_lost(
     run_folder: Path, undisturbed: Path, damage: Callable[[Path], None]
 ) -> None:
-    damage(trial_of(run_folder) / "trial.yaml")
-    path = write_experiment(run_folder, **{**TINY, "resources": {"cpus_per_worker": 2}})
-    ended = run_forked([path, "--in-process", "--storage", run_folder / "results"], run_folder / "output.txt")
+    damage(tiny_trial(run_folder) / "trial.yaml")
+    ended = train_tiny(run_folder, changes={"resources": {"cpus_per_worker": 2}})
     assert ended.code == 0, ended.output
-    assert yaml.safe_load((trial_of(run_folder) / "trial.yaml").read_text())["threads"] == 1
-    assert_same_end(trial_of(run_folder), trial_of(undisturbed))
+    assert yaml.safe_load((tiny_trial(run_folder) / "trial.yaml").read_text())["threads"] == 1
+    assert_same_end(tiny_trial(run_folder), tiny_trial(undisturbed))

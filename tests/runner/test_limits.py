@@ -15,37 +15,19 @@ import torch
 from gan.state import TrainState
 from gan.step import train_step
 from runner.metrics_log import MetricsLog
-from tests.runner.crashing import SAVE_ALWAYS, Death, Run, run_forked
-from tests.runner.experiments import TINY, assert_same_end, read_metrics, write_experiment
+from tests.runner.crashing import SAVE_ALWAYS, Death, tiny_trial, train_tiny
+from tests.runner.experiments import assert_same_end, read_metrics
 
 pytestmark = pytest.mark.slow
-
-
-def train(folder: Path, storage: Path, changes: dict[str, object] | None = None, **limits: object) -> Run:
-    path = write_experiment(folder, **{**TINY, **(changes or {})})
-    arguments = [path, "--storage", storage, *([] if "module" in limits else ["--in-process"])]
-    return run_forked(arguments, folder / "output.txt", **limits)  # type: ignore[arg-type]
-
-
-def trial_of(storage: Path) -> Path:
-    return storage / "tiny" / "trials" / "trial"
 
 
 def not_checked(*arguments: object) -> None:
     """In place of the check before the start: something else has filled the disk since."""
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = train(folder, folder / "results")
-    assert ended.code == 0, ended.output
-    return folder / "results"
-
-
 @pytest.fixture
 def storage(undisturbed: Path, tmp_path: Path) -> Path:
-    shutil.copytree(undisturbed / "patches", tmp_path / "results" / "patches")
+    shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
     return tmp_path / "results"
 
 
@@ -67,26 +49,28 @@ ADD = MetricsLog.add
 def test_a_full_disk_stops_the_run_and_with_room_it_goes_on_to_the_same_bits(
     storage: Path, undisturbed: Path, tmp_path: Path, what: str
 ) -> None:
-    first = train(tmp_path, storage, deaths=[Death("runner.saving.write_checkpoint", 3)])
+    first = train_tiny(tmp_path, storage=storage, deaths=[Death("runner.saving.write_checkpoint", 3)])
     assert first.code == -9, first.output
-    good = [path.name for path in (trial_of(storage) / "checkpoints").iterdir() if path.name.startswith("step_")]
+    good = [
+        path.name for path in (tiny_trial(storage.parent) / "checkpoints").iterdir() if path.name.startswith("step_")
+    ]
     assert sorted(good) == ["step_00000003", "step_00000006"]
     # A limit on the size of a file is as good as a full disk: the write fails half-way, with an error of its own.
-    limit = largest_file(next((trial_of(undisturbed) / "checkpoints").iterdir())) - 1000
+    limit = largest_file(next((tiny_trial(undisturbed) / "checkpoints").iterdir())) - 1000
     fault: dict[str, Any] = {
         "a checkpoint": {"max_file_bytes": limit},
         "the log": {"settings": {"runner.metrics_log.MetricsLog.add": failing_add, **SAVE_ALWAYS}},
     }[what]
     for _ in range(2):
-        ended = train(tmp_path, storage, **fault)
+        ended = train_tiny(tmp_path, storage=storage, **fault)
         assert ended.code == 75, ended.output
         assert "no room on the disk" in ended.output
-        left = sorted(path.name for path in (trial_of(storage) / "checkpoints").iterdir())
+        left = sorted(path.name for path in (tiny_trial(storage.parent) / "checkpoints").iterdir())
         assert left[-1] == ("step_00000006" if what == "a checkpoint" else "step_00000007")
-        assert max(row["step"] for row in read_metrics(trial_of(storage))) <= 12
-    ended = train(tmp_path, storage)
+        assert max(row["step"] for row in read_metrics(tiny_trial(storage.parent))) <= 12
+    ended = train_tiny(tmp_path, storage=storage)
     assert ended.code == 0, ended.output
-    assert_same_end(trial_of(storage), trial_of(undisturbed))
+    assert_same_end(tiny_trial(storage.parent), tiny_trial(undisturbed))
 
 
 @pytest.fixture
@@ -108,24 +92,24 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_with_room_it_goes_
     if small_disk is None:
         return  # the limit on a file's size, above, stands in for it
     storage = small_disk / "results"
-    shutil.copytree(undisturbed / "patches", storage / "patches")
+    shutil.copytree(undisturbed / "results" / "patches", storage / "patches")
     filler = small_disk / "filler"
-    used = sum(path.stat().st_size for path in (trial_of(undisturbed) / "checkpoints").rglob("*") if path.is_file())
+    used = sum(path.stat().st_size for path in (tiny_trial(undisturbed) / "checkpoints").rglob("*") if path.is_file())
     free = shutil.disk_usage(small_disk).free
     filler.write_bytes(bytes(free - int(2.5 * used)))
-    refused = train(tmp_path, storage)
+    refused = train_tiny(tmp_path, storage=storage)
     assert refused.code == 2, refused.output
     assert "needs room for" in refused.output
-    assert not (trial_of(storage) / "checkpoints").exists()
-    ended = train(tmp_path, storage, settings={"runner.execution.check_room": not_checked, **SAVE_ALWAYS})
+    assert not (tiny_trial(storage.parent) / "checkpoints").exists()
+    ended = train_tiny(tmp_path, storage=storage, settings={"runner.execution.check_room": not_checked, **SAVE_ALWAYS})
     assert ended.code == 75, ended.output
     assert "no room on the disk" in ended.output
-    for path in (trial_of(storage) / "checkpoints").iterdir():
+    for path in (tiny_trial(storage.parent) / "checkpoints").iterdir():
         assert (path / "manifest.json").exists()
     filler.unlink()
-    ended = train(tmp_path, storage)
+    ended = train_tiny(tmp_path, storage=storage)
     assert ended.code == 0, ended.output
-    assert_same_end(trial_of(storage), trial_of(undisturbed))
+    assert_same_end(tiny_trial(storage.parent), tiny_trial(undisturbed))
 
 
 def hungry_step(state: TrainState, source: torch.Tensor, *arguments: Any) -> torch.Tensor:
@@ -138,7 +122,9 @@ def hungry_step(state: TrainState, source: torch.Tensor, *arguments: Any) -> tor
 def test_too_little_memory_is_a_result_and_the_table_says_which_batch_size_fits(storage: Path, tmp_path: Path) -> None:
     changes = {"sweep": {"batch_size": [12, 4]}}
     for settings, status in (({"gan.training.train_step": hungry_step}, "out_of_memory"), ({}, "finished")):
-        ended = train(tmp_path, storage, changes, module="tests.runner.sweep_here", settings=settings)
+        ended = train_tiny(
+            tmp_path, storage=storage, changes=changes, module="tests.runner.sweep_here", settings=settings
+        )
         rows = json.loads((storage / "tiny" / "results.json").read_text())
         assert [(row["batch_size"], row["status"]) for row in rows] == [(12, status), (4, "finished")]
         assert ended.code == (0 if status == "finished" else 1), ended.output
@@ -150,7 +136,9 @@ def test_a_sweep_that_grows_runs_only_the_new_cells(storage: Path, tmp_path: Pat
     for values in ([10, 100], [1000, 10, 100]):
         trials = storage / "tiny" / "trials"
         before = {path: path.stat().st_mtime_ns for name in old for path in (trials / name).rglob("*")}
-        ended = train(tmp_path, storage, {"sweep": {"lambda_l1": values}}, module="tests.runner.sweep_here")
+        ended = train_tiny(
+            tmp_path, storage=storage, changes={"sweep": {"lambda_l1": values}}, module="tests.runner.sweep_here"
+        )
         assert ended.code == 0, ended.output
     assert "finished before, not run again: 2 of 3 trials" in ended.output
     assert before

@@ -15,8 +15,8 @@ from gan.state import TrainState
 from gan.step import train_step
 from runner.loop import Alone
 from runner.starts import count_oom_kills
-from tests.runner.crashing import Death, Run, run_forked
-from tests.runner.experiments import TINY, assert_same_end, write_experiment
+from tests.runner.crashing import Death, tiny_trial, train_tiny
+from tests.runner.experiments import assert_same_end
 
 pytestmark = pytest.mark.slow
 POISONED_STEP = 9  # an epoch's last, whose state is to be saved
@@ -31,52 +31,33 @@ def poisoning_step(state: TrainState, *arguments: Any) -> torch.Tensor:
     return losses
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = train(folder)
-    assert ended.code == 0, ended.output
-    return folder
-
-
-def train(
-    folder: Path, *options: str, settings: dict[str, Any] | None = None, deaths: list[Death] | None = None
-) -> Run:
-    arguments = [write_experiment(folder, **TINY), "--in-process", "--storage", folder / "results", *options]
-    return run_forked(arguments, folder / "output.txt", settings=settings, deaths=deaths or [])
-
-
-def trial_of(folder: Path) -> Path:
-    return folder / "results" / "tiny" / "trials" / "trial"
-
-
 def test_a_diverged_trial_keeps_its_last_finite_state_and_is_not_run_again_unless_asked(
     tmp_path: Path, undisturbed: Path
 ) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    ended = train(tmp_path, settings={"gan.training.train_step": poisoning_step})
+    ended = train_tiny(tmp_path, settings={"gan.training.train_step": poisoning_step})
     assert ended.code == 1, ended.output
     assert "diverged: the losses at step 10 are not finite" in ended.output
     (row,) = json.loads((tmp_path / "results" / "tiny" / "results.json").read_text())
     assert (row["status"], row["steps"]) == ("diverged", 10)
-    kept = sorted(path.name for path in (trial_of(tmp_path) / "checkpoints").iterdir())
+    kept = sorted(path.name for path in (tiny_trial(tmp_path) / "checkpoints").iterdir())
     assert kept == ["step_00000003", "step_00000006"]
-    for path in (trial_of(tmp_path) / "checkpoints").rglob("*.safetensors"):
+    for path in (tiny_trial(tmp_path) / "checkpoints").rglob("*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(path).values())
-    assert "step 9 is not saved: its state is not finite" in (trial_of(tmp_path) / "log.txt").read_text()
+    assert "step 9 is not saved: its state is not finite" in (tiny_trial(tmp_path) / "log.txt").read_text()
 
-    again = train(tmp_path)
+    again = train_tiny(tmp_path)
     assert again.code == 1, again.output
     assert "diverged before, not run again: 1 of 1 trials (--retry-diverged does)" in again.output
-    assert sorted(path.name for path in (trial_of(tmp_path) / "checkpoints").iterdir()) == kept
-    retried = train(tmp_path, "--retry-diverged")
+    assert sorted(path.name for path in (tiny_trial(tmp_path) / "checkpoints").iterdir()) == kept
+    retried = train_tiny(tmp_path, "--retry-diverged")
     assert retried.code == 0, retried.output
-    assert_same_end(trial_of(tmp_path), trial_of(undisturbed))
+    assert_same_end(tiny_trial(tmp_path), tiny_trial(undisturbed))
 
 
 def test_weights_that_are_not_finite_at_the_end_are_not_handed_out(tmp_path: Path, undisturbed: Path) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    ended = train(
+    ended = train_tiny(
         tmp_path,
         settings={
             "gan.training.train_step": poisoning_step,
@@ -85,7 +66,7 @@ def test_weights_that_are_not_finite_at_the_end_are_not_handed_out(tmp_path: Pat
     )
     assert ended.code == 1, ended.output
     assert "diverged: the weights are not finite after the last step" in ended.output
-    assert not (trial_of(tmp_path) / "weights").exists()
+    assert not (tiny_trial(tmp_path) / "weights").exists()
 
 
 @pytest.mark.parametrize("how", ["copied", "moved, with the patches left out"])
@@ -96,14 +77,14 @@ def test_storage_taken_elsewhere_goes_on_to_the_same_bits_and_holds_no_absolute_
     first.mkdir()
     second.mkdir()
     shutil.copytree(undisturbed / "results" / "patches", first / "results" / "patches")
-    assert train(first, deaths=[Death("runner.saving.write_checkpoint", 4)]).code == -9
+    assert train_tiny(first, deaths=[Death("runner.saving.write_checkpoint", 4)]).code == -9
     shutil.copytree(first / "results", second / "results")
     if how != "copied":
         shutil.rmtree(first)
         shutil.rmtree(second / "results" / "patches")
-    ended = train(second)
+    ended = train_tiny(second)
     assert ended.code == 0, ended.output
-    assert_same_end(trial_of(second), trial_of(undisturbed))
+    assert_same_end(tiny_trial(second), tiny_trial(undisturbed))
     for path in (second / "results").rglob("*"):
         assert not path.is_symlink()
         if path.is_file():
@@ -111,7 +92,7 @@ def test_storage_taken_elsewhere_goes_on_to_the_same_bits_and_holds_no_absolute_
 
 
 def test_what_saving_costs_is_logged(undisturbed: Path) -> None:
-    log = (trial_of(undisturbed) / "log.txt").read_text()
+    log = (tiny_trial(undisturbed) / "log.txt").read_text()
     pattern = (
         r"checkpoint at step \d+: [\d.]+ MB, training waited [\d.]+ s, written in [\d.]+ s beside it; saving has cost"
     )
@@ -127,10 +108,9 @@ class LeavingPlatform(Alone):
 
 def test_once_a_machine_is_about_to_be_taken_away_checkpoints_come_at_once(tmp_path: Path, undisturbed: Path) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    path = write_experiment(tmp_path, **{**TINY, "checkpoint": {"every_n_epochs": 100, "keep": 9}})
-    ended = run_forked(
-        [path, "--in-process", "--storage", tmp_path / "results"],
-        tmp_path / "output.txt",
+    ended = train_tiny(
+        tmp_path,
+        changes={"checkpoint": {"every_n_epochs": 100, "keep": 9}},
         settings={
             "runner.backends.Alone": LeavingPlatform,
             "runner.loop.ASK_INTERVAL_S": -1.0,
@@ -139,8 +119,8 @@ def test_once_a_machine_is_about_to_be_taken_away_checkpoints_come_at_once(tmp_p
         deaths=[Death("gan.training.take_step", 17)],
     )
     assert ended.code == -9, ended.output
-    assert "about to be taken away" in (trial_of(tmp_path) / "log.txt").read_text()
-    assert len(list((trial_of(tmp_path) / "checkpoints").glob("step_*"))) >= 2
+    assert "about to be taken away" in (tiny_trial(tmp_path) / "log.txt").read_text()
+    assert len(list((tiny_trial(tmp_path) / "checkpoints").glob("step_*"))) >= 2
 
 
 def test_a_trial_whose_workers_the_system_keeps_ending_for_lack_of_memory_is_given_up(tmp_path: Path) -> None:
@@ -149,9 +129,9 @@ def test_a_trial_whose_workers_the_system_keeps_ending_for_lack_of_memory_is_giv
         {"attempt": 1, "token": "", "from_step": 0, "lost_steps": 0, "host": socket.gethostname(), "oom_kills": now - n}
         for n in (2, 1)
     ]
-    trial_of(tmp_path).mkdir(parents=True)
-    (trial_of(tmp_path) / "starts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in earlier))
-    ended = train(tmp_path)
+    tiny_trial(tmp_path).mkdir(parents=True)
+    (tiny_trial(tmp_path) / "starts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in earlier))
+    ended = train_tiny(tmp_path)
     assert ended.code == 1, ended.output
     assert "out_of_memory: OutOfMemory: the system has ended its workers for lack of memory 2 times" in ended.output
-    assert train(tmp_path).code == 0
+    assert train_tiny(tmp_path).code == 0
