@@ -1,5 +1,6 @@
 """How much memory a training needs, from the shapes alone: nothing is allocated."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ class Footprint(NamedTuple):
     memory: int
 
 
+@functools.cache
 def training_footprint(model: ModelSettings, batch_size: int) -> Footprint:
     """Estimates from a forward pass without data, in fp32.
 

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 
 from gan.snapshot import Groups
-from runner.records import Fingerprints, digest_of
+from runner.records import Fingerprints, record_digest
 from runner.storage import TEMPORARY, HashingStream, Storage
 from runner.tensor_files import write_tensors
 
@@ -112,7 +112,7 @@ def write_checkpoint(
             "settled": dict(place.settled),
             "files": files,
         }
-        manifest["digest"] = digest_of(manifest)
+        manifest["digest"] = record_digest(manifest)
         writing.write(MANIFEST, json.dumps(manifest, indent=1).encode())
         with committing():
             if folder.exists(name):
@@ -139,7 +139,7 @@ def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict
         raise DamagedCheckpoint("it has no manifest") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"its manifest can't be read ({type(error).__name__})") from None
-    if digest != digest_of(manifest):
+    if digest != record_digest(manifest):
         raise DamagedCheckpoint("its manifest is not as it was written")
     wanted = (MANIFEST_FORMAT, step, fingerprints.config, fingerprints.data)
     for what, is_, should in zip(("format", "step", "config", "data"), found, wanted, strict=True):

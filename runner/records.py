@@ -52,7 +52,7 @@ def fingerprints(config: Experiment, data_fingerprint: str) -> Fingerprints:
     return Fingerprints(hashlib.sha256(text.encode()).hexdigest()[:16], data_fingerprint)
 
 
-def digest_of(record: Mapping[str, Any]) -> str:
+def record_digest(record: Mapping[str, Any]) -> str:
     """What a record is known by to be as it was written: the SHA-256 of it as JSON."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
@@ -62,7 +62,7 @@ def read_trial_file(trial: Storage) -> dict[str, Any] | None:
     try:
         content = yaml.safe_load(trial.read(TRIAL_FILE))
         digest = content.pop("digest")
-        return content if digest == digest_of(content) else None
+        return content if digest == record_digest(content) else None
     except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
         return None
 
@@ -86,7 +86,7 @@ def write_trial_file(
         "processor": processor_model(),
         "versions": package_versions(),
     }
-    content["digest"] = digest_of(content)
+    content["digest"] = record_digest(content)
     trial.write(TRIAL_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runner.records import digest_of
+from runner.records import record_digest
 from tests.runner.crashing import Death, tiny_trial, train_tiny
 from tests.runner.experiments import TINY, assert_same_end, run, write_experiment
 
@@ -74,7 +74,7 @@ def manifest_of_another(**changes: object) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         manifest = {**json.loads(path.read_text()), **changes}
         del manifest["digest"]
-        path.write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
+        path.write_text(json.dumps({**manifest, "digest": record_digest(manifest)}))
 
     return edit
 
