@@ -37,7 +37,8 @@ class Discriminator(nn.Module):
             source: (N, 3, H, W) in [-1, 1].
             target: (N, 3, H, W) in [-1, 1], real or fake.
         """
-        logits: Tensor = self.layers(torch.cat([source, target], dim=1))
+        pair = torch.cat([source, target], dim=1)
+        logits: Tensor = self.layers(pair.to(next(self.parameters()).dtype))
         return logits
 
 

@@ -1,7 +1,7 @@
 """Metrics and pictures on validation patches, without touching the training state."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gan.bootstrap import Interval, mean_intervals
 from gan.generator import Generator
 from gan.jitter import rescale
 from gan.metrics import METRICS
-from gan.patches import Patches
-from gan.precision import autocast
-from gan.randomness import Purpose, dropout_masks
+from gan.patches import Patches, Place
+from gan.randomness import Purpose, dropout_bits, dropout_masks
+from gan.sharpness import SHARPNESS
+
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 MODES = ("study", "eval")
+ALL_METRICS: Mapping[str, Metric] = {**METRICS, **SHARPNESS}
 
 
 class Summary(NamedTuple):
@@ -38,22 +42,69 @@ def evaluate(
     patches: Patches,
     indices: Sequence[int] | NDArray[np.int64],
     mode: str,
-    precision: str,
     device: torch.device,
     on_picture: Callable[[], None] = lambda: None,
 ) -> dict[str, Summary]:
     """Each metric over the patches, one picture at a time.
 
     Args:
+        generator: computes in the type that its weights have.
         mode: `study` has batch statistics and dropout on, as the study evaluates; `eval` has neither.
         on_picture: called after each picture; what it raises breaks the evaluation off.
     """
-    values: dict[str, list[float]] = {name: [] for name in METRICS}
-    for generated, _, target in generate(generator, patches, indices, mode, precision, device):
-        for name, metric in METRICS.items():
-            values[name].append(float(metric(generated, target)))
+    values = measure(generator, patches, indices, mode, device, METRICS, on_picture)
+    return {name: summarise(column) for name, column in zip(METRICS, values.T, strict=True)}
+
+
+def measure(
+    generator: Generator,
+    patches: Patches,
+    indices: Sequence[int] | NDArray[np.int64],
+    mode: str,
+    device: torch.device,
+    metrics: Mapping[str, Metric] = ALL_METRICS,
+    on_picture: Callable[[], None] = lambda: None,
+) -> NDArray[np.float64]:
+    """As `evaluate`, each patch by itself: (n, m), a row a patch and a column a metric."""
+    values = np.empty((len(indices), len(metrics)))
+    for row, (generated, _, target) in zip(values, generate(generator, patches, indices, mode, device), strict=True):
+        row[:] = [float(metric(generated, target)) for metric in metrics.values()]
         on_picture()
-    return {name: summarise(np.asarray(column)) for name, column in values.items()}
+    return values
+
+
+class Scores(NamedTuple):
+    """Every metric of every patch in both modes.
+
+    Attributes:
+        metrics: their names.
+        places: where each of the n patches comes from.
+        values: (n, m) of each mode.
+    """
+
+    metrics: Sequence[str]
+    places: Sequence[Place]
+    values: Mapping[str, NDArray[np.float64]]
+
+    def summaries(self, mode: str) -> dict[str, tuple[Summary, Interval]]:
+        """Each metric over the patches, and where its mean lies with 95 % confidence."""
+        values = self.values[mode]
+        intervals = mean_intervals(values, [place.name for place in self.places])
+        columns = zip(self.metrics, values.T, intervals, strict=True)
+        return {name: (summarise(column), interval) for name, column, interval in columns}
+
+
+def score(
+    generator: Generator,
+    patches: Patches,
+    device: torch.device,
+    on_picture: Callable[[], None] = lambda: None,
+    metrics: Mapping[str, Metric] = ALL_METRICS,
+) -> Scores:
+    """All metrics of all patches, in one pass a mode."""
+    indices = range(len(patches))
+    values = {mode: measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in MODES}
+    return Scores(tuple(metrics), [patches.place(index) for index in indices], values)
 
 
 def summarise(values: NDArray[np.float64]) -> Summary:
@@ -68,7 +119,6 @@ def generate(
     patches: Patches,
     indices: Sequence[int] | NDArray[np.int64],
     mode: str,
-    precision: str,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(generated, source, target) of each patch in turn, each (1, 3, S, S) float32 in [-1, 1].
@@ -80,9 +130,9 @@ def generate(
         masks: list[Tensor] = []
         if mode == "study":
             shapes = generator.dropout_shapes
-            masks = dropout_masks(shapes, 1, slice(0, 1), 0, int(index), Purpose.EVALUATION)
-            masks = [mask.to(device) for mask in masks]
-        with inference_mode_of(generator, mode), autocast(precision, device):
+            bits = dropout_bits(shapes, 1, slice(0, 1), 0, int(index), Purpose.EVALUATION)
+            masks = dropout_masks(torch.from_numpy(bits).to(device), shapes)
+        with inference_mode_of(generator, mode):
             generated = generator(source, masks).float()
         yield generated, source, target
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gan.convolution import downsample, upsample
+
 MAX_WIDTH = 8
 NUM_DROPOUT_BLOCKS = 3
 
@@ -23,7 +25,7 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.activate:
             x = F.leaky_relu(x, 0.2)
-        x = self.norm(self.conv(x))
+        x = self.norm(downsample(x, self.conv.weight))
         return x
 
 
@@ -36,7 +38,7 @@ class UpBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, dropout_mask: Tensor | None) -> Tensor:
-        x = self.norm(self.conv(F.relu(x)))
+        x = self.norm(upsample(F.relu(x), self.conv.weight))
         return x if dropout_mask is None else x * dropout_mask.to(x.dtype)
 
 
@@ -85,12 +87,12 @@ class Generator(nn.Module):
         """The fake target, in [-1, 1].
 
         Args:
-            source: (N, 3, H, W) in [-1, 1], H and W multiples of patch_size.
+            source: (N, 3, H, W) in [-1, 1], H and W multiples of patch_size; computed with in the weights' type.
             dropout_masks: three tensors (N, *dropout_shapes[i]) of 0 (dropped) and 2 (kept), or none
                 for no dropout.
         """
         skips = []
-        x = source
+        x = source.to(self.last.weight.dtype)
         for down in self.down:
             x = down(x)
             skips.append(x)
@@ -98,4 +100,4 @@ class Generator(nn.Module):
         for block, up in enumerate(self.up):
             x = up(x, dropout_masks[block] if block < len(dropout_masks) else None)
             x = torch.cat([skips.pop(), x], dim=1)
-        return torch.tanh(self.last(F.relu(x)))
+        return torch.tanh(upsample(F.relu(x), self.last.weight, self.last.bias))

@@ -25,7 +25,7 @@ def jitter_pair(source: Tensor, target: Tensor, tops: Tensor, lefts: Tensor, fli
     Args:
         source, target: (N, 3, S, S), uint8 or float in 0 to 255.
         tops, lefts: (N,) crop origins in the enlarged picture, 0 to `jitter_margin(S)`.
-        flips: (N,) bool, mirror left to right.
+        flips: (N,) bool, or 0 and 1, mirror left to right.
 
     Returns:
         source and target, (N, 3, S, S) float32 in [-1, 1], on the inputs' device.
@@ -33,7 +33,7 @@ def jitter_pair(source: Tensor, target: Tensor, tops: Tensor, lefts: Tensor, fli
     size = source.shape[-1]
     rows = sampled_positions(tops, size)
     columns = sampled_positions(lefts, size)
-    columns = torch.where(flips[:, None], columns.flip(1), columns)
+    columns = torch.where(flips[:, None].bool(), columns.flip(1), columns)
     grid = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1)
     pair = rescale(torch.cat([source, target], dim=1))
     jittered = grid_sample(pair, grid, mode="bilinear", padding_mode="border", align_corners=False)

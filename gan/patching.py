@@ -31,10 +31,12 @@ def cut_patches(half: NDArray[np.uint8], patching: str, patch_size: int) -> NDAr
         (patches, 3, patch_size, patch_size).
     """
     if patching == "resize":
-        small = Image.fromarray(half).resize((patch_size, patch_size), Image.Resampling.BICUBIC)
-        patches = np.asarray(small)[None]
+        pieces = [np.asarray(Image.fromarray(half).resize((patch_size, patch_size), Image.Resampling.BICUBIC))]
     else:
-        height, width = half.shape[:2]
+        height, width, _ = half.shape
         origins = tile_origins(height, width, patch_size)
-        patches = np.stack([half[r : r + patch_size, c : c + patch_size] for r, c in origins])
-    return np.ascontiguousarray(patches.transpose(0, 3, 1, 2))
+        pieces = [half[row : row + patch_size, column : column + patch_size] for row, column in origins]
+    patches = np.empty((len(pieces), 3, patch_size, patch_size), np.uint8)
+    for patch, piece in zip(patches, pieces, strict=True):
+        patch[...] = piece.transpose(2, 0, 1)
+    return patches

@@ -1,10 +1,14 @@
-"""Numeric precision of the training step: what was asked for, resolved for a device."""
+"""Numeric precision of the training step: what was asked for, resolved for a device, and networks in it."""
 
-import contextlib
+import copy
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LOWER_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def has_native_bf16(device: torch.device) -> bool:
@@ -24,8 +28,27 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if has_native_bf16(device) else "fp32"
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The context in which forward passes run: automatic casts for bf16 and fp16, nothing for fp32."""
+def memory_format_of(device: torch.device, precision: str) -> torch.memory_format:
+    """How weights and pictures lie in memory: channels last where kernels are made for it."""
+    # In fp32 a processor's convolutions are up to 2.4 times slower so, in bf16 up to 1.6 times faster.
+    return torch.channels_last if device.type == "cuda" or precision != "fp32" else torch.contiguous_format
+
+
+def lowered(network: Network, precision: str) -> Network:
+    """The network as it computes in a precision: its convolutions hold rounded copies of the weights.
+
+    Everything else is shared with the network given, which keeps the weights in fp32: batch norm with its
+    running statistics above all. In fp32 it is the network itself. Held from step to step, the rounded
+    weights cost no cast in any forward or backward pass; whoever changes the fp32 ones rounds them anew.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+    """
     if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST_TYPES[precision])
+        return network
+    shared: dict[int, Any] = {id(part): part for part in network.modules() if isinstance(part, nn.BatchNorm2d)}
+    low = copy.deepcopy(network, shared)
+    for part in low.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
+            part.to(LOWER_TYPES[precision])
+    return low

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     JITTER = 2
     DROPOUT = 3
     EVALUATION = 4
+    TRANSLATION = 5
 
 
 def random_words(count: int, seed: int, purpose: Purpose, position: int) -> NDArray[np.uint64]:
@@ -55,31 +56,40 @@ def plan_epoch(seed: int, epoch: int, num_patches: int, margin: int) -> EpochPla
     )
 
 
-def dropout_masks(
+def dropout_bits(
     shapes: Sequence[tuple[int, int, int]],
     batch_size: int,
     part: slice,
     seed: int,
     position: int,
     purpose: Purpose = Purpose.DROPOUT,
-) -> list[Tensor]:
-    """Masks of dropout 0.5: uint8 tensors (n, *shape) of 0 and 2, drawn for the whole batch, cut to a part of it.
+) -> NDArray[np.uint8]:
+    """One bit for each value that dropout may drop, drawn for the whole batch, cut to a part of it.
 
     Args:
-        shapes: (channels, height, width) of each mask.
+        shapes: (channels, height, width) of each mask; their sizes add up to a multiple of 8.
         batch_size: pictures in the global batch.
         part: this worker's pictures among them.
         position: the step.
+
+    Returns:
+        (n, bytes of a picture's masks, one mask after the other).
     """
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    num_bits = batch_size * sum(sizes)
-    words = random_words(-(-num_bits // 64), seed, purpose, position)
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=num_bits).reshape(batch_size, -1)[part]
-    columns = np.split(2 * bits, np.cumsum(sizes)[:-1], axis=1)
-    return [
-        torch.from_numpy(np.ascontiguousarray(column)).reshape(-1, *shape)
-        for column, shape in zip(columns, shapes, strict=True)
-    ]
+    num_bytes = sum(int(np.prod(shape)) for shape in shapes) // 8
+    words = random_words(-(-batch_size * num_bytes // 8), seed, purpose, position)
+    return words.astype("<u8").view(np.uint8)[: batch_size * num_bytes].reshape(batch_size, -1)[part]
+
+
+def dropout_masks(bits: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+    """Masks of dropout 0.5: uint8 tensors (n, *shape) of 0 and 2, on the device of the bits.
+
+    Args:
+        bits: as `dropout_bits` draws them.
+    """
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    doubled = ((bits[:, :, None] >> shifts) & 1).flatten(1) * 2
+    columns = torch.split(doubled, [int(np.prod(shape)) for shape in shapes], dim=1)
+    return [column.reshape(-1, *shape) for column, shape in zip(columns, shapes, strict=True)]
 
 
 def draw_weights(network: torch.nn.Module, seed: int, position: int) -> None:

@@ -33,15 +33,15 @@ class Snapshot:
             self._copied.record()
 
     def groups(self) -> Groups:
-        """The copies, contiguous and on the host; waits until they are whole. They hold until the next `take`."""
+        """The copies, on the host; waits until they are whole. They hold until the next `take`."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._groups
 
 
 def host_tensor(tensor: Tensor, *, pinned: bool) -> Tensor:
-    """A contiguous tensor of the same shape and type on the host."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+    """A tensor of the same shape, type and memory format on the host: it is copied into as fast as memory allows."""
+    return torch.empty_like(tensor, device="cpu", pin_memory=pinned)
 
 
 def is_finite(groups: Groups) -> bool:

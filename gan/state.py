@@ -1,17 +1,18 @@
 """The state of a training: all that is needed to go on from any step, bit for bit."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gan.adam import MOMENTS, Adam
 from gan.discriminator import Discriminator
 from gan.generator import Generator
 from gan.losses import LOSS_NAMES
+from gan.precision import lowered, memory_format_of
 from gan.randomness import draw_weights
-
-ADAM_BETAS = (0.5, 0.999)
-ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class TrainState:
     """Both networks, both optimizers, and the place in the run.
 
     Attributes:
+        generator, discriminator: with their weights in fp32.
+        low_generator, low_discriminator: what the steps compute with, see `gan.precision.lowered`; in fp32 they
+            are the networks themselves.
         step: updates done.
         epoch: the epoch that the next step belongs to, from 1.
         epoch_step: steps done in that epoch.
@@ -40,11 +44,13 @@ class TrainState:
         self.discriminator = Discriminator(model.channels, model.receptive_field)
         draw_weights(self.generator, seed, 0)
         draw_weights(self.discriminator, seed, 1)
-        memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        memory_format = memory_format_of(device, precision)
         self.generator.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         self.discriminator.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.generator_optimizer = make_adam(self.generator, learning_rate)
-        self.discriminator_optimizer = make_adam(self.discriminator, learning_rate)
+        self.low_generator = lowered(self.generator, precision)
+        self.low_discriminator = lowered(self.discriminator, precision)
+        self.generator_optimizer = Adam(self.generator, self.low_generator, learning_rate)
+        self.discriminator_optimizer = Adam(self.discriminator, self.low_discriminator, learning_rate)
         self.loss_scale = LossScale(device, enabled=precision == "fp16")
         self.device = device
         self.step = 0
@@ -58,8 +64,8 @@ class TrainState:
         return {
             "generator": dict(self.generator.state_dict()),
             "discriminator": dict(self.discriminator.state_dict()),
-            "generator_optimizer": adam_state(self.generator, self.generator_optimizer),
-            "discriminator_optimizer": adam_state(self.discriminator, self.discriminator_optimizer),
+            "generator_optimizer": adam_state(self.generator_optimizer),
+            "discriminator_optimizer": adam_state(self.discriminator_optimizer),
             "progress": {
                 "place": torch.tensor([self.step, self.epoch, self.epoch_step]),
                 "losses": self.losses,
@@ -76,13 +82,24 @@ class TrainState:
         """
         self.generator.load_state_dict(groups["generator"])
         self.discriminator.load_state_dict(groups["discriminator"])
-        load_adam_state(self.generator, self.generator_optimizer, groups["generator_optimizer"])
-        load_adam_state(self.discriminator, self.discriminator_optimizer, groups["discriminator_optimizer"])
+        load_adam_state(self.generator_optimizer, groups["generator_optimizer"])
+        load_adam_state(self.discriminator_optimizer, groups["discriminator_optimizer"])
         progress = groups["progress"]
         self.step, self.epoch, self.epoch_step = (int(value) for value in progress["place"])
         self.losses.copy_(progress["losses"])
         self.loss_sums.copy_(progress["loss_sums"])
         self.loss_scale.state.copy_(progress["loss_scale"])
+        self.generator_optimizer.round_weights()
+        self.discriminator_optimizer.round_weights()
+
+    def start_from(self, generator: Mapping[str, Tensor]) -> None:
+        """Takes over a generator's weights and statistics in place of the drawn ones, before the first step.
+
+        Raises:
+            RuntimeError: a tensor is missing, too many, or of another shape.
+        """
+        self.generator.load_state_dict(dict(generator))
+        self.generator_optimizer.round_weights()
 
     def begin_next_epoch(self) -> None:
         """Moves to the next epoch's first step."""
@@ -90,12 +107,25 @@ class TrainState:
         self.epoch_step = 0
         self.loss_sums.zero_()
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever is done to the state inside is undone at the end."""
+        groups = {name: {key: t.detach().clone() for key, t in g.items()} for name, g in self.state_dict().items()}
+        try:
+            yield
+        finally:
+            self.load_state_dict(groups)
+
 
 class LossScale:
     """What fp16 losses are multiplied by, so that small gradients survive: halved after an overflow,
-    whose update is left out, doubled after 2,000 steps without one (Micikevicius et al. 2018)."""
+    whose update is left out, doubled after 2,000 steps without one (Micikevicius et al. 2018).
+
+    Decided on the device: the host never waits for it.
+    """
 
     INITIAL = 2.0**14
+    SMALLEST, LARGEST = 1.0, 2.0**24
     GROWTH_INTERVAL = 2000.0
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
@@ -103,54 +133,41 @@ class LossScale:
         self.state = torch.tensor([self.INITIAL if enabled else 1.0, 0.0], device=device)
 
     @property
-    def scale(self) -> Tensor:
-        """The factor, a scalar on the device."""
-        return self.state[0]
+    def scale(self) -> Tensor | None:
+        """The factor, a scalar on the device; None where losses are not scaled."""
+        return self.state[0] if self.enabled else None
 
-    def unscale_(self, gradients: list[Tensor]) -> bool:
-        """Divides the gradients by the scale; False where one of them is not finite."""
+    def overflow(self, gradients: list[Tensor]) -> Tensor | None:
+        """A scalar on the device: 1 where a number among the scaled gradients is not finite, 0 otherwise."""
         if not self.enabled:
-            return True
-        torch._foreach_div_(gradients, self.scale)
-        return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+            return None
+        largest = torch.stack([norm.float() for norm in torch._foreach_norm(gradients, float("inf"))])
+        return (~largest.isfinite().all()).float()
 
-    def update(self, *, finite: bool) -> None:
+    def update(self, overflow: Tensor | None) -> None:
         """Adjusts the scale after a step."""
-        if not self.enabled:
+        if overflow is None:
             return
-        scale, streak = (float(value) for value in self.state)
-        if not finite:
-            scale, streak = max(scale / 2, 1.0), 0.0
-        elif streak + 1 >= self.GROWTH_INTERVAL:
-            scale, streak = min(scale * 2, 2.0**24), 0.0
-        else:
-            streak += 1
-        self.state.copy_(torch.tensor([scale, streak]))
+        scale, streak = self.state.unbind()
+        streak = (streak + 1) * (1 - overflow)
+        grows = streak >= self.GROWTH_INTERVAL
+        scale = torch.where(grows, scale * 2, torch.where(overflow > 0, scale / 2, scale))
+        self.state.copy_(torch.stack([scale.clamp(self.SMALLEST, self.LARGEST), torch.where(grows, 0.0, streak)]))
 
 
-def make_adam(network: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Adam with the paper's betas, as one fused pass, its moments there from the start."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=ADAM_BETAS, fused=True)
-    for parameter in network.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            **{moment: torch.zeros_like(parameter) for moment in ADAM_MOMENTS},
-        }
-    return optimizer
-
-
-def adam_state(network: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """Adam's step and moments by the names of the parameters they belong to."""
-    return {
+def adam_state(optimizer: Adam) -> dict[str, Tensor]:
+    """The number of updates, and the moments by the names of the parameters they belong to."""
+    moments = {
         f"{name}.{key}": value
-        for name, parameter in network.named_parameters()
-        for key, value in optimizer.state[parameter].items()
+        for name, values in optimizer.moments.items()
+        for key, value in zip(MOMENTS, values, strict=True)
     }
+    return {"num_updates": optimizer.num_updates, **moments}
 
 
-def load_adam_state(network: nn.Module, optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
+def load_adam_state(optimizer: Adam, tensors: dict[str, Tensor]) -> None:
     """Takes over what `adam_state` gave; raises KeyError or RuntimeError where it does not fit."""
-    own = adam_state(network, optimizer)
+    own = adam_state(optimizer)
     if own.keys() != tensors.keys():
         raise KeyError(f"optimizer state: {sorted(own.keys() ^ tensors.keys())[:3]} do not fit")
     for name, value in own.items():

@@ -6,40 +6,33 @@ import torch
 from torch import Tensor, nn
 
 from gan.losses import discriminator_loss, generator_loss
-from gan.precision import autocast
 from gan.state import LossScale, TrainState
 from gan.team import Team
 
 
 def train_step(
-    state: TrainState,
-    source: Tensor,
-    target: Tensor,
-    masks: Sequence[Tensor],
-    lambda_l1: float,
-    precision: str,
-    team: Team,
+    state: TrainState, source: Tensor, target: Tensor, masks: Sequence[Tensor], lambda_l1: float, team: Team
 ) -> Tensor:
     """Updates both networks; the gradients of both losses are taken before either update.
 
     The generator runs once, the discriminator once on the real and once on the fake pair. With several
-    workers, gradients, running statistics and losses are averaged by one all-reduce a network.
+    workers, gradients, running statistics and losses are averaged by one all-reduce a network. Nothing is
+    read back to the host, so that a CUDA graph can hold the step.
 
     Args:
         source, target: (n, 3, S, S) in [-1, 1], this worker's share of the batch, on the state's device.
         masks: the generator's dropout masks for this share, on the device.
-        precision: fp32, bf16 or fp16.
 
     Returns:
         The six losses in the order of LOSS_NAMES, float32 on the device: means over the whole batch.
     """
-    generator, discriminator, loss_scale = state.generator, state.discriminator, state.loss_scale
+    generator, discriminator, loss_scale = state.low_generator, state.low_discriminator, state.loss_scale
     generator.train()
     discriminator.train()
-    with autocast(precision, state.device):
-        fake = generator(source, masks)
-        fake_logits = discriminator(source, fake)
-        real_logits = discriminator(source, target)
+    fake = generator(source, masks)
+    seen_source = source.to(fake.dtype)
+    fake_logits = discriminator(seen_source, fake)
+    real_logits = discriminator(seen_source, target.to(fake.dtype))
     for_generator = generator_loss(fake_logits, fake, target, lambda_l1)
     for_discriminator = discriminator_loss(real_logits, fake_logits)
     discriminator_gradients = gradients(for_discriminator.total_disc_loss, discriminator, loss_scale, keep_graph=True)
@@ -48,26 +41,17 @@ def train_step(
     losses = torch.stack([loss.detach() for loss in (*for_generator, *for_discriminator)])
     team.average_([*generator_gradients, *running_statistics(generator)])
     team.average_([*discriminator_gradients, *running_statistics(discriminator), losses])
-    finite = loss_scale.unscale_(generator_gradients + discriminator_gradients)
-    if finite:
-        apply(state.discriminator_optimizer, discriminator, discriminator_gradients)
-        apply(state.generator_optimizer, generator, generator_gradients)
-    loss_scale.update(finite=finite)
+    overflow = loss_scale.overflow(generator_gradients + discriminator_gradients)
+    state.discriminator_optimizer.update(discriminator_gradients, loss_scale.scale, overflow)
+    state.generator_optimizer.update(generator_gradients, loss_scale.scale, overflow)
+    loss_scale.update(overflow)
     return losses
 
 
 def gradients(loss: Tensor, network: nn.Module, loss_scale: LossScale, *, keep_graph: bool) -> list[Tensor]:
     """The loss's gradients by the network's own parameters, in their order; nothing is accumulated."""
-    scaled = loss * loss_scale.scale if loss_scale.enabled else loss
+    scaled = loss if loss_scale.scale is None else loss * loss_scale.scale
     return list(torch.autograd.grad(scaled, list(network.parameters()), retain_graph=keep_graph))
-
-
-def apply(optimizer: torch.optim.Optimizer, network: nn.Module, values: list[Tensor]) -> None:
-    """One optimizer step with the given gradients, which are let go of afterwards."""
-    for parameter, gradient in zip(network.parameters(), values, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

@@ -1,18 +1,18 @@
 """The training loop. State at step k is a function of settings, data, seed and k alone."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
+from gan.epochs import steps_per_epoch
+from gan.feeding import Batch, Feed
+from gan.graph import GraphedStep, runs_as_graph
 from gan.jitter import jitter_margin, jitter_pair
 from gan.losses import LOSS_NAMES
 from gan.patches import Patches
-from gan.randomness import EpochPlan, dropout_masks, plan_epoch
+from gan.randomness import EpochPlan, dropout_bits, dropout_masks, plan_epoch
 from gan.state import TrainState
 from gan.step import train_step
 from gan.team import Team
@@ -68,17 +68,13 @@ class LoggedStep(NamedTuple):
     losses: dict[str, float]
 
 
-def steps_per_epoch(num_patches: int, batch_size: int, num_workers: int = 1) -> int:
-    """Steps in an epoch: the last, smaller batch counts if every worker gets a share of it."""
-    return num_patches // batch_size + (num_patches % batch_size >= num_workers)
-
-
 def fit(
     state: TrainState,
     patches: Patches,
     settings: TrainingSettings,
     *,
     team: Team = Team(),  # noqa: B008 - frozen
+    resident_bytes: int = 0,
     decide: Callable[[], Decision] = lambda: Decision.GO_ON,
     act: Callable[[Decision], None] = lambda decision: None,
     on_step: Callable[[LoggedStep], None] = lambda logged: None,
@@ -88,6 +84,7 @@ def fit(
 
     Args:
         state: changed in place; all workers hold the same.
+        resident_bytes: see `gan.feeding.Feed`.
         decide: asked before each step; the first worker's answer counts for all.
         act: called on every worker with each decision but GO_ON, at a moment when the state may be saved.
         on_step: called on every worker every `log_every_n_steps`, but not at an epoch's last step.
@@ -102,6 +99,10 @@ def fit(
     Raises:
         ValueError: there are fewer patches than workers.
     """
+    feed = Feed(patches, state.device, resident_bytes)
+    learn: Callable[[Batch], None] = functools.partial(learn_from, state=state, lambda_l1=settings.lambda_l1, team=team)
+    if runs_as_graph(state.device, team):
+        learn = GraphedStep(state, learn, settings.batch_size)
     while state.epoch <= settings.epochs:
         epoch = state.epoch
         plan = plan_epoch(settings.seed, epoch, len(patches), jitter_margin(patches.patch_size))
@@ -115,7 +116,7 @@ def fit(
                 act(decision)
             if decision == Decision.STOP:
                 return False
-            take_step(state, patches, plan, settings, team)
+            take_step(state, feed, learn, plan, settings, team)
             if state.epoch_step < num_steps and state.step % settings.log_every_n_steps == 0:
                 on_step(logged_step(state))
         decision = Decision(team.agree(on_epoch(logged_step(state), epoch_means(state))))
@@ -128,38 +129,41 @@ def fit(
     return True
 
 
-def take_step(state: TrainState, patches: Patches, plan: EpochPlan, settings: TrainingSettings, team: Team) -> None:
-    """Reads, jitters and learns from the batch that the state's place in the epoch points at."""
+def take_step(
+    state: TrainState,
+    feed: Feed,
+    learn: Callable[[Batch], None],
+    plan: EpochPlan,
+    settings: TrainingSettings,
+    team: Team,
+) -> None:
+    """Brings the batch that the state's place in the epoch points at, and learns from it."""
     start = state.epoch_step * settings.batch_size
-    batch = slice(start, min(start + settings.batch_size, len(patches)))
+    batch = slice(start, min(start + settings.batch_size, len(plan.indices)))
     share = team.share_of(batch)
-    source, target = read_jittered(patches, plan, share, state.device)
     within_batch = slice(share.start - batch.start, share.stop - batch.start)
     shapes = state.generator.dropout_shapes
-    masks = dropout_masks(shapes, batch.stop - batch.start, within_batch, settings.seed, state.step)
-    masks = [mask.to(state.device, non_blocking=True) for mask in masks]
-    losses = train_step(state, source, target, masks, settings.lambda_l1, settings.precision, team)
-    state.losses.copy_(losses)
-    num_pictures = team.size * (share.stop - share.start)
-    state.loss_sums[:-1].add_(losses, alpha=num_pictures)
-    state.loss_sums[-1].add_(num_pictures)
+    bits = dropout_bits(shapes, batch.stop - batch.start, within_batch, settings.seed, state.step)
+    learn(feed.batch(plan, share, bits))
     state.step += 1
     state.epoch_step += 1
 
 
-def read_jittered(patches: Patches, plan: EpochPlan, positions: slice, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pairs at some positions of the epoch, jittered on the device: (source, target) in [-1, 1]."""
-    source, target = (picture.to(device, non_blocking=True) for picture in patches[plan.indices[positions]])
-    draws: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]] = [plan.tops, plan.lefts, plan.flips]  # type: ignore[list-item]
-    tops, lefts, flips = (torch.from_numpy(draw[positions]).to(device, non_blocking=True) for draw in draws)
-    return jitter_pair(source, target, tops, lefts, flips)
+def learn_from(batch: Batch, state: TrainState, lambda_l1: float, team: Team) -> None:
+    """A step's whole computation on the device: jitter, dropout masks, both updates, the losses' sums."""
+    source, target = jitter_pair(batch.source, batch.target, *batch.jitter.unbind())
+    masks = dropout_masks(batch.dropout, state.generator.dropout_shapes)
+    losses = train_step(state, source, target, masks, lambda_l1, team)
+    state.losses.copy_(losses)
+    num_pictures = team.size * len(source)
+    state.loss_sums[:-1].add_(losses, alpha=num_pictures)
+    state.loss_sums[-1].add_(num_pictures)
 
 
 def set_learning_rate(state: TrainState, learning_rate: float) -> None:
     """Sets the rate of both optimizers."""
     for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        optimizer.learning_rate.fill_(learning_rate)
 
 
 def logged_step(state: TrainState) -> LoggedStep:

@@ -1,10 +1,12 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gan.pictures import PictureError, decode_picture, picture_size, read_pair
+from gan import pictures
+from gan.pictures import PictureError, decode_picture, looks_like_pair, picture_size, read_pair
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -71,3 +73,96 @@ def test_exif_orientation_is_applied() -> None:
 def test_a_bad_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
     with pytest.raises(PictureError, match=reason):
         read_pair(data, 64)
+
+
+def outcome(data: bytes) -> tuple[int, ...] | str:
+    """The pixels' shape and digest, or why there are none."""
+    try:
+        picture = decode_picture(data)
+    except PictureError as error:
+        return str(error)
+    return (*picture.shape, hash(picture.tobytes()))
+
+
+def outcome_without_turbo(data: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...] | str:
+    """What a machine without simplejpeg makes of the same bytes."""
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures, "simplejpeg", None)
+        return outcome(data)
+
+
+@pytest.mark.parametrize("size", [(140, 70), (141, 71)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_both_decoders_give_the_same_bytes(
+    size: tuple[int, int], mode: str, subsampling: int, progressive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = colourful(*size).convert(mode)
+    data = encoded(image, "JPEG", quality=60, subsampling=subsampling, progressive=progressive)
+    assert outcome(data) == outcome_without_turbo(data, monkeypatch)
+
+
+def test_both_decoders_give_the_same_bytes_of_real_pairs(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in sorted(maps.glob("*/*"))[::20]:
+        data = path.read_bytes()
+        assert outcome(data) == outcome_without_turbo(data, monkeypatch)
+
+
+def test_both_decoders_refuse_the_same_damaged_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encoded(colourful(64, 32), "JPEG")
+    random = np.random.default_rng(0)
+    damaged = [whole[:length] for length in range(1, len(whole), 7)]
+    for place, value in zip(random.integers(0, len(whole), 200), random.integers(0, 256, 200), strict=True):
+        damaged.append(whole[:place] + bytes([value]) + whole[place + 1 :])
+    outcomes = [outcome(data) for data in damaged]
+    assert outcomes == [outcome_without_turbo(data, monkeypatch) for data in damaged]
+    assert {type(each) for each in outcomes} == {str, tuple}, "some can still be read"
+
+
+def test_a_plain_jpeg_needs_no_pillow_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "to_rgb", None)  # of Pillow's way alone
+    for mode in ("RGB", "L"):
+        assert decode_picture(encoded(colourful().convert(mode), "JPEG")).shape == (70, 140, 3)
+
+
+@pytest.mark.parametrize("size", [(140, 70), (1, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "CMYK", "P"])
+def test_a_tiff_is_read_where_it_is_allowed(size: tuple[int, int], mode: str) -> None:
+    image = colourful(*size)
+    if mode == "I;16":
+        data = encoded(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "TIFF")
+        image = image.convert("L")
+    else:
+        image = image.convert(mode)
+        data = encoded(image, "TIFF", compression="tiff_adobe_deflate")
+    np.testing.assert_array_equal(decode_picture(data, ("TIFF",)), np.asarray(image.convert("RGB")))
+    with pytest.raises(PictureError, match="not a JPEG or PNG picture"):
+        decode_picture(data)
+
+
+def test_a_picture_of_more_pixels_than_any_that_is_meant_is_refused_by_its_header() -> None:
+    data = encoded(Image.new("1", (140, 70)))
+    assert decode_picture(data, max_pixels=9800).shape == (70, 140, 3)
+    with pytest.raises(PictureError, match="140x70 pixels are more than 9,799"):
+        decode_picture(data, max_pixels=9799)
+
+
+def test_rows_far_apart_are_converted_alike() -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (2 * pictures.STRIP_ROWS + 5, 3, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(decode_picture(encoded(Image.fromarray(whole))), whole)
+
+
+def test_real_pairs_look_like_pairs_and_their_halves_do_not(maps: Path) -> None:
+    for path in sorted(maps.glob("*/*.jpg"))[::10]:
+        picture = decode_picture(path.read_bytes())
+        assert looks_like_pair(picture), path
+        for half in (picture[:, :600], picture[:, 600:]):
+            for rows in (half[:300], half[300:]):
+                assert not looks_like_pair(rows), path
+
+
+@pytest.mark.parametrize("size", [(140, 70), (140, 69), (32, 16), (2, 1)])
+def test_a_picture_without_a_break_in_its_middle_does_not_look_like_a_pair(size: tuple[int, int]) -> None:
+    assert not looks_like_pair(np.asarray(colourful(*size)))
+    assert not looks_like_pair(np.full((size[1], size[0], 3), 7, np.uint8))

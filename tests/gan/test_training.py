@@ -9,16 +9,17 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from gan.epochs import steps_per_epoch
 from gan.evaluation import evaluate, fixed_sample, generate
 from gan.grids import comparison_png
 from gan.losses import discriminator_loss, generator_loss
 from gan.patches import Patches
 from gan.pictures import decode_picture
-from gan.randomness import dropout_masks
+from gan.randomness import dropout_bits, dropout_masks
 from gan.state import ModelSettings, TrainState
 from gan.step import train_step
 from gan.team import Team
-from gan.training import Decision, LoggedStep, TrainingSettings, fit, steps_per_epoch
+from gan.training import Decision, LoggedStep, TrainingSettings, fit
 
 CPU = torch.device("cpu")
 MODEL = ModelSettings(channels=2, receptive_field=16, patch_size=64)
@@ -113,8 +114,9 @@ def test_both_gradients_are_taken_before_either_update() -> None:
     generator = torch.Generator().manual_seed(0)
     source, target = torch.rand(2, 2, 3, 64, 64, generator=generator) * 2 - 1
     ours, plain = new_state(), new_state()
-    masks = dropout_masks(ours.generator.dropout_shapes, 2, slice(0, 2), 0, 0)
-    losses = train_step(ours, source, target, masks, 100.0, "fp32", Team())
+    shapes = ours.generator.dropout_shapes
+    masks = dropout_masks(torch.from_numpy(dropout_bits(shapes, 2, slice(0, 2), 0, 0)), shapes)
+    losses = train_step(ours, source, target, masks, 100.0, Team())
 
     fake = plain.generator(source, masks)
     fake_logits, real_logits = plain.discriminator(source, fake), plain.discriminator(source, target)
@@ -231,10 +233,10 @@ def test_evaluation_and_pictures_leave_the_state_untouched(patches: Patches, mod
     state = new_state()
     fit(state, patches, settings(epochs=1))
     before = digest(state)
-    first = evaluate(state.generator, patches, fixed_sample(len(patches), 5), mode, "fp32", CPU)
-    png = comparison_png(generate(state.generator, patches, [0, 7], mode, "fp32", CPU))
+    first = evaluate(state.generator, patches, fixed_sample(len(patches), 5), mode, CPU)
+    png = comparison_png(generate(state.generator, patches, [0, 7], mode, CPU))
     assert digest(state) == before
-    assert evaluate(state.generator, patches, fixed_sample(len(patches), 5), mode, "fp32", CPU) == first
+    assert evaluate(state.generator, patches, fixed_sample(len(patches), 5), mode, CPU) == first
     assert decode_picture(png).shape == (2 * 68 + 4, 3 * 68 + 4, 3)
     for summary in first.values():
         assert summary.min <= summary.mean <= summary.max
@@ -243,7 +245,7 @@ def test_evaluation_and_pictures_leave_the_state_untouched(patches: Patches, mod
 def test_the_two_modes_of_evaluation_differ(patches: Patches) -> None:
     state = new_state()
     fit(state, patches, settings(epochs=1))
-    study, eval_ = (evaluate(state.generator, patches, [0, 1], mode, "fp32", CPU) for mode in ("study", "eval"))
+    study, eval_ = (evaluate(state.generator, patches, [0, 1], mode, CPU) for mode in ("study", "eval"))
     assert study["l1"].mean != eval_["l1"].mean
 
 
@@ -258,7 +260,7 @@ def train_one_of_two(rank: int, path: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     state = new_state()
-    fit(state, Patches.open(path), settings(epochs=1), team=Team(rank, 2, dist.new_group(backend="gloo")))
+    fit(state, Patches.open(path, "train"), settings(epochs=1), team=Team(rank, 2, dist.new_group(backend="gloo")))
     torch.save(state.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -266,7 +268,7 @@ def train_one_of_two(rank: int, path: str, folder: str) -> None:
 def test_two_workers_hold_the_same_state_and_learn_from_the_mean_gradient(
     patches: Patches, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    store = next(tmp_path_factory.getbasetemp().glob("patches*/train.arrow"))
+    store = next(tmp_path_factory.getbasetemp().glob("patches*"))
     multiprocessing.spawn(train_one_of_two, args=(str(store), str(tmp_path)), nprocs=2)
     states = [new_state(), new_state()]
     for rank, state in enumerate(states):

@@ -1,0 +1,145 @@
+"""Adam (Kingma and Ba 2015) for fp32 weights, and for networks that compute with rounded copies of them."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+BETAS = (0.5, 0.999)
+EPSILON = 1e-8
+MOMENTS = ("exp_avg", "exp_avg_sq")
+# So many gradients at a time, widened, stay in a processor's last cache until they are used; with fewer, starting the
+# threads costs more than that saves.
+CHUNK = 2**20
+
+
+class Piece(NamedTuple):
+    """What belongs to one parameter, or to a run of its numbers, as views.
+
+    `parameter` is its number among all, `run` its part (None: all of it). `rounded` is the copy that the
+    network computes with, `wide` the place for the gradient in fp32; None where the network computes with the
+    weight itself. A run is of numbers in the order that they have in memory, channels last or not.
+    """
+
+    parameter: int
+    run: slice | None
+    weight: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    rounded: Tensor | None = None
+    wide: Tensor | None = None
+    channels_last: bool = False
+
+
+class Adam:
+    """Updates a network's fp32 weights by given gradients, and the rounded copies of them, if there are any.
+
+    An update waits for nothing and asks the host nothing, so that a CUDA graph can hold it.
+
+    Attributes:
+        learning_rate: a scalar on the device, to be filled in place.
+        num_updates: a scalar on the device.
+        moments: exp_avg and exp_avg_sq of each parameter by its name, fp32 of its shape and memory format.
+
+    Args:
+        network: holds the weights.
+        low: what computes: the network itself, or what `gan.precision.lowered` made of it.
+    """
+
+    def __init__(self, network: nn.Module, low: nn.Module, learning_rate: float) -> None:
+        weights = dict(network.named_parameters())
+        device = next(iter(weights.values())).device
+        self.learning_rate = torch.tensor(learning_rate, device=device)
+        self.num_updates = torch.zeros((), device=device)
+        self.moments = {
+            name: [torch.zeros_like(w, requires_grad=False) for _ in MOMENTS] for name, w in weights.items()
+        }
+        self._groups: list[list[Piece]] = [[]]
+        scratch = torch.empty(CHUNK)
+        for index, ((name, weight), rounded) in enumerate(zip(weights.items(), low.parameters(), strict=True)):
+            exp_avg, exp_avg_sq = self.moments[name]
+            whole = Piece(index, None, weight.detach(), exp_avg, exp_avg_sq)
+            if rounded is weight:
+                self._groups[0].append(whole)
+            elif device.type == "cpu":
+                self._groups += ([piece] for piece in runs(whole._replace(rounded=rounded.detach()), scratch))
+            else:
+                self._groups[0].append(whole._replace(rounded=rounded.detach(), wide=torch.empty_like(whole.weight)))
+
+    @torch.no_grad()
+    def update(self, gradients: Sequence[Tensor], scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
+        """One update.
+
+        Args:
+            gradients: in the order of the network's parameters, in the types of what computes.
+            scale: what the gradients are to be divided by, a scalar on the device.
+            found_inf: a scalar on the device; where it is 1 the update is left out.
+        """
+        self.num_updates += 1 if found_inf is None else 1 - found_inf
+        for group in self._groups:
+            own = [gradients[piece.parameter] for piece in group]
+            torch._fused_adam_(
+                [piece.weight for piece in group],
+                [widened(piece, gradient) for piece, gradient in zip(group, own, strict=True)],
+                [piece.exp_avg for piece in group],
+                [piece.exp_avg_sq for piece in group],
+                [],
+                [self.num_updates] * len(group),
+                lr=self.learning_rate,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                weight_decay=0.0,
+                eps=EPSILON,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=scale,
+                found_inf=found_inf,
+            )
+            round_weights(group)
+
+    @torch.no_grad()
+    def round_weights(self) -> None:
+        """Makes the rounded copies anew, after the weights were changed by something else than an update."""
+        for group in self._groups:
+            round_weights(group)
+
+
+def runs(whole: Piece, scratch: Tensor) -> Iterator[Piece]:
+    """A piece in runs of CHUNK numbers; their gradients are widened in the same place one after another."""
+    channels_last = not whole.weight.is_contiguous()
+    tensors = whole.weight, whole.exp_avg, whole.exp_avg_sq, whole.rounded
+    flat = [flattened(tensor, channels_last=channels_last) for tensor in tensors if tensor is not None]
+    for start in range(0, flat[0].numel(), CHUNK):
+        run = slice(start, min(start + CHUNK, flat[0].numel()))
+        weight, exp_avg, exp_avg_sq, rounded = (tensor[run] for tensor in flat)
+        wide = scratch[: run.stop - run.start]
+        yield Piece(whole.parameter, run, weight, exp_avg, exp_avg_sq, rounded, wide, channels_last)
+
+
+def flattened(tensor: Tensor, *, channels_last: bool) -> Tensor:
+    """All numbers in one of the two orders; a view, where they lie in that order."""
+    return (tensor.permute(0, 2, 3, 1) if channels_last else tensor).reshape(-1)
+
+
+def widened(piece: Piece, gradient: Tensor) -> Tensor:
+    """The piece's part of its parameter's gradient in fp32, in the weight's memory format."""
+    part = gradient
+    if piece.run is not None:
+        part = flattened(gradient, channels_last=piece.channels_last)[piece.run]
+    if piece.wide is not None:
+        return piece.wide.copy_(part)
+    return part if part.stride() == piece.weight.stride() else torch.empty_like(piece.weight).copy_(part)
+
+
+def round_weights(group: Sequence[Piece]) -> None:
+    """The copies that the network computes with, from the weights."""
+    pairs = [(piece.rounded, piece.weight) for piece in group if piece.rounded is not None]
+    if pairs:
+        rounded, weights = zip(*pairs, strict=True)
+        torch._foreach_copy_(rounded, weights)
+
+
+def zeros_like(weight: Tensor) -> Tensor:
+    """Zeros of a weight's shape, type and memory format."""
+    return torch.zeros_like(weight, requires_grad=False)
