@@ -5,12 +5,9 @@ of the verified reading against that of plain files of the same size on the same
 beside training takes from the steps.
 """
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
 from gan.snapshot import Snapshot
 from gan.state import ModelSettings, TrainState
 from gan.step import train_step
@@ -35,17 +33,12 @@ MIN_STEPS, MIN_STEPS_S = 8, 5.0
 
 def main() -> None:
     """Prints the table; writes JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        figures = measure(Storage.open(folder), arguments.channels, arguments.repeats)
-    for name, value in figures.items():
-        print(f"{name:32} {value}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        publish(measure(Storage.open(folder), arguments.channels, arguments.repeats), arguments.json)
 
 
 def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
@@ -61,11 +54,6 @@ def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
         times["read"].append(seconds(lambda: read_checkpoint(folder, 0, IDS)))
         times["plain_write"].append(seconds(lambda: write_plainly(folder.local_path / "plain", content)))
         times["plain_read"].append(seconds((folder.local_path / "plain").read_bytes))
-    median = {name: statistics.median(values) for name, values in times.items()}
-    ratio = {
-        name: [ours / plain for ours, plain in zip(times[name], times[f"plain_{name}"], strict=True)]
-        for name in ("write", "read")
-    }
     return {
         "channels": channels,
         "threads": torch.get_num_threads(),
@@ -73,9 +61,9 @@ def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
         "wait_s": spread(times["wait"]),
         "write_s": spread(times["write"]),
         "verified_read_s": spread(times["read"]),
-        "write_to_plain_write": spread(ratio["write"]),
-        "verified_read_to_plain_read": spread(ratio["read"]),
-        **beside_training(folder, state, median["wait"]),
+        "write_to_plain_write": ratios(times["write"], times["plain_write"]),
+        "verified_read_to_plain_read": ratios(times["read"], times["plain_read"]),
+        **beside_training(folder, state, statistics.median(times["wait"])),
     }
 
 
@@ -89,7 +77,7 @@ def beside_training(folder: Storage, state: TrainState, wait_s: float) -> dict[s
     masks = [torch.ones(1, *shape) for shape in state.generator.dropout_shapes]
 
     def step() -> None:
-        train_step(state, picture, picture, masks, 100.0, "fp32", Team())
+        train_step(state, picture, picture, masks, 100.0, Team())
         state.step += 1
 
     step()
@@ -121,13 +109,6 @@ def run_steps(step: Callable[[], None], is_writing: Callable[[], bool]) -> list[
     return times
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def write_plainly(path: Path, content: np.ndarray[Any, Any]) -> None:
     """One file, and a wait until the disk has it."""
     with open(path, "wb") as stream:
@@ -138,11 +119,6 @@ def write_plainly(path: Path, content: np.ndarray[Any, Any]) -> None:
 def total_bytes(snapshot: Snapshot) -> int:
     """Bytes of all tensors."""
     return sum(tensor.nbytes for group in snapshot.groups().values() for tensor in group.values())
-
-
-def spread(values: list[float]) -> str:
-    """Median and extremes."""
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":
