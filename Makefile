@@ -15,8 +15,10 @@ check: .venv  ## lint, format, types
 	.venv/bin/mypy
 
 bench: .venv  ## speed, as ratios in one run
-	.venv/bin/python -m benchmarks.checkpoint
-	.venv/bin/python -m benchmarks.runner
+	.venv/bin/python -m benchmarks.train_step --batch-size 1 --turns 2
+	.venv/bin/python -m benchmarks.data --pictures 600 --repeats 2
+	.venv/bin/python -m benchmarks.checkpoint --repeats 3
+	.venv/bin/python -m benchmarks.runner --repeats 1
 
 # The stamp is set last, so that a broken-off installation is not taken for a whole one.
 .venv: .venv/installed

@@ -1,30 +1,34 @@
 """Where trials run: on Ray, or in this process. Nothing starts before it is needed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-import torch
-
-from gan.team import Team
 from runner.config import Data
 from runner.control import Control, ControlLine, Progress
 from runner.job import TrialJob, first_line
-from runner.loop import Alone, train_trial
-from runner.preparation import CutPicture, cut_in_this_process
+from runner.processes import is_running
 from runner.records import write_outcome
 from runner.resources import Allotment, Node, this_machine
-from runner.screen import Screen
+from runner.screen import Screen, TrialView
+from runner.shards import ShardReport, cut_in_this_process
 from runner.sources import Source
+from runner.storage import Storage
+
+RAYLET = "raylet"  # Ray's process that starts all others of a machine, and ends them with itself
 
 
 class Backend(Protocol):
     """What execute needs of the place where trials run."""
 
+    def begin(self) -> None:
+        """Begins to start what will be needed, and returns at once."""
+
     def nodes(self) -> Sequence[Node]:
         """The machines that there are."""
 
-    def cut(self, source: Source, data: Data) -> Iterator[CutPicture]:
-        """The source's pictures, cut, in the source's order."""
+    def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
+        """Writes the source's pictures into a folder, cut, shard after shard; reports in order."""
 
     def train(self, jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str) -> None:
         """Runs the jobs until all have ended."""
@@ -35,8 +39,14 @@ class Backend(Protocol):
     def progress(self) -> Mapping[str, Progress]:
         """How far each trial is."""
 
+    def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
+        """Makes known how an experiment's trials stand to whoever watches the place from outside."""
+
     def stop_reason(self) -> str:
         """Why the workers are to stop, which one of them may have asked for; "" while they are not."""
+
+    def is_lost(self) -> bool:
+        """True where what trials run on has come to its end, and nobody here has ended it."""
 
     def close(self) -> None:
         """Ends what was started."""
@@ -51,16 +61,24 @@ class InProcess:
         self.progress = self._control.progress
         self.stop_reason = self._control.stop_reason
 
+    def begin(self) -> None:
+        """There is nothing to start."""
+
     def nodes(self) -> Sequence[Node]:
         """This machine."""
         return [this_machine()]
 
-    def cut(self, source: Source, data: Data) -> Iterator[CutPicture]:
-        """One picture after another."""
-        return cut_in_this_process(source, data)
+    def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
+        """A thread a core."""
+        return cut_in_this_process(source, data, folder)
 
     def train(self, jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str) -> None:
         """Runs the jobs in turn. An error in one is raised at once, so that a debugger stops where it is."""
+        import torch
+
+        from gan.team import Team
+        from runner.loop import Alone, train_trial
+
         device = torch.device("cuda", 0) if allotment.device == "cuda" else torch.device("cpu")
         for job in jobs:
             write_outcome(job.trial, "running")
@@ -71,6 +89,13 @@ class InProcess:
                 job.say(f"failed: {error}")
                 write_outcome(job.trial, "failed", first_line(error))
                 raise
+
+    def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
+        """Nobody watches."""
+
+    def is_lost(self) -> bool:
+        """It is this process."""
+        return False
 
     def close(self) -> None:
         """Nothing was started."""
@@ -84,16 +109,29 @@ class OnRay:
     ) -> None:
         self._address, self._token, self._screen, self._dashboard = address, token, screen, dashboard
         self._handle_signals = handle_signals
+        self._starter = ThreadPoolExecutor(1, "start-ray")
+        self._starting: Future[str] | None = None
         self._started = False
         self._control: Any = None
+        self._metrics: Any = None
         self._stop_reason = ""
+
+    def begin(self) -> None:
+        """Ray starts in a thread: its processes take seconds, in which the storage can be looked at."""
+        if self._starting is None:
+            from runner.cluster import set_up_ray, start_ray
+
+            set_up_ray(self._address, dashboard=self._dashboard)
+            self._starting = self._starter.submit(start_ray, self._address, self._token, dashboard=self._dashboard)
 
     def _start(self) -> None:
         if self._started:
             return
-        from runner.cluster import start_ray
+        self.begin()
+        assert self._starting is not None
+        import runner.sweep  # noqa: F401 - while Ray's processes start: what trials need of it is loaded for a second
 
-        url = start_ray(self._address, self._token, dashboard=self._dashboard)
+        url = self._starting.result()
         self._started = True
         self._handle_signals()  # Ray has put its own handlers in place
         if url:
@@ -106,12 +144,12 @@ class OnRay:
 
         return cluster_nodes()
 
-    def cut(self, source: Source, data: Data) -> Iterator[CutPicture]:
+    def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
         """Through Ray Data, on all cores."""
         self._start()
         from runner.ray_cutting import cut_with_ray
 
-        return cut_with_ray(source, data)
+        return cut_with_ray(source, data, folder)
 
     def train(self, jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str) -> None:
         """Through Ray Tune, as many at once as fit."""
@@ -137,6 +175,16 @@ class OnRay:
 
         return dict(ray.get(self._control.progress.remote(), timeout=10))
 
+    def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
+        """As Ray's metrics, where there is a dashboard, once trials run."""
+        if not self._dashboard or self._control is None or not self._started:
+            return
+        if self._metrics is None:
+            from runner.ray_metrics import TrialMetrics
+
+            self._metrics = TrialMetrics(experiment)
+        self._metrics.update(trials)
+
     def stop_reason(self) -> str:
         """From the Control actor."""
         if self._control is None:
@@ -145,9 +193,15 @@ class OnRay:
 
         return str(ray.get(self._control.stop_reason.remote(), timeout=10))
 
+    def is_lost(self) -> bool:
+        """True where Ray's process of this machine is gone; a cluster that was joined is not ours to look after."""
+        return self._started and self._address is None and not is_running(RAYLET, self._token)
+
     def close(self) -> None:
-        """Ends a Ray of our own; leaves a cluster that was joined."""
-        if self._started:
+        """Ends a Ray of our own, though it may still be starting; leaves a cluster that was joined."""
+        self._started = False
+        if self._starting is not None and self._starting.exception() is None:
             from runner.cluster import stop_ray
 
             stop_ray()
+        self._starter.shutdown()  # last: Ray's end takes 15 s where the thread that began it is gone

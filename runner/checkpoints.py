@@ -9,7 +9,7 @@ one is used.
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -17,13 +17,12 @@ import safetensors
 import safetensors.torch
 
 from gan.snapshot import Groups
-from runner.records import Fingerprints, record_digest
+from runner.records import CHECKPOINTS, Fingerprints, record_digest
 from runner.storage import TEMPORARY, HashingStream, Storage
 from runner.tensor_files import write_tensors
 
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 2
-CHECKPOINTS = "checkpoints"
+MANIFEST_FORMAT = 3
 STEP_PREFIX = "step_"
 DAMAGED_PREFIX = "damaged_"
 REPLACED_PREFIX = "replaced_"
@@ -43,7 +42,7 @@ class Place(NamedTuple):
 
     Attributes:
         finished_epoch: the epoch that has just ended, 0 in the middle of one.
-        settled: threads and precision of the run, in case the trial's own record is lost.
+        settled: threads, precision and kernels of the run, in case the trial's own record is lost.
     """
 
     step: int
@@ -98,7 +97,7 @@ def write_checkpoint(
         files = {}
         for group, tensors in groups.items():
             with writing.writing(f"{group}.safetensors") as stream:
-                hashing = HashingStream(stream)
+                hashing = HashingStream(stream, hashlib.sha256())
                 write_tensors(hashing, tensors, on_tensor)
             files[f"{group}.safetensors"] = {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
         writing.write(LOG_COPY, log)
@@ -148,8 +147,13 @@ def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict
     return dict(manifest)
 
 
-def read_checkpoint(trial: Storage, step: int, fingerprints: Fingerprints) -> Checkpoint:
+def read_checkpoint(
+    trial: Storage, step: int, fingerprints: Fingerprints, only: Collection[str] | None = None
+) -> Checkpoint:
     """One checkpoint, verified. Safetensors hold numbers only: loading runs no code.
+
+    Args:
+        only: the groups to read; all, and the log, where None.
 
     Raises:
         DamagedCheckpoint: a file is missing, or is not the one that was written.
@@ -159,6 +163,8 @@ def read_checkpoint(trial: Storage, step: int, fingerprints: Fingerprints) -> Ch
     groups: Groups = {}
     log = b""
     for name, entry in manifest["files"].items():
+        if only is not None and name.removesuffix(".safetensors") not in only:
+            continue
         try:
             content = folder.read(name)
         except OSError as error:
@@ -246,7 +252,7 @@ def finished_epoch(trial: Storage, step: int) -> int:
 
 
 def settled_in_checkpoints(trial: Storage, fingerprints: Fingerprints) -> dict[str, Any]:
-    """Threads and precision as the newest checkpoint that can say so has them; empty where none can."""
+    """Threads, precision and kernels as the newest checkpoint that can say so has them; empty where none can."""
     for step in checkpoint_steps(trial):
         try:
             return dict(read_manifest(trial, step, fingerprints)["settled"])

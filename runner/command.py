@@ -1,11 +1,15 @@
 """What all commands share: arguments, errors for people, exit codes."""
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import NoReturn
 
 from runner.errors import Exit, UserError
 
@@ -113,6 +117,20 @@ def run_command(
     if arguments.traceback:
         traceback.print_exc()
     return int(code)
+
+
+@contextlib.contextmanager
+def unwound_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does, so that nothing half-written stays, and then the command."""
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(int(Exit.STOPPED))
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def show_error(text: str) -> None:

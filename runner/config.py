@@ -53,10 +53,16 @@ class Data(Section):
 
 
 class Model(Section):
-    """The two networks."""
+    """The two networks, and the file of weights that the generator starts from (random ones where None)."""
 
     channels: Annotated[int, Field(ge=1, le=1024)] = 64
     receptive_field: Literal[1, 16, 70, 286] = 70
+    initial_weights: Annotated[str, Field(min_length=1)] | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What says how large the networks are."""
+        return self.model_dump(exclude={"initial_weights"})
 
 
 class Training(Section):
@@ -115,22 +121,28 @@ class Resources(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     hang_timeout: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
 
+    @property
+    def gpu_share(self) -> float:
+        """Of a GPU, what a worker may take for itself: all of it unless others were promised a part."""
+        return 1.0 if self.gpus_per_worker == "auto" else min(self.gpus_per_worker, 1.0)
+
 
 class Tracking(Section):
-    """Weights & Biases; `auto` is online where a key is configured, offline otherwise."""
+    """Weights & Biases; `auto` is online where a key is configured, offline otherwise. `artifacts`: weights too."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    artifacts: bool = False
 
 
 class Experiment(Section):
-    """One experiment file. `sweep` maps fields of training and model, and data.patching, to lists."""
+    """One experiment file. What `sweep` says is read by runner.search_space."""
 
     name: Annotated[str, AfterValidator(valid_name)]
     data: Data = Data()
     model: Model = Model()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
-    sweep: dict[str, list[Any]] = {}
+    sweep: dict[str, Any] = {}
     checkpoint: Checkpointing = Checkpointing()
     log_every_n_steps: Positive = 50
     resources: Resources = Resources()
@@ -164,7 +176,10 @@ class Experiment(Section):
 
 
 SWEEP_SECTIONS: dict[str, type[Section]] = {"training": Training, "model": Model}
+NOT_SWEPT = "initial_weights"  # a trial is named by its parameters, and no trial by a path
 SWEEP_FIELDS: dict[str, str] = {
-    **{field: f"{section}.{field}" for section, kind in SWEEP_SECTIONS.items() for field in kind.model_fields},
-    "patching": "data.patching",
-}
+    field: f"{section}.{field}"
+    for section, kind in SWEEP_SECTIONS.items()
+    for field in kind.model_fields
+    if field != NOT_SWEPT
+} | {"patching": "data.patching"}

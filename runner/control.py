@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from statistics import median
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 
 class Progress(NamedTuple):
@@ -42,7 +42,7 @@ class Control:
         self._stop = ""
         self._progress: dict[str, Progress] = {}
         self._worked_at: dict[str, float] = {}
-        self._workers: dict[str, list[Any]] = {}
+        self._workers: dict[str, list[bytes]] = {}
 
     def request_stop(self, reason: str) -> None:
         """From now on every beat answers with the reason."""
@@ -60,8 +60,8 @@ class Control:
             self._progress[trial] = progress
         return Answer(self._stop, self._progress[trial].step if trial in self._progress else 0)
 
-    def add_worker(self, trial: str, handle: Any) -> None:
-        """Notes a worker that begins, so that it can be ended should it hang."""
+    def add_worker(self, trial: str, handle: bytes) -> None:
+        """Notes a worker that begins, so that it can be ended should it hang; `handle` is its pickled actor handle."""
         self._workers.setdefault(trial, []).append(handle)
         self._worked_at[trial] = time.monotonic()
         if trial in self._progress:
@@ -74,7 +74,7 @@ class Control:
         step_s = self._progress[trial].step_s if trial in self._progress else 0.0
         return Silence(time.monotonic() - self._worked_at[trial], step_s)
 
-    def take_workers(self, trial: str) -> list[Any]:
+    def take_workers(self, trial: str) -> list[bytes]:
         """The workers that were noted, which are forgotten here."""
         return self._workers.pop(trial, [])
 

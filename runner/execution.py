@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from gan.training import steps_per_epoch
+from gan.epochs import steps_per_epoch
 from runner.backends import Backend, InProcess, OnRay
 from runner.checking import CheckedRun, Options
 from runner.config import Data
@@ -11,19 +11,25 @@ from runner.errors import DataError, Exit, FullError, StorageError
 from runner.experiment import to_yaml
 from runner.job import TrialJob
 from runner.lease import Lease, Superseded
+from runner.losing import ended_without_ray
 from runner.monitor import Monitor, Watched
 from runner.placing import PlacedTrial
 from runner.plan import count_patches, describe_plan
-from runner.preflight import check_checkpoints, check_precision, check_room
-from runner.preparation import PATCHES, CutPicture, PatchStore, describe_store, find_store, prepare_patches
+from runner.preflight import check_checkpoints, check_precision, check_room, keep_initial_weights
+from runner.preparation import PATCHES, PatchStore, describe_store, find_store, prepare_patches
 from runner.processes import end_marked
+from runner.repeats import repeated_cells
 from runner.resources import Allotment, allot, this_machine
-from runner.results import write_results
 from runner.screen import Screen
+from runner.shards import ShardReport
 from runner.sources import Source
 from runner.stopping import INTERRUPT, StopFlag, Stopped, stop_flag, stop_signals
-from runner.storage import is_full
-from runner.tracking import TrialTracking, resolve_mode, sync_hint
+from runner.storage import Storage, is_full
+from runner.sweep_tracking import SweepTracking
+from runner.syncing import sync_hint
+from runner.tracker import Tracker
+from runner.tracking import TrialTracking
+from runner.wandb_session import Uplink
 
 EXPERIMENT_FILE = "experiment.yaml"
 
@@ -48,7 +54,7 @@ def print_plan(run: CheckedRun, options: Options, screen: Screen) -> Exit:
     for line in describe_plan(run.experiment, trials, num_patches):
         screen.say(line)
     if options.address is None:
-        screen.say(allot(run.experiment.resources, [this_machine()], len(trials)).describe())
+        screen.say(allot(run.experiment.resources, [this_machine()], len(run.placed)).describe())
     else:
         screen.say(f"the resources of the cluster at {options.address} are checked when the run starts")
     screen.say("dry run: nothing was run")
@@ -68,7 +74,7 @@ def execute(run: CheckedRun, options: Options, screen: Screen, started: float) -
     pending = [place for place in run.placed if is_pending(place, options)]
     here = None
     if pending and options.address is None:
-        here = allot(run.experiment.resources, [this_machine()], len(pending))
+        here = allot(run.experiment.resources, [this_machine()], len(run.placed))
     check_room(run, pending, here)  # both are refused before anything is written
     stop = stop_flag(started, options.time_limit_s)
     try:
@@ -114,28 +120,37 @@ def execute_with(
     backend: Backend = InProcess()
     if not options.in_process:
         backend = OnRay(options.address, lease.token, screen, handle_signals, dashboard=options.dashboard)
+    stack.callback(backend.close)
+    stack.enter_context(ended_without_ray(backend, stop, screen))
+    if pending:
+        backend.begin()  # what follows goes on beside it
     check_checkpoints(run, pending, screen)
+    keep_initial_weights(run, pending)
     if here is not None:
         check_precision(run, pending, here.device)
-    stack.callback(backend.close)
-    allotment = allot(run.experiment.resources, backend.nodes(), len(pending)) if pending else None
+    elif pending:
+        allot(run.experiment.resources, backend.nodes(), len(run.placed))  # refused before patches are made
     stores = {}
     with contextlib.suppress(Stopped):
         stores = prepare_stores(run, pending, backend, stop, screen)
+    allotment = allot(run.experiment.resources, backend.nodes(), len(run.placed)) if pending else None
     if allotment is not None:
         screen.say(allotment.describe())
     say_what_is_not_run(run, pending, screen)
     run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))
     watched = [watch(run, place, stores, lease, allotment) for place in run.placed]
-    with Monitor(run.folder, lease, watched, screen, stop, backend) as monitor:
+    tracker = track(run, watched, lease, screen)
+    stack.callback(tracker.close)
+    with Monitor(run.folder, lease, watched, screen, stop, backend, tracker) as monitor:
         if allotment is not None and not stop.is_due():
             to_run = {place.folder for place in pending}
             jobs = [trial.job for trial in watched if trial.job.name in to_run]
             backend.train(jobs, allotment, str(run.folder.at(lease.ray_folder).local_path))
     lease.check_current()
-    rows = monitor.rows(over=True)
-    write_results(run.folder, rows)
-    screen.results(rows)
+    results = monitor.write_results()
+    rows = [result.row for result in results]
+    screen.results(rows, repeated_cells(results))
+    tracker.finish(rows)
     say_what_next(run, watched, rows, screen)
     code = exit_code([row["status"] for row in rows], stop.reason)
     if code in (Exit.STOPPED, Exit.INTERRUPTED):
@@ -176,11 +191,11 @@ def prepare_stores(
 ) -> dict[str, PatchStore]:
     """The patch store under each patching that a trial to be run uses; raises Stopped when asked to stop."""
 
-    def cut(source: Source, data: Data) -> Iterator[CutPicture]:
-        for picture in backend.cut(source, data):
+    def cut(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
+        for report in backend.cut(source, data, folder):
             if stop.is_due():
                 raise Stopped
-            yield picture
+            yield report
 
     stores: dict[str, PatchStore] = {}
     for place in pending:
@@ -221,9 +236,19 @@ def watch(
     training = config.training
     num_patches = store.num_patches("train") if store else 0  # a finished trial needs no patches
     steps = steps_per_epoch(num_patches, training.batch_size, config.resources.workers)
-    mode = resolve_mode(config.tracking.wandb)
-    tracking = None if mode == "off" else TrialTracking(job.trial, run.experiment.name, config.model_dump(), mode)
-    return Watched(job, training.epochs * steps, place.finished, tracking)
+    return Watched(job, training.epochs * steps, place.finished)
+
+
+def track(run: CheckedRun, trials: Sequence[Watched], lease: Lease, screen: Screen) -> Tracker:
+    """What feeds W&B: a run for each trial and, where the experiment sweeps, one for all of them."""
+    experiment = run.experiment
+    uplink = Uplink(experiment.tracking.wandb, screen.say)
+    trackings = {}
+    for job in (watched.job for watched in trials):
+        config, artifacts = job.config.model_dump(), experiment.tracking.artifacts
+        trackings[job.name] = TrialTracking(job.trial, experiment.name, config, uplink, artifacts=artifacts)
+    sweep = SweepTracking(run.folder, experiment.model_dump(), uplink) if experiment.sweep else None
+    return Tracker(trackings, sweep, lease.check_current, screen.say)
 
 
 def say_what_next(
@@ -233,9 +258,9 @@ def say_what_next(
     for trial, row in zip(watched, rows, strict=True):
         if row["status"] not in ("finished", "stopped"):
             screen.say(f"{trial.job.name}: {row['status']}: {trial.reason}; see {trial.job.trial.shown}/log.txt")
-    screen.say(f"results: {run.folder.shown}/results.csv, pictures in {run.folder.shown}/trials/*/images")
-    if resolve_mode(run.experiment.tracking.wandb) == "offline":
-        screen.say(f"Weights & Biases is offline; to upload: {sync_hint(run.folder.shown)}")
+    screen.say(f"results: {run.folder.shown}/report.html and results.csv")
+    if run.experiment.tracking.wandb != "off" and (hint := sync_hint(run.folder)):
+        screen.say(f"Weights & Biases is offline; to upload: {hint}")
 
 
 def exit_code(statuses: Sequence[object], stop_reason: str) -> Exit:

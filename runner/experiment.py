@@ -1,23 +1,24 @@
 """An experiment file becomes an Experiment and its trials; every rule is checked here, once."""
 
-import difflib
-import itertools
-import json
+import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from runner.config import SWEEP_FIELDS, Experiment
 from runner.errors import ConfigError
+from runner.search_space import Choice, read_search_space
+from runner.wording import describe, explain, shortest
 
 SINGLE_TRIAL = "trial"
 SECTIONS = ("data", "model", "training", "evaluation", "sweep", "checkpoint", "resources", "tracking")
 MAX_ERRORS_SHOWN = 8
+ExperimentSource: TypeAlias = str | Path | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,24 @@ class Trial:
     config: Experiment
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Reads a YAML file, applies `KEY=VALUE` overrides, and checks every rule, of each trial too.
+def load_experiment(source: ExperimentSource, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads a YAML file, or takes what one would hold, applies `KEY=VALUE` overrides, and checks every rule, of each
+    trial too.
 
     Raises:
         ConfigError: with the file, the field, its value, the rule and what to do.
     """
-    values = read_yaml(Path(path))
+    values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_yaml(Path(source))
     for override in overrides:
         apply_override(values, override)
-    experiment = validate(values, str(path))
-    plan_trials(experiment, str(path))
+    experiment = validate(values, origin_of(source))
+    plan_trials(experiment, origin_of(source))
     return experiment
+
+
+def origin_of(source: ExperimentSource) -> str:
+    """What errors call an experiment by: its path, where it has one."""
+    return "the experiment" if isinstance(source, Mapping) else str(source)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -131,140 +138,47 @@ def validate(values: Mapping[str, Any], origin: str) -> Experiment:
         raise ConfigError("\n".join(f"{origin}: {line}" for line in shown)) from None
 
 
-RULES = {
-    "greater_than_equal": "must be {ge} or more",
-    "greater_than": "must be more than {gt}",
-    "less_than_equal": "must be {le} or less",
-    "less_than": "must be less than {lt}",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "string_type": "must be a text (put it in quotes)",
-    "string_too_short": "must not be empty",
-    "list_type": "must be a list of values, for example [1, 4, 10]",
-    "dict_type": "must hold fields of its own",
-    "model_type": "must hold fields of its own",
-    "model_attributes_type": "must hold fields of its own",
-}
-
-
-def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
-    """Field and value; then the rule and what to do."""
-    location = field_location(problem["loc"])
-    field, value, context = dotted(location), problem["input"], problem.get("ctx", {})
-    if problem["type"] == "extra_forbidden":
-        known = known_fields(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known fields: {', '.join(known)}"
-        return f"`{field}` is no field of an experiment; ", hint
-    if problem["type"] == "value_error" and isinstance(value, dict):
-        return "", str(context["error"])  # of several fields together: the text names them
-    if problem["type"] == "value_error":
-        rule = str(context["error"])
-    elif problem["type"] == "literal_error":
-        expected = str(context["expected"]).replace(" or ", ", ")
-        rule = f"must be one of {expected}" if "," in expected else f"must be {expected}"
-    else:
-        limits = {name: shortest(limit) for name, limit in context.items()}
-        rule = RULES.get(problem["type"], problem["msg"]).format(**limits)
-    return f"{field} is {show(value)}: it ", rule
-
-
-def field_location(location: Sequence[Any]) -> list[Any]:
-    """The path of names and list places, without pydantic's names for the members of a union."""
-    path: list[Any] = []
-    kind: Any = Experiment
-    for part in location:
-        if isinstance(part, str) and not (isinstance(kind, type) and issubclass(kind, BaseModel)) and kind is not dict:
-            break
-        path.append(part)
-        fields = getattr(kind, "model_fields", {})
-        kind = dict if part == "sweep" else fields[part].annotation if part in fields else None
-    return path
-
-
-def dotted(location: Sequence[Any]) -> str:
-    """`sweep.batch_size[2]` for ("sweep", "batch_size", 2)."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.removeprefix(".")
-
-
-def known_fields(location: Sequence[Any]) -> list[str]:
-    """Names of the fields of the section at a place."""
-    kind: Any = Experiment
-    for part in location:
-        kind = kind.model_fields[part].annotation
-    return list(kind.model_fields)
-
-
-def show(value: Any) -> str:
-    """A value as it would stand in the file, on one line, at most 60 characters."""
-    text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def describe(value: Any) -> str:
-    """What a value is, for a person."""
-    return "nothing" if value is None else f"{show(value)}"
-
-
 def plan_trials(experiment: Experiment, origin: str) -> list[Trial]:
-    """One trial for each cell of the sweep, in the order of the file's grid.
+    """One trial for each cell of the sweep, in the order of the samples and of the file's grid; a cell that a later
+    sample draws again is the same trial.
 
     Raises:
-        ConfigError: a swept field that is unknown, an empty list, a value that breaks its field's rule,
-            two equal cells.
+        ConfigError: the sweep breaks a rule of its own, a value breaks its field's, or two cells of the grid are equal.
     """
-    fields = {sweep_field(key, origin): values for key, values in experiment.sweep.items()}
-    if len(fields) < len(experiment.sweep):
-        raise ConfigError(f"{origin}: sweep names one field twice ({', '.join(experiment.sweep)}): keep one of them")
-    for key, values in experiment.sweep.items():
-        if not values:
-            raise ConfigError(f"{origin}: sweep.{key} is an empty list: give it values, or take it out")
+    try:
+        space = read_search_space(experiment.sweep)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
     trials: dict[str, Trial] = {}
-    for cell in cells({short: list(enumerate(values)) for short, values in fields.items()}):
-        params = {short: value for short, (_, value) in cell.items()}
-        config = fill_in(experiment, cell, origin)
-        params = {short: read_field(config, SWEEP_FIELDS[short]) for short in params}
-        name = trial_name(params)
-        if name in trials:
-            where = ", ".join(f"sweep.{short}[{index}]" for short, (index, _) in cell.items())
-            raise ConfigError(f"{origin}: the trial {name} stands in the sweep twice ({where}): keep each value once")
-        trials[name] = Trial(name, params, config)
+    for cells in space.samples(experiment.training.seed):
+        of_sample: dict[str, Trial] = {}
+        for cell in cells:
+            config = fill_in(experiment, cell, origin)
+            params = {field: read_field(config, SWEEP_FIELDS[field]) for field in cell}
+            name = trial_name(params)
+            if name in of_sample:
+                where = ", ".join(choice.place for choice in cell.values())
+                raise ConfigError(
+                    f"{origin}: the trial {name} stands in the sweep twice ({where}): keep each value once"
+                )
+            of_sample[name] = Trial(name, params, config)
+        trials |= of_sample
     return list(trials.values())
 
 
-def cells(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every combination of one value an axis; one empty cell where there are no axes."""
-    for combination in itertools.product(*axes.values()):
-        yield dict(zip(axes, combination, strict=True))
-
-
-def sweep_field(key: str, origin: str) -> str:
-    """The short name of a swept field: `batch_size` for `batch_size` and for `training.batch_size`."""
-    short = key.rsplit(".", 1)[-1]
-    if (key == short and short in SWEEP_FIELDS) or SWEEP_FIELDS.get(short) == key:
-        return short
-    close = difflib.get_close_matches(short, SWEEP_FIELDS, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"it can be one of {', '.join(SWEEP_FIELDS)}"
-    raise ConfigError(f"{origin}: `sweep.{key}` is no field that can be swept; {hint}")
-
-
-def fill_in(experiment: Experiment, cell: Mapping[str, tuple[int, Any]], origin: str) -> Experiment:
-    """The experiment of one cell; raises ConfigError that names the list's place."""
+def fill_in(experiment: Experiment, cell: Mapping[str, Choice], origin: str) -> Experiment:
+    """The experiment of one cell; raises ConfigError that names the value's place."""
     values = experiment.model_dump()
     values["sweep"] = {}
-    for short, (_, value) in cell.items():
-        section, field = SWEEP_FIELDS[short].split(".")
-        values[section][field] = value
+    for field, choice in cell.items():
+        section, name = SWEEP_FIELDS[field].split(".")
+        values[section][name] = choice.value
     try:
         return validate(values, origin)
     except ConfigError as error:
         message = str(error)
-        for short, (index, _) in cell.items():
-            message = message.replace(f"{SWEEP_FIELDS[short]} is", f"sweep.{short}[{index}] is")
+        for field, choice in cell.items():
+            message = message.replace(f"{SWEEP_FIELDS[field]} is", f"{choice.place} is")
         raise ConfigError(message) from None
 
 
@@ -277,15 +191,6 @@ def read_field(config: Experiment, path: str) -> Any:
 def trial_name(params: Mapping[str, Any]) -> str:
     """`batch_size=4,lambda_l1=100`: keys sorted, numbers in their shortest form; `trial` where nothing is swept."""
     return ",".join(f"{key}={shortest(params[key])}" for key in sorted(params)) or SINGLE_TRIAL
-
-
-def shortest(value: Any) -> str:
-    """100 for 100.0, 0.0002 for 2e-4, true for True."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
-        return str(int(value))
-    return str(value)
 
 
 def to_yaml(experiment: Experiment) -> bytes:

@@ -15,19 +15,23 @@ from typing import Any, Protocol
 
 import torch
 
-from gan.evaluation import MODES, evaluate, fixed_sample, generate
+from gan.epochs import steps_per_epoch
+from gan.evaluation import MODES, evaluate, fixed_sample, generate, score
+from gan.feeding import resident_limit
 from gan.grids import comparison_png
 from gan.patches import Patches
 from gan.state import ModelSettings, TrainState
 from gan.team import Team
-from gan.training import Decision, LoggedStep, TrainingSettings, fit, steps_per_epoch
+from gan.training import Decision, LoggedStep, TrainingSettings, fit
 from runner.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
 from runner.control import ControlLine
+from runner.initial_weights import read_copy
 from runner.job import TrialJob, first_line
 from runner.lease import Superseded
 from runner.metrics_log import MetricsLog, read_rows
-from runner.records import write_outcome
+from runner.records import image_name, write_outcome
 from runner.saving import Saver
+from runner.scores import EVALUATION, PREFIXES, csv_of, final_row, named
 from runner.settling import Settled, set_up_torch, settle
 from runner.starts import ended_for_lack_of_memory, read_starts, record_start
 from runner.storage import is_full
@@ -155,14 +159,14 @@ class TrialRun:
         config = job.config
         self.job, self.settled, self.team, self.device = job, settled, team, device
         self.control, self.platform = control, platform
-        self.train_patches = Patches.open(job.store.local_path / "train.arrow", config.data.direction)
-        self.val_patches = Patches.open(job.store.local_path / "val.arrow", config.data.direction)
+        self.train_patches = Patches.open(job.store.local_path, "train", config.data.direction)
+        self.val_patches = Patches.open(job.store.local_path, "val", config.data.direction)
         self.settings = TrainingSettings(
             precision=settled.precision,
             log_every_n_steps=config.log_every_n_steps,
             **config.training.model_dump(exclude={"precision", "deterministic"}),
         )
-        model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
+        model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
         training = config.training
         self.state = TrainState(model, training.seed, training.learning_rate, settled.precision, device)
         restored_log = self.restore()
@@ -178,11 +182,18 @@ class TrialRun:
         self.news: dict[str, Any] = {}
 
     def restore(self) -> bytes:
-        """Loads the newest verified checkpoint, the same on all workers; the log that it holds."""
+        """Loads the newest verified checkpoint, the same on all workers; the log that it holds.
+
+        Where there is none the generator starts from the initial weights, if the trial has any.
+        """
         trial, ids = self.job.trial, self.job.ids
         found = newest_checkpoint(trial, ids, self.job.say) if self.team.is_first else None
         step = self.team.agree(found.step if found else 0)
         if not step:
+            if ids.initial_weights:
+                if self.team.is_first:
+                    self.job.say(f"the generator starts from the weights {ids.initial_weights[:8]}...")
+                self.state.start_from(read_copy(self.job.experiment, ids.initial_weights, self.job.config))
             return b""
         if found is None:
             found = read_checkpoint(trial, step, ids)
@@ -222,6 +233,7 @@ class TrialRun:
                 self.train_patches,
                 self.settings,
                 team=self.team,
+                resident_bytes=resident_limit(self.device, self.job.config.resources.gpu_share),
                 decide=self.decide,
                 act=self.act,
                 on_step=self.on_step,
@@ -285,9 +297,9 @@ class TrialRun:
         if self.team.is_first and evaluates and is_finite(logged):
             self.clock.pause()
             try:
-                extra |= self.evaluate("val", config.evaluation.num_patches)
+                extra |= self.evaluate(config.evaluation.num_patches)
                 if last:
-                    extra |= self.evaluate("final", len(self.val_patches))
+                    extra |= self.evaluate_all()
                 self.writing(lambda: self.write_picture(logged.epoch))
             except EvaluationBrokenOff:
                 return Decision.STOP
@@ -334,24 +346,27 @@ class TrialRun:
             raise failure
         self.full = failure
 
-    def evaluate(self, split: str, num_patches: int) -> dict[str, float]:
-        """Metrics over a fixed sample: `split/ssim` and so on in the study's mode, `split_eval/ssim` in eval mode."""
+    def evaluate(self, num_patches: int) -> dict[str, float]:
+        """The cheap metrics over a fixed sample: `val/ssim` and so on in the study's mode, `val_eval/` in eval mode."""
         row: dict[str, float] = {}
         for mode in MODES:
-            prefix = split if mode == "study" else f"{split}_eval"
             summaries = evaluate(
-                self.state.generator,
+                self.state.low_generator,
                 self.val_patches,
                 fixed_sample(len(self.val_patches), num_patches),
                 mode,
-                self.settled.precision,
                 self.device,
                 self.on_picture,
             )
             for name, summary in summaries.items():
-                row[f"{prefix}/{name}"] = summary.mean
-                row |= {f"{prefix}/{name}_{part}": getattr(summary, part) for part in ("min", "max", "std")}
+                row |= named(PREFIXES[mode].format("val"), name, summary._asdict())
         return row
+
+    def evaluate_all(self) -> dict[str, float]:
+        """All metrics over all validation patches, for the last row; evaluation.csv has the value of each patch."""
+        scores = score(self.state.low_generator, self.val_patches, self.device, self.on_picture)
+        self.writing(lambda: self.job.trial.write(EVALUATION, csv_of(scores)))
+        return final_row(scores)
 
     def on_picture(self) -> None:
         """After each picture of an evaluation, which may take as long as hundreds of steps."""
@@ -362,10 +377,9 @@ class TrialRun:
     def write_picture(self, epoch: int) -> None:
         """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
         indices = fixed_sample(len(self.val_patches), NUM_PICTURES)
-        generator, precision = self.state.generator, self.settled.precision
-        rows = generate(generator, self.val_patches, indices, "study", precision, self.device)
+        rows = generate(self.state.low_generator, self.val_patches, indices, "study", self.device)
         self.job.trial.make_folder("images")
-        self.job.trial.write(f"images/epoch_{epoch:04d}.png", comparison_png(rows))
+        self.job.trial.write(image_name(epoch), comparison_png(rows))
 
     def save(self) -> dict[str, Any] | None:
         """Begins a checkpoint of the state as it is; the manifest of the one before it."""

@@ -80,18 +80,22 @@ class MetricsReader:
 
     def __init__(self, trial: Storage, after_step: int = -1) -> None:
         self._trial = trial
-        self._size = -1
+        self._size = 0
+        self._file = ""
         self.last_step = after_step
 
     def new_rows(self) -> list[dict[str, Any]]:
-        """Rows whose step is past every row handed out before; empty where nothing changed."""
-        if not self._trial.exists(METRICS):
+        """Rows whose step is past every row handed out before; what has been read is not read again."""
+        try:
+            data, file = self._trial.read_from(METRICS, self._size)
+            if file != self._file:  # opened by a later worker, which may have cut it back
+                self._size, self._file = 0, file
+                data, _ = self._trial.read_from(METRICS, 0)
+        except FileNotFoundError:
             return []
-        size = self._trial.size(METRICS)
-        if size == self._size:
-            return []
-        rows = [row for row in read_rows(self._trial) if row["step"] > self.last_step]
-        self._size = size
+        whole = data[: data.rfind(b"\n") + 1]
+        self._size += len(whole)
+        rows = [row for row in _parse(whole) if row["step"] > self.last_step]
         if rows:
             self.last_step = rows[-1]["step"]
         return rows

@@ -1,4 +1,4 @@
-"""A thread of the main process beside the trials: screen, tracking, results, time limit, stop requests."""
+"""A thread of the main process beside the trials: screen, metrics, results, time limit, stop requests."""
 
 import contextlib
 import threading
@@ -13,12 +13,14 @@ from runner.job import TrialJob
 from runner.lease import Lease, Superseded
 from runner.metrics_log import MetricsReader
 from runner.records import read_outcome
-from runner.results import METRICS, trial_row, trial_status, write_results
+from runner.report.live import LiveReport
+from runner.results import METRICS, Result, trial_row, trial_status
+from runner.results_files import write_results
 from runner.screen import Screen, TrialView
 from runner.starts import read_starts
 from runner.stopping import StopFlag
 from runner.storage import Storage
-from runner.tracking import TrialTracking
+from runner.tracker import Tracker
 
 INTERVAL_S = 0.5
 RESULTS_INTERVAL_S = 30.0
@@ -32,7 +34,6 @@ class Watched:
     job: TrialJob
     total_steps: int
     finished: bool
-    tracking: TrialTracking | None
     reader: MetricsReader = field(init=False)
     row: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -84,10 +85,12 @@ class Monitor:
         screen: Screen,
         stop: StopFlag,
         backend: Backend,
+        tracker: Tracker,
     ) -> None:
         self._experiment, self._lease, self._trials, self._screen = experiment, lease, trials, screen
-        self._stop, self._backend = stop, backend
+        self._stop, self._backend, self._tracker = stop, backend, tracker
         self._results_at = 0.0
+        self._report = LiveReport(experiment, screen.say)
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=work, name="monitor", daemon=True) for work in (self._run, self._forward_stop)
@@ -105,9 +108,6 @@ class Monitor:
             thread.join()
         self._look()
         self._screen.end()
-        for watched in self._trials:
-            if watched.tracking is not None:
-                watched.tracking.finish(self.status(watched, over=True))
 
     def status(self, watched: Watched, *, over: bool) -> str:
         """The trial's status; nothing runs any more once it is over."""
@@ -117,9 +117,17 @@ class Monitor:
         finished = watched.finished or (outcome == "finished" and all_epochs)
         return trial_status(watched.job.trial, finished=finished, running=not over and outcome == "running")
 
-    def rows(self, *, over: bool) -> list[dict[str, Any]]:
-        """One row of results a trial."""
-        return [trial_row(w.job.trial, w.job.name, w.job.params, self.status(w, over=over)) for w in self._trials]
+    def results(self, *, over: bool) -> list[Result]:
+        """Parameters and row of results of each trial."""
+        jobs = [(watched.job, self.status(watched, over=over)) for watched in self._trials]
+        return [Result(job.params, trial_row(job.trial, job.name, job.params, status)) for job, status in jobs]
+
+    def write_results(self) -> list[Result]:
+        """Once it is over: the files of results and report.html; what they hold."""
+        results = self.results(over=True)
+        write_results(self._experiment, results)
+        self._report.write(results)
+        return results
 
     def _run(self) -> None:
         while not self._over.wait(INTERVAL_S):
@@ -129,10 +137,13 @@ class Monitor:
                 if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
                     self._results_at = time.monotonic()
                     self._lease.check_current()
-                    write_results(self._experiment, self.rows(over=False))
+                    results = self.results(over=False)
+                    write_results(self._experiment, results)
+                    self._report.update(results)
+                    self._tracker.follow([result.row for result in results])
 
     def _forward_stop(self) -> None:
-        """A thread of its own: W&B may hold the other one up for seconds."""
+        """A thread of its own: a page of many trials may hold the other one up for seconds."""
         while not self._over.wait(STOP_INTERVAL_S):
             slowest = max((watched.step_s for watched in self._trials), default=0.0)
             if self._stop.is_due(2 * slowest):
@@ -149,9 +160,12 @@ class Monitor:
                 self._stop.set(reason)
         for watched in self._trials:
             watched.read(progress)
-            if watched.tracking is not None:
-                watched.tracking.update()
-        self._screen.show([watched.view(self._shown_status(watched)) for watched in self._trials])
+        if progress:
+            self._tracker.begin()
+        views = [watched.view(self._shown_status(watched)) for watched in self._trials]
+        self._screen.show(views)
+        with contextlib.suppress(Exception):  # whoever watches from outside is no reason to end a run
+            self._backend.publish(self._experiment.name, views)
 
     def _shown_status(self, watched: Watched) -> str:
         """As `status`, but a trial whose turn has not come waits rather than that it has stopped."""

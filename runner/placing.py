@@ -1,11 +1,12 @@
 """Which folder belongs to which trial: by the fingerprint of what may not change, not by name."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from runner.config import Experiment
 from runner.errors import ConfigError
-from runner.experiment import Trial, show
+from runner.experiment import Trial
 from runner.records import (
     TRIALS,
     Fingerprints,
@@ -16,6 +17,9 @@ from runner.records import (
     read_trial_file,
 )
 from runner.storage import Storage
+from runner.wording import show
+
+WEIGHTS_FIELD = "model.initial_weights"
 
 
 class PlacedTrial(NamedTuple):
@@ -33,12 +37,16 @@ class PlacedTrial(NamedTuple):
 
 
 def place_trials(
-    experiment: Storage, trials: Sequence[Trial], data_fingerprints: Mapping[str, str]
+    experiment: Storage,
+    trials: Sequence[Trial],
+    data_fingerprints: Mapping[str, str],
+    initial_weights: Mapping[str, str] = MappingProxyType({}),
 ) -> list[PlacedTrial]:
     """Finds each trial's folder, or names a new one.
 
     Args:
         data_fingerprints: the patch store's, under each of the trials' patchings.
+        initial_weights: the SHA-256 of what a trial starts from, under its name; those without are left out.
 
     Raises:
         ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
@@ -52,7 +60,8 @@ def place_trials(
     own_names = {trial.name for trial in trials}
     placed = []
     for trial in trials:
-        ids = fingerprints(trial.config, data_fingerprints[trial.config.data.patching])
+        data = data_fingerprints[trial.config.data.patching]
+        ids = fingerprints(trial.config, data, initial_weights.get(trial.name, ""))
         same = by_fingerprint.get((ids.config, ids.data), set())
         # Cells that differ in what may change, as epochs, have one fingerprint: each keeps its own folder.
         folder = trial.name
@@ -72,7 +81,9 @@ def place_trials(
 def explain_change(experiment: Storage, trial: Trial, ids: Fingerprints, content: Mapping[str, Any]) -> str:
     """The two values of each field that differs, side by side, and what to do."""
     lines = [f"{experiment.root}: the trial {trial.name} was begun with other values, which may not change on resume:"]
-    was, now = flatten(content.get("config", {})), flatten(fixed_fields(trial.config))
+    was, now = flatten(content.get("config", {})), flatten(fixed_fields(trial.config, ids.initial_weights))
+    was[WEIGHTS_FIELD] = shown_weights(was.get(WEIGHTS_FIELD), content.get("initial_weights"))
+    now[WEIGHTS_FIELD] = shown_weights(trial.config.model.initial_weights, ids.initial_weights)
     for field, value in now.items():
         if field in was and was[field] != value:
             lines.append(f"  {field} was {show(was[field])}, now it is {show(value)}")
@@ -80,6 +91,11 @@ def explain_change(experiment: Storage, trial: Trial, ids: Fingerprints, content
         lines.append(f"  the data's content was {content.get('data_fingerprint')}, now it is {ids.data}")
     lines.append("Put the old values back, or give the experiment a new name.")
     return "\n".join(lines[:20])
+
+
+def shown_weights(path: str | None, digest: str | None) -> str | None:
+    """Which initial weights: by their content, for the path says little."""
+    return f"SHA-256 {digest[:8]}... ({path})" if digest else None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,3 +114,17 @@ def recorded_data_fingerprint(experiment: Storage, config: Experiment) -> str | 
         if (data.get("patching"), data.get("patch_size")) == (config.data.patching, config.data.patch_size):
             return str(content.get("data_fingerprint"))
     return None
+
+
+def recorded_initial_weights(experiment: Storage, trial: Trial) -> str:
+    """The SHA-256 of what a trial was begun with, or else others of this experiment from the same path; "" for none.
+
+    For when the file is gone: a trial knows its own, wherever that stood.
+    """
+    path = trial.config.model.initial_weights
+    for name in [trial.name, *experiment.names(TRIALS)] if path else ():
+        content = read_trial_file(experiment.at(f"{TRIALS}/{name}")) or {}
+        digest, was = content.get("initial_weights"), content.get("config", {}).get("model", {}).get("initial_weights")
+        if digest and (name == trial.name or was == path):
+            return str(digest)
+    return ""

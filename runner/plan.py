@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gan.footprint import training_footprint
+from gan.epochs import steps_per_epoch
 from gan.patches import patch_schema
 from gan.patching import patch_origins
 from gan.pictures import PictureError, check_pair_size, picture_size
-from gan.state import ModelSettings
-from gan.training import steps_per_epoch
+from gan.sizes import state_size
 from runner.config import Data, Experiment
 from runner.experiment import Trial
 from runner.sources import Source, read_picture
@@ -25,13 +24,12 @@ class TrialDisk(NamedTuple):
 
 def trial_disk(config: Experiment) -> TrialDisk:
     """From the config alone. A checkpoint is whole before an older one goes."""
-    model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
-    footprint = training_footprint(model, config.training.batch_size)
+    size = state_size(patch_size=config.data.patch_size, **config.model.sizes)
     keep = config.checkpoint
     epochs = config.training.epochs // keep.every_n_epochs if keep.keep_epochs else 0
     return TrialDisk(
-        footprint.checkpoint * (keep.keep_finished + epochs) + footprint.weights,
-        footprint.checkpoint * (keep.keep + 1 + epochs),
+        size.checkpoint * (keep.keep_finished + epochs) + size.weights,
+        size.checkpoint * (keep.keep + 1 + epochs),
     )
 
 
@@ -53,13 +51,16 @@ def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: 
     Args:
         num_patches: training patches under each of the trials' patchings.
     """
+    from gan.footprint import training_footprint  # torch comes with it, which only this plan of memory needs
+    from gan.state import ModelSettings
+
     lines = [f"{experiment.name}: {len(trials)} trial{'s' * (len(trials) != 1)}"]
     finished = running = 0
     for trial in trials:
         config = trial.config
         training, patches = config.training, num_patches[config.data.patching]
         steps = training.epochs * steps_per_epoch(patches, training.batch_size, config.resources.workers)
-        model = ModelSettings(**config.model.model_dump(), patch_size=config.data.patch_size)
+        model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
         disk = trial_disk(config)
         finished += disk.finished
         running = max(running, disk.running)

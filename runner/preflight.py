@@ -1,28 +1,31 @@
 """What an earlier run left, and the room there is: looked at before anything is started."""
 
 from collections.abc import Sequence
-
-import torch
+from pathlib import Path
 
 from runner.checking import CheckedRun
-from runner.checkpoints import CHECKPOINTS, NoGoodCheckpoint, newest_checkpoint
 from runner.errors import StorageError
 from runner.placing import PlacedTrial
 from runner.plan import count_patches, disk_needed, size
 from runner.preparation import PATCHES
-from runner.records import TRIALS, read_trial_file
+from runner.records import CHECKPOINTS, INITIAL_WEIGHTS, TRIALS, read_trial_file
 from runner.resources import Allotment
 from runner.screen import Screen
-from runner.settling import refuse_emulation
 from runner.sources import SPLITS
 
 
 def check_checkpoints(run: CheckedRun, pending: Sequence[PlacedTrial], screen: Screen) -> None:
     """Sets damaged checkpoints aside; raises StorageError where a trial has no other."""
+    folders = {place.folder: run.folder.at(f"{TRIALS}/{place.folder}") for place in pending}
+    begun = [place for place in pending if folders[place.folder].exists(CHECKPOINTS)]
+    if not begun:
+        return
+    from runner.checkpoints import NoGoodCheckpoint, newest_checkpoint  # torch comes with it
+
     refused = []
-    for place in pending:
+    for place in begun:
         try:
-            newest_checkpoint(run.folder.at(f"{TRIALS}/{place.folder}"), place.ids, screen.say)
+            newest_checkpoint(folders[place.folder], place.ids, screen.say)
         except NoGoodCheckpoint as error:
             refused.append(f"{run.folder.shown}/{TRIALS}/{place.folder}/{CHECKPOINTS}: {error}")
     if refused:
@@ -30,6 +33,14 @@ def check_checkpoints(run: CheckedRun, pending: Sequence[PlacedTrial], screen: S
             "\n".join(refused) + "\nNothing was changed. Bring a good checkpoint back, or move the folder "
             "`checkpoints` away to train the trial from its first step."
         )
+
+
+def keep_initial_weights(run: CheckedRun, pending: Sequence[PlacedTrial]) -> None:
+    """Brings what trials start from to where their workers find it; raises DataError where it is gone."""
+    if any(place.ids.initial_weights for place in pending):
+        from runner.initial_weights import keep_copies  # torch comes with it
+
+        keep_copies(run.folder, pending)
 
 
 def check_room(run: CheckedRun, pending: Sequence[PlacedTrial], allotment: Allotment | None) -> None:
@@ -44,7 +55,9 @@ def check_room(run: CheckedRun, pending: Sequence[PlacedTrial], allotment: Allot
             to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
     stand = sum(run.folder.at(f"{TRIALS}/{place.folder}/{CHECKPOINTS}").total_bytes() for place in pending)
     at_once = allotment.max_concurrent if allotment else 1
-    needed = disk_needed([place.trial.config for place in pending], at_once, to_make) - stand
+    needed = (
+        disk_needed([place.trial.config for place in pending], at_once, to_make) + bytes_to_copy(run, pending) - stand
+    )
     free = run.storage.free_bytes()
     if free < needed:
         raise StorageError(
@@ -54,8 +67,22 @@ def check_room(run: CheckedRun, pending: Sequence[PlacedTrial], allotment: Allot
         )
 
 
+def bytes_to_copy(run: CheckedRun, pending: Sequence[PlacedTrial]) -> int:
+    """Of the files that trials start from, where the experiment has no copy of them yet."""
+    files = {place.ids.initial_weights: place.trial.config.model.initial_weights for place in pending}
+    copies = run.folder.at(INITIAL_WEIGHTS)
+    paths = [Path(path) for digest, path in files.items() if path and not copies.exists(digest)]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
 def check_precision(run: CheckedRun, pending: Sequence[PlacedTrial], device: str) -> None:
     """Raises ResourceError where a trial was begun in a precision that this machine only emulates."""
     for place in pending:
         recorded = read_trial_file(run.folder.at(f"{TRIALS}/{place.folder}")) or {}
+        if not recorded:
+            continue
+        import torch
+
+        from runner.settling import refuse_emulation
+
         refuse_emulation(place.folder, recorded, place.trial.config.training.precision, torch.device(device))

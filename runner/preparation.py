@@ -4,30 +4,30 @@ The store is content-addressed: its name is the digest of what the source holds 
 appears whole, by one rename, so that two runs which prepare it at once do not harm each other.
 """
 
-import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from gan.patches import PatchRows, patch_batch, patch_schema
-from gan.patching import cut_patches, patch_origins
-from gan.pictures import PictureError, read_pair
+from gan.patches import SHARD_SUFFIX
+from runner.checksums import SyncBehind, first_damaged
 from runner.config import Data
 from runner.errors import DataError
-from runner.sources import SPLITS, STORE_FORMAT, Picture, Source, read_picture
-from runner.storage import TEMPORARY, HashingStream, Storage
+from runner.shards import ShardReport
+from runner.sources import SPLITS, Source
+from runner.storage import TEMPORARY, Storage
 
 PATCHES = "patches"
 META = "meta.json"
+META_FORMAT = 3  # of meta.json and how it verifies the rest; STORE_FORMAT is what the patches depend on
 QUARANTINE = "quarantine.jsonl"
 NAMES_SHOWN = 5
 LEFTOVER_S = 3600.0
+
+# Writes a source's shards into a folder and gives their reports, in order.
+Cut = Callable[[Source, Data, Storage], Iterable[ShardReport]]
 
 
 class PatchStore(NamedTuple):
@@ -41,33 +41,9 @@ class PatchStore(NamedTuple):
         """Patches of a split."""
         return int(self.meta["splits"][split]["patches"])
 
-    def path(self, split: str) -> Path:
-        """The split's Arrow file, to be memory-mapped."""
-        return self.folder.local_path / f"{split}.arrow"
-
-
-class CutPicture(NamedTuple):
-    """What one picture became: its patches, or why it was left out."""
-
-    rows: PatchRows | None
-    size: tuple[int, int]
-    error: str
-
-
-def cut_picture(name: str, data: bytes, patching: str, patch_size: int) -> CutPicture:
-    """Reads one picture and cuts it; what is wrong with it is returned, never raised."""
-    try:
-        pair = read_pair(data, patch_size)
-    except PictureError as error:
-        return CutPicture(None, (0, 0), str(error))
-    height, width = pair.map.shape[:2]
-    rows = PatchRows(
-        name,
-        patch_origins(height, width, patching, patch_size),
-        cut_patches(pair.satellite, patching, patch_size),
-        cut_patches(pair.map, patching, patch_size),
-    )
-    return CutPicture(rows, (2 * width, height), "")
+    def paths(self, split: str) -> list[Path]:
+        """The split's shards, in order."""
+        return [self.folder.local_path / shard["name"] for shard in self.meta["splits"][split]["shards"]]
 
 
 def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, str]:
@@ -77,15 +53,11 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
         return None, ""
     try:
         meta = json.loads(folder.read(META))
-        for split in SPLITS:
-            entry = meta["splits"][split]
-            if folder.size(f"{split}.arrow") != entry["bytes"]:
-                return (
-                    None,
-                    f"{split}.arrow has {folder.size(f'{split}.arrow')} bytes instead of {entry['bytes']}",
-                )
-            if digest_of(folder.local_path / f"{split}.arrow") != entry["sha256"]:
-                return None, f"{split}.arrow does not match its SHA-256"
+        if meta["format"] != META_FORMAT:
+            return None, f"{META} is of format {meta['format']}, not {META_FORMAT}"
+        shards = {shard["name"]: shard for split in SPLITS for shard in meta["splits"][split]["shards"]}
+        if problem := shards_problem(folder, shards):
+            return None, problem
         if meta["fingerprint"] != fingerprint:
             return None, f"{META} is of another store"
         store = PatchStore(fingerprint, folder, meta)
@@ -96,10 +68,16 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
     return store, ""
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def shards_problem(folder: Storage, shards: dict[str, dict[str, Any]]) -> str:
+    """What is wrong with a store's shards, their sizes looked at first; "" where nothing is."""
+    for name in folder.names():
+        if name.endswith(SHARD_SUFFIX) and name not in shards:
+            return f"{name} is none of its shards"
+    for name, shard in shards.items():
+        if (size := folder.size(name)) != shard["bytes"]:
+            return f"{name} has {size} bytes instead of {shard['bytes']}"
+    damaged = first_damaged(folder.local_path, {name: shard["xxh3"] for name, shard in shards.items()})
+    return f"{damaged} does not match its checksum" if damaged else ""
 
 
 def set_aside(patches: Storage, fingerprint: str) -> str:
@@ -109,10 +87,10 @@ def set_aside(patches: Storage, fingerprint: str) -> str:
     return name
 
 
-def build_store(
-    patches: Storage, fingerprint: str, data: Data, source: Source, cuts: Iterable[CutPicture]
-) -> PatchStore:
-    """Writes the store from the cut pictures, which come in the source's order, and puts it in place whole.
+def build_store(patches: Storage, fingerprint: str, data: Data, source: Source, cut: Cut) -> PatchStore:
+    """Has the store's shards written, and puts it in place whole.
+
+    What was just written is not read again: it would come from memory, and each later start verifies it.
 
     Raises:
         DataError: too many pictures are bad, or a split has no good one; nothing is left behind.
@@ -120,26 +98,34 @@ def build_store(
     remove_leftovers(patches)
     temporary = f"{TEMPORARY}{fingerprint}-{secrets.token_hex(4)}"
     patches.make_folder(temporary)
-    building = StoreWriter(patches.at(temporary), data)
     try:
-        with building.folder.locked():
-            building.write(source, cuts)
-            building.check(source, data)
-            building.finish(fingerprint)
+        folder = patches.at(temporary)
+        with folder.locked():
+            meta = write_store(folder, fingerprint, data, source, cut)
         try:
             patches.rename(temporary, fingerprint)
+            return PatchStore(fingerprint, patches.at(fingerprint), meta)
         except OSError:
             if not patches.exists(fingerprint):
                 raise
             # Another run was quicker; what it made is the same, and is verified below.
     finally:
-        patches.remove(temporary)
+        discard(patches, temporary)
     store, problem = find_store(patches, fingerprint)
     if store is None:
         raise DataError(
-            f"the patch store {patches.at(fingerprint).root} was written, but {problem}: is the disk sound?"
+            f"the patch store {patches.at(fingerprint).root} was written by another run, but {problem}: "
+            "is the disk sound?"
         )
     return store
+
+
+def discard(patches: Storage, temporary: str) -> None:
+    """Deletes an unfinished store under another name, where nobody who still writes shards of it finds it."""
+    if patches.exists(temporary):
+        away = f"{TEMPORARY}{secrets.token_hex(4)}"
+        patches.rename(temporary, away)
+        patches.remove(away)
 
 
 def remove_leftovers(patches: Storage) -> None:
@@ -150,67 +136,42 @@ def remove_leftovers(patches: Storage) -> None:
             patches.remove(name)
 
 
-@dataclass
-class StoreWriter:
-    """A store that is being written into a temporary folder."""
+def write_store(folder: Storage, fingerprint: str, data: Data, source: Source, cut: Cut) -> dict[str, Any]:
+    """Fills a folder with all that a store has, and waits until the disk has it; returns its description.
 
-    folder: Storage
-    data: Data
-    left_out: list[dict[str, str]] = field(default_factory=list)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def write(self, source: Source, cuts: Iterable[CutPicture]) -> None:
-        """Streams every picture's patches into its split's file; memory holds one picture at a time."""
-        iterator = zip(source.pictures, cuts, strict=True)
-        by_split: dict[str, int] = Counter(picture.split for picture in source.pictures)
-        for split in SPLITS:
-            with self.folder.writing(f"{split}.arrow") as stream:
-                self.splits[split] = self._write_split(split, stream, iterator, by_split[split])
-
-    def _write_split(
-        self, split: str, stream: Any, iterator: Iterator[tuple[Picture, CutPicture]], count: int
-    ) -> dict[str, Any]:
-        hashing = HashingStream(stream)
-        num_pictures = num_patches = 0
-        with pa.ipc.new_file(pa.PythonFile(hashing, mode="w"), patch_schema(self.data.patch_size)) as writer:
-            for _ in range(count):
-                picture, cut = next(iterator)
-                if cut.rows is None:
-                    self.left_out.append({"file": f"{split}/{picture.name}", "reason": cut.error})
-                    continue
-                writer.write_batch(patch_batch(cut.rows))
-                self.sizes[cut.size] += 1
-                num_pictures += 1
-                num_patches += len(cut.rows.origins)
-        return {
-            "pictures": num_pictures,
-            "patches": num_patches,
-            "bytes": hashing.size,
-            "sha256": hashing.digest.hexdigest(),
-        }
-
-    def check(self, source: Source, data: Data) -> None:
-        """Raises DataError where too little is left."""
-        check_bad_fraction(self.left_out, len(source.pictures), data)
-        for split, entry in self.splits.items():
-            if not entry["pictures"]:
-                raise DataError(f"{data.source}: every picture of {split}/ is bad.\n{first_names(self.left_out)}")
-
-    def finish(self, fingerprint: str) -> None:
-        """Writes the list of what was left out, then the description that makes the store whole."""
-        lines = "".join(json.dumps(entry) + "\n" for entry in self.left_out)
-        self.folder.write(QUARANTINE, lines.encode())
-        meta = {
-            "format": STORE_FORMAT,
-            "fingerprint": fingerprint,
-            "patching": self.data.patching,
-            "patch_size": self.data.patch_size,
-            "splits": self.splits,
-            "left_out": len(self.left_out),
-            "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
-        }
-        self.folder.write(META, json.dumps(meta, indent=1).encode())
+    Raises:
+        DataError: too little of the source is good.
+    """
+    splits: dict[str, dict[str, Any]] = {split: {"pictures": 0, "patches": 0, "shards": []} for split in SPLITS}
+    left_out: list[dict[str, str]] = []
+    sizes: Counter[str] = Counter()
+    with SyncBehind(folder) as syncing:
+        for report in cut(source, data, folder):
+            syncing.add(report.name)
+            entry = splits[report.split]
+            entry["pictures"] += report.pictures
+            entry["patches"] += report.patches
+            entry["shards"].append({"name": report.name, "bytes": report.bytes, "xxh3": report.checksum})
+            left_out += report.left_out
+            sizes.update(report.sizes)
+    check_bad_fraction(left_out, len(source.pictures), data)
+    for split, entry in splits.items():
+        if not entry["pictures"]:
+            raise DataError(f"{data.source}: every picture of {split}/ is bad.\n{first_names(left_out)}")
+    for name in folder.temporary_names():
+        folder.remove(name)  # a worker died while it wrote it, and another has written that shard
+    folder.write(QUARANTINE, "".join(json.dumps(entry) + "\n" for entry in left_out).encode())
+    meta = {
+        "format": META_FORMAT,
+        "fingerprint": fingerprint,
+        "patching": data.patching,
+        "patch_size": data.patch_size,
+        "splits": splits,
+        "left_out": len(left_out),
+        "sizes": dict(sizes.most_common()),
+    }
+    folder.write(META, json.dumps(meta).encode())  # as all writes do, it makes what was renamed in the folder last
+    return meta
 
 
 def check_bad_fraction(left_out: list[dict[str, str]], num_pictures: int, data: Data) -> None:
@@ -230,20 +191,6 @@ def first_names(left_out: list[dict[str, str]]) -> str:
     if len(left_out) > NAMES_SHOWN:
         lines.append(f"  and {len(left_out) - NAMES_SHOWN} more")
     return "\n".join(lines)
-
-
-def cut_in_this_process(source: Source, data: Data) -> Iterator[CutPicture]:
-    """The source's pictures one after another, without Ray."""
-    return (read_and_cut(picture, source.seed, data) for picture in source.pictures)
-
-
-def read_and_cut(picture: Picture, seed: int | None, data: Data) -> CutPicture:
-    """One picture from its file, or drawn, to its patches; what is wrong with it is returned, never raised."""
-    try:
-        content = read_picture(picture, seed)
-    except OSError as error:
-        return CutPicture(None, (0, 0), f"it can't be read ({error.strerror})")
-    return cut_picture(picture.name, content, data.patching, data.patch_size)
 
 
 def describe_store(store: PatchStore) -> list[str]:
@@ -271,7 +218,7 @@ def prepare_patches(
     source: Source | None,
     fingerprint: str,
     patches: Storage,
-    cut: Callable[[Source, Data], Iterable[CutPicture]],
+    cut: Cut,
     say: Callable[[str], None],
 ) -> PatchStore:
     """The verified store of that fingerprint: found, or built; a damaged one is set aside and built again.
@@ -279,7 +226,6 @@ def prepare_patches(
     Args:
         source: None where it is gone; then the store must stand.
         patches: the folder of all stores.
-        cut: gives the source's pictures, cut, in the source's order.
         say: told what happens, a line at a time.
 
     Raises:
@@ -297,7 +243,7 @@ def prepare_patches(
                 f"experiment was trained on is {'damaged' if problem else 'gone'} too. Bring one of them back."
             )
         say(f"preparing {len(source.pictures)} pictures ({data.patching} of {data.patch_size} pixels)")
-        store = build_store(patches, fingerprint, data, source, cut(source, data))
+        store = build_store(patches, fingerprint, data, source, cut)
     elif source is not None:
         check_bad_fraction(read_quarantine(store), len(source.pictures), data)
     return store

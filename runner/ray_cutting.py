@@ -1,108 +1,71 @@
-"""Ray Data reads the pictures and cuts them into patches, a picture a row, in order."""
+"""Ray Data hands the shards of a patch store to all cores of the cluster; patches do not pass through Ray."""
 
-import itertools
+import gc
+import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray.data
 
-from gan.patches import PatchRows
 from runner.cluster import quieten
 from runner.config import Data
-from runner.preparation import CutPicture, read_and_cut
+from runner.shards import Shard, ShardReport, shards_of, write_shard
 from runner.sources import Picture, Source
-
-PICTURES_A_TASK = 4
-
-CUT_SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("rows", pa.list_(pa.int32())),
-        ("columns", pa.list_(pa.int32())),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("error", pa.string()),
-        ("satellite", pa.binary()),
-        ("map", pa.binary()),
-    ]
-)
+from runner.storage import Storage
 
 
-class CutRow(NamedTuple):
-    """One picture on its way from a worker to the store; pixels are raw bytes of (n, 3, S, S)."""
+def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
+    """Writes the source's shards into a folder that all machines of the cluster see; reports in order.
 
-    name: str
-    origins: list[tuple[int, int]]
-    size: tuple[int, int]
-    error: str
-    satellite: Any
-    map: Any
-
-
-def cut_with_ray(source: Source, data: Data) -> Iterator[CutPicture]:
-    """The source's pictures, read, decoded and cut on all cores of the cluster, in the source's order."""
-    for row in cut_pictures(source, data):
-        if row.error:
-            yield CutPicture(None, (0, 0), row.error)
-            continue
-        shape = (len(row.origins), 3, data.patch_size, data.patch_size)
-        halves = (np.frombuffer(pixels, np.uint8).reshape(shape) for pixels in (row.satellite, row.map))
-        yield CutPicture(PatchRows(row.name, row.origins, *halves), row.size, "")
-
-
-def cut_pictures(source: Source, data: Data) -> Iterator[CutRow]:
-    """The rows that Ray Data gives, one a picture, checked to come in the source's order."""
+    Raises:
+        OSError: a shard can't be written.
+    """
     quieten()  # Ray Data sets up its logging when it is imported
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    for split in ("train", "val"):
-        pictures = [picture for picture in source.pictures if picture.split == split]
-        dataset = ray.data.from_items(list(range(len(pictures)))).map_batches(
-            cut_table,
-            batch_format="pyarrow",
-            batch_size=PICTURES_A_TASK,
-            fn_kwargs={"pictures": pictures, "seed": source.seed, "data": data},
-        )
-        tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        rows = itertools.chain.from_iterable(map(table_rows, tables))
-        for picture, row in zip(pictures, rows, strict=True):
-            if row.name != picture.name:
-                raise RuntimeError(f"Ray Data gave {row.name} where {picture.name} was due")
-            yield row
+    try:
+        shards = shards_of(source)
+        for shard, row in zip(shards, reported_rows(shards, source.seed, data, folder), strict=True):
+            if row["failure"]:
+                raise OSError(*json.loads(row["failure"]))
+            report = ShardReport(**json.loads(row["report"]))
+            if report.name != shard.name:
+                raise RuntimeError(f"Ray Data reported {report.name} where {shard.name} was due")
+            yield report
+    finally:
+        # Ray Data leaves cycles that hold objects of Ray's store. A process that has some when Ray is killed tries
+        # to make them again, fails to reach the store, and is ended by Ray in its native code: exit code 1, no word.
+        gc.collect()
 
 
-def cut_table(table: pa.Table, pictures: list[Picture], seed: int | None, data: Data) -> pa.Table:
-    """Places in the list of pictures become their patches, or the reason why a picture is left out."""
-    records = []
-    for index in table["item"].to_pylist():
-        rows, (width, height), error = read_and_cut(pictures[index], seed, data)
-        records.append(
-            {
-                "name": pictures[index].name,
-                "rows": [row for row, _ in rows.origins] if rows else [],
-                "columns": [column for _, column in rows.origins] if rows else [],
-                "width": width,
-                "height": height,
-                "error": error,
-                "satellite": rows.satellite.tobytes() if rows else b"",
-                "map": rows.map.tobytes() if rows else b"",
-            }
-        )
-    return pa.Table.from_pylist(records, schema=CUT_SCHEMA)
+def reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: Storage) -> Iterator[dict[str, str]]:
+    """What the tasks tell, one row a shard."""
+    dataset = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards)).map_batches(
+        write_shards,
+        batch_format="pyarrow",
+        batch_size=None,
+        fn_kwargs={"seed": seed, "data": data, "folder": folder},
+    )
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_pylist()
 
 
-def table_rows(table: pa.Table) -> Iterator[CutRow]:
-    """The rows of a table, their pixels not copied."""
-    for index in range(table.num_rows):
-        row = {name: table[name][index] for name in table.column_names}
-        yield CutRow(
-            name=row["name"].as_py(),
-            origins=list(zip(row["rows"].as_py(), row["columns"].as_py(), strict=True)),
-            size=(row["width"].as_py(), row["height"].as_py()),
-            error=row["error"].as_py(),
-            satellite=row["satellite"].as_buffer(),
-            map=row["map"].as_buffer(),
-        )
+def write_shards(table: pa.Table, seed: int | None, data: Data, folder: Storage) -> pa.Table:
+    """A task of Ray Data's: each row is a shard, and becomes its report."""
+    return pa.Table.from_pylist([write_and_report(shard_of(row), seed, data, folder) for row in table.to_pylist()])
+
+
+def shard_of(row: dict[str, Any]) -> Shard:
+    """The shard that a row was made of."""
+    return Shard(row["split"], row["number"], [Picture(**picture) for picture in row["pictures"]])
+
+
+def write_and_report(shard: Shard, seed: int | None, data: Data, folder: Storage) -> dict[str, str]:
+    """Writes a shard. An OSError becomes a part of the row, for Ray would wrap it into errors of its own."""
+    try:
+        return {"report": json.dumps(write_shard(shard, seed, data, folder)._asdict()), "failure": ""}
+    except OSError as error:
+        return {"report": "", "failure": json.dumps([error.errno, error.strerror, error.filename or shard.name])}

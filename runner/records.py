@@ -14,19 +14,25 @@ from runner.config import Experiment
 from runner.storage import Storage
 
 TRIALS = "trials"
+CHECKPOINTS = "checkpoints"
 TRIAL_FILE = "trial.yaml"
 OUTCOME = "outcome.json"
 WEIGHTS = "weights/generator.safetensors"
 WEIGHTS_RECORD = "weights/manifest.json"
+INITIAL_WEIGHTS = "initial_weights"  # in the experiment's folder: files that generators start from, under their SHA-256
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What a trial and its checkpoints belong to: the part of the config that may not change, and the data."""
+    """What a trial and its checkpoints belong to: the part of the config that may not change, and the data.
+
+    `initial_weights` is the SHA-256 of the file that the generator starts from, "" for none; `config` depends on it.
+    """
 
     config: str
     data: str
+    initial_weights: str = ""
 
 
 # What may change when a trial resumes: everything else is part of its fingerprint.
@@ -34,22 +40,24 @@ MAY_CHANGE_IN_TRAINING = ("epochs",)
 MAY_CHANGE_IN_DATA = ("source", "synthetic", "max_bad_fraction")
 
 
-def fixed_fields(config: Experiment) -> dict[str, Any]:
+def fixed_fields(config: Experiment, initial_weights: str) -> dict[str, Any]:
     """The fields that make a trial what it is: data, model and training, without those that may change.
 
-    Where the data comes from is not among them: its content is, by the store's fingerprint.
+    Where the data and the initial weights come from is not among them: their content is, the data's by the store's
+    fingerprint, the weights' by their SHA-256.
     """
+    start = {"initial_weights": initial_weights} if initial_weights else {}
     return {
         "data": config.data.model_dump(exclude=set(MAY_CHANGE_IN_DATA)),
-        "model": config.model.model_dump(),
+        "model": config.model.sizes | start,
         "training": config.training.model_dump(exclude=set(MAY_CHANGE_IN_TRAINING)),
     }
 
 
-def fingerprints(config: Experiment, data_fingerprint: str) -> Fingerprints:
+def fingerprints(config: Experiment, data_fingerprint: str, initial_weights: str = "") -> Fingerprints:
     """What a trial's checkpoints belong to."""
-    text = json.dumps(fixed_fields(config), sort_keys=True)
-    return Fingerprints(hashlib.sha256(text.encode()).hexdigest()[:16], data_fingerprint)
+    text = json.dumps(fixed_fields(config, initial_weights), sort_keys=True)
+    return Fingerprints(hashlib.sha256(text.encode()).hexdigest()[:16], data_fingerprint, initial_weights)
 
 
 def record_digest(record: Mapping[str, Any]) -> str:
@@ -72,17 +80,20 @@ def write_trial_file(
     config: Experiment,
     ids: Fingerprints,
     params: Mapping[str, Any],
-    threads: int,
-    precision: str,
+    settled: Mapping[str, Any],
 ) -> None:
-    """Says what the trial is and what its bits depend on."""
+    """Says what the trial is and what its bits depend on.
+
+    Args:
+        settled: threads, precision and kernels.
+    """
     content = {
         "config": config.model_dump(),
         "params": dict(params),
         "fingerprint": ids.config,
         "data_fingerprint": ids.data,
-        "threads": threads,
-        "precision": precision,
+        "initial_weights": ids.initial_weights or None,
+        **settled,
         "processor": processor_model(),
         "versions": package_versions(),
     }
@@ -90,10 +101,10 @@ def write_trial_file(
     trial.write(TRIAL_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 
 
-def machine_differences(recorded: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when the trial was last run: processor and versions; empty at its first start."""
-    now = {"processor": processor_model(), **package_versions()}
-    was = {"processor": recorded.get("processor"), **recorded.get("versions", {})}
+def machine_differences(recorded: Mapping[str, Any], kernels: str) -> list[str]:
+    """What is not as it was when the trial was last run: processor, kernels, versions; empty at its first start."""
+    now = {"processor": processor_model(), "kernels": kernels, **package_versions()}
+    was = {name: recorded.get(name) for name in ("processor", "kernels")} | recorded.get("versions", {})
     return [f"{name} was {was[name]}, now it is {now[name]}" for name in now if was.get(name) not in (None, now[name])]
 
 
@@ -110,6 +121,11 @@ def processor_model() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def image_name(epoch: int) -> str:
+    """Of the grid of pictures that an epoch ends with, in a trial's folder."""
+    return f"images/epoch_{epoch:04d}.png"
 
 
 def write_outcome(trial: Storage, status: str, reason: str = "") -> None:

@@ -1,26 +1,34 @@
-"""What a sweep comes to: one row a trial, as results.csv, results.json and a table on the screen."""
+"""What a sweep comes to: one row of results a trial."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from runner.metrics_log import only_finite, read_rows
+from runner.metrics_log import read_rows
 from runner.records import read_outcome
 from runner.starts import read_starts
 from runner.storage import Storage
 
-METRICS = ("ssim", "psnr", "l1", "hp_l1")
+METRICS = ("ssim", "psnr", "l1", "hp_l1", "swd", "spectrum")
+PARTS = ("", "_low", "_high")
 MODES = {"": "", "_eval": "eval_"}
+METRIC_COLUMNS = tuple(f"{prefix}{name}" for prefix in MODES.values() for name in METRICS)
 INTERRUPTED = ("stopped", "running", "")
+ENDED_BADLY = ("failed", "diverged", "out_of_memory")
+
+
+class Result(NamedTuple):
+    """A trial's swept parameters and its row of results, whose columns may hide a parameter of the same name."""
+
+    params: Mapping[str, Any]
+    row: Mapping[str, Any]
 
 
 def trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str) -> dict[str, Any]:
     """A trial's parameters, status, progress and final metrics.
 
     The metrics are those over all validation patches where the trial has finished, else the last ones
-    over the fixed sample; `eval_` marks eval mode, the others are as the study evaluates.
+    over the fixed sample; `eval_` marks eval mode, the others are as the study evaluates. A finished trial's have
+    `_low` and `_high` beside them, the ends of their 95 % intervals.
     """
     rows = read_rows(trial)
     last = rows[-1] if rows else {"step": 0, "epoch": 1, "seconds": 0.0}
@@ -42,13 +50,15 @@ def trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
 
 
 def final_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The metrics of the last evaluation, None where there was none."""
-    metrics: dict[str, Any] = {}
-    for suffix, prefix in MODES.items():
-        for name in METRICS:
-            evaluated = (row.get(f"final{suffix}/{name}", row.get(f"val{suffix}/{name}")) for row in reversed(rows))
-            metrics[prefix + name] = next((value for value in evaluated if value is not None), None)
-    return metrics
+    """The metrics of the last evaluation, with the ends of their intervals; None for what it did not take."""
+    last: Mapping[str, Any] = next((row for row in reversed(rows) if "final/l1" in row or "val/l1" in row), {})
+    split = "final" if "final/l1" in last else "val"
+    return {
+        f"{prefix}{name}{part}": last.get(f"{split}{suffix}/{name}{part}")
+        for suffix, prefix in MODES.items()
+        for name in METRICS
+        for part in PARTS
+    }
 
 
 def mean_rate(rows: Sequence[Mapping[str, Any]]) -> float | None:
@@ -71,15 +81,3 @@ def trial_status(trial: Storage, *, finished: bool, running: bool) -> str:
         return "running"
     status = read_outcome(trial)["status"]
     return "stopped" if status in INTERRUPTED or status == "finished" else status
-
-
-def write_results(experiment: Storage, rows: Sequence[Mapping[str, Any]]) -> None:
-    """results.csv and results.json."""
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    experiment.write("results.csv", text.getvalue().encode())
-    text_of_rows = json.dumps([only_finite(row) for row in rows], indent=1, allow_nan=False)
-    experiment.write("results.json", text_of_rows.encode())

@@ -7,18 +7,22 @@ import time
 
 from runner.checking import Options, check
 from runner.errors import Exit
+from runner.experiment import ExperimentSource
 from runner.screen import Screen
 
 
-def run_experiment(path: str, options: Options, screen: Screen) -> Exit:
-    """Runs all trials of an experiment file that are not finished yet.
+def run_experiment(source: ExperimentSource, options: Options, screen: Screen) -> Exit:
+    """Runs all trials of an experiment that are not finished yet.
+
+    Args:
+        source: the path of an experiment file, or what one would hold.
 
     Raises:
-        UserError: something is wrong with the file, the data, the storage or the machine; nothing was
+        UserError: something is wrong with the experiment, the data, the storage or the machine; nothing was
             run, and nothing is half-written.
     """
     started = time.monotonic()
-    checked = check(path, options, screen)
+    checked = check(source, options, screen)
 
     from runner.execution import execute, print_plan  # torch comes with these: not before the input is sound
 

@@ -4,12 +4,28 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 
+from runner.repeats import RepeatedCell, Spread
+
 PLAIN_INTERVAL_S = 30.0
 PLAIN_WIDTH = 160
+STUDY_METRICS = ("ssim", "psnr", "l1", "hp_l1")
+TITLES = {
+    "trial": "trial",
+    "status": "status",
+    "epochs": "epochs",
+    "steps": "steps",
+    "ssim": "SSIM",
+    "psnr": "PSNR",
+    "l1": "L1",
+    "hp_l1": "HP-L1",
+    "seconds": "seconds",
+    "images_per_second": "images/s",
+    "restarts": "restarts",
+}
 
 
 class TrialView(NamedTuple):
@@ -76,9 +92,14 @@ class Screen:
                 self._shown[view.name] = (max(ended, epoch), time.monotonic())
                 self.say(plain_line(view))
 
-    def results(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The table of all trials."""
+    def results(self, rows: Sequence[Mapping[str, Any]], cells: Sequence[RepeatedCell]) -> None:
+        """The table of all trials, and one of what they come to over their seeds where there are several."""
         self.console.print(results_table(rows))
+        if cells:
+            counts = sorted({cell.num_seeds for cell in cells})
+            over = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+            self.say(f"over {over} seeds: mean ± standard deviation (min to max)")
+            self.console.print(seeds_table(cells))
 
 
 def progress_table(views: Sequence[TrialView]) -> Table:
@@ -136,25 +157,34 @@ def plain_line(view: TrialView) -> str:
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The results in short; results.csv has all columns."""
-    names = {
-        "trial": "trial",
-        "status": "status",
-        "epochs": "epochs",
-        "steps": "steps",
-        "ssim": "SSIM",
-        "psnr": "PSNR",
-        "l1": "L1",
-        "hp_l1": "HP-L1",
-        "seconds": "seconds",
-        "images_per_second": "images/s",
-        "restarts": "restarts",
-    }
     table = Table(box=None, pad_edge=False)
-    for column, title in names.items():
+    for column, title in TITLES.items():
         table.add_column(title, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(number(row[column]) for column in names))
+        table.add_row(*(number(row[column]) for column in TITLES))
     return table
+
+
+def seeds_table(cells: Sequence[RepeatedCell]) -> Table:
+    """Each cell of the sweep over its seeds."""
+    table = Table(box=None, pad_edge=False)
+    metrics = [column for column in STUDY_METRICS if any(column in cell.metrics for cell in cells)]
+    for column in ("trial", "seeds", *metrics):
+        justify: JustifyMethod = "left" if column == "trial" else "right"
+        table.add_column(TITLES.get(column, column), justify=justify, no_wrap=True)
+    for cell in cells:
+        all_count = cell.num_counted == cell.num_seeds
+        found = [cell.metrics.get(column) for column in metrics]
+        shown = ["-" if spread is None else spread_text(spread) for spread in found]
+        table.add_row(
+            cell.name, str(cell.num_seeds) if all_count else f"{cell.num_counted} of {cell.num_seeds}", *shown
+        )
+    return table
+
+
+def spread_text(spread: Spread) -> str:
+    """Mean and standard deviation, with the extremes below where there are two values or more."""
+    return f"{spread.text}\n({spread.ends})" if spread.ends else spread.text
 
 
 def number(value: Any) -> str:

@@ -1,11 +1,15 @@
 """What a trial's bits depend on beside its config: settled at its first start, recorded, and kept."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from gan.convolution import describe_kernels
+from gan.graph import runs_as_graph
+from gan.memory import keep_freed_memory
 from gan.precision import has_native_bf16, resolve_precision
 from gan.team import Team
 from runner.checkpoints import settled_in_checkpoints
@@ -15,10 +19,15 @@ from runner.records import machine_differences, read_trial_file, write_trial_fil
 
 
 class Settled(NamedTuple):
-    """What a trial's bits depend on beside its config; recorded at its first start and kept."""
+    """What a trial's bits depend on beside its config; recorded at its first start.
+
+    `threads` and `precision` are kept from then on. `kernels` is how this program computes on this kind of device; a
+    trial that goes on with others is told so.
+    """
 
     threads: int
     precision: str
+    kernels: str
 
 
 def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
@@ -34,12 +43,14 @@ def settle(job: TrialJob, team: Team, device: torch.device) -> Settled:
         precision = str(recorded.get("precision") or resolve_precision(wanted, device))
         threads = int(recorded.get("threads") or job.threads)
         job.check_current()
-        for difference in machine_differences(recorded):
+        kernels = describe_kernels(device, precision, graph=runs_as_graph(device, team))
+        for difference in machine_differences(recorded, kernels):
             job.say(f"{difference}: the bits of what follows may differ")
-        write_trial_file(job.trial, job.config, job.ids, job.params, threads, precision)
+        own = Settled(threads, precision, kernels)
+        write_trial_file(job.trial, job.config, job.ids, job.params, own._asdict())
     team.agree(1)  # the file stands before the others read it
     settled = read_trial_file(job.trial) or {}
-    return Settled(int(settled["threads"]), str(settled["precision"]))
+    return Settled(int(settled["threads"]), str(settled["precision"]), str(settled["kernels"]))
 
 
 def refuse_emulation(name: str, recorded: Mapping[str, Any], wanted: str, device: torch.device) -> None:
@@ -52,11 +63,30 @@ def refuse_emulation(name: str, recorded: Mapping[str, Any], wanted: str, device
 
 
 def set_up_torch(settled: Settled, *, deterministic: bool) -> None:
-    """Threads and kernel choices: a function of what the trial recorded, never of a timing."""
+    """Threads, memory and kernel choices: a function of what the trial recorded, never of a timing."""
+    keep_freed_memory()
     torch.set_num_threads(settled.threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    # As use_deterministic_algorithms, which loads torch's compiler for it: two seconds of a trial's start.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over every new tensor
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settled.precision != "fp32"
+
+
+@contextlib.contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """What set_up_torch sets inside the block is after it as it was before: for a process that has work of its own."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    benchmark = torch.backends.cudnn.benchmark
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = benchmark
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32

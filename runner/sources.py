@@ -68,19 +68,42 @@ def directory_source(folder: Path) -> Source:
             )
     pictures: list[Picture] = []
     for split in SPLITS:
-        files = sorted(
-            path.relative_to(folder / split).as_posix()
-            for path in (folder / split).rglob("*")
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
-        if not files:
+        in_split = pictures_below(folder / split, split)
+        if not in_split:
             raise DataError(
                 f"data.source is {str(folder)!r}: {split}/ holds no pairs. Put JPEG or PNG pictures into "
                 f"{folder / split}, each with the satellite half on the left and the map half on the right."
             )
-        pictures += [
-            Picture(split, name, str((folder / split / name).absolute()), index) for index, name in enumerate(files)
-        ]
+        pictures += in_split
+    return Source(pictures)
+
+
+def pictures_below(folder: Path, split: str) -> list[Picture]:
+    """Every file below a folder, hidden ones left out, sorted by name."""
+    files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return [Picture(split, name, str((folder / name).absolute()), index) for index, name in enumerate(files)]
+
+
+def validation_source(folder: Path) -> Source:
+    """The pairs to validate with alone, in the folder's val/ or, where it has none, in the folder itself.
+
+    Raises:
+        DataError: there is no such directory, or no picture in it.
+    """
+    pairs = folder / "val" if (folder / "val").is_dir() else folder
+    if not pairs.is_dir() or (pairs == folder and (folder / "train").is_dir()):
+        problem = "it has train/ but no val/" if pairs.is_dir() else "there is no such directory"
+        raise DataError(f"--data is {str(folder)!r}: {problem}. Give a directory of pairs, or one with val/.")
+    pictures = pictures_below(pairs, "val")
+    if not pictures:
+        raise DataError(
+            f"--data is {str(folder)!r}: {pairs} holds no pairs. Put JPEG or PNG pictures there, each with the "
+            "satellite half on the left and the map half on the right."
+        )
     return Source(pictures)
 
 

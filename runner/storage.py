@@ -7,7 +7,6 @@ rename worth the name (an object store), the upload itself is atomic and the tem
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import secrets
 import sys
@@ -15,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
@@ -98,6 +97,16 @@ class Storage:
         with self.filesystem.open_input_stream(self._path(name), compression=None) as stream:
             return bytes(stream.read())
 
+    def read_from(self, name: str, start: int) -> tuple[bytes, str]:
+        """The file's bytes from a place on, and what names this file until `write` puts another in its place.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with open(self._path(name), "rb") as stream:
+            stream.seek(start)
+            return stream.read(), str(os.fstat(stream.fileno()).st_ino)
+
     def read_text(self, name: str) -> str:
         """The whole file as UTF-8; raises FileNotFoundError or UnicodeDecodeError."""
         return self.read(name).decode()
@@ -109,9 +118,20 @@ class Storage:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO | pa.NativeFile]:
-        """A stream whose bytes become the file `name` when the block ends without an error."""
+        """A stream whose bytes become the file `name`, on the disk, when the block ends without an error."""
+        with self.writing_unsynced(name) as stream:
+            yield stream
+            if self._is_local:
+                stream.flush()
+                os.fsync(stream.fileno())
+        if self._is_local:
+            sync(os.path.dirname(self._path(name)))
+
+    @contextlib.contextmanager
+    def writing_unsynced(self, name: str) -> Iterator[BinaryIO | pa.NativeFile]:
+        """As `writing`, but a power cut may still take the file, or part of it, until `sync` of it is over."""
         path = self._path(name)
-        if not isinstance(self.filesystem, pa_fs.LocalFileSystem):
+        if not self._is_local:
             with self.filesystem.open_output_stream(path, compression=None) as stream:
                 yield stream
             return
@@ -120,13 +140,18 @@ class Storage:
         try:
             with open(temporary, "wb") as stream:
                 yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        sync_folder(folder)
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self.filesystem, pa_fs.LocalFileSystem)
+
+    def sync(self, name: str) -> None:
+        """Waits until the disk has a file's bytes; raises OSError where it can't take them."""
+        sync(self._path(name))
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file where none of that name stands, whole or not at all; False where one does."""
@@ -155,7 +180,7 @@ class Storage:
     def rename(self, name: str, new_name: str) -> None:
         """Moves a file or folder inside this one; raises OSError where a folder stands in the way."""
         os.rename(self._path(name), self._path(new_name))
-        sync_folder(os.path.dirname(self._path(new_name)))
+        sync(os.path.dirname(self._path(new_name)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -206,6 +231,10 @@ class Storage:
         room = os.statvfs(place)
         return room.f_bavail * room.f_frsize if room.f_blocks else sys.maxsize
 
+    def copy(self, name: str, new_name: str) -> None:
+        """Copies a file inside this folder; what stands under the new name may be torn until it returns."""
+        self.filesystem.copy_file(self._path(name), self._path(new_name))
+
     def remove(self, name: str) -> None:
         """Deletes a file or a whole folder; nothing happens where there is none."""
         info = self.filesystem.get_file_info(self._path(name))
@@ -215,14 +244,24 @@ class Storage:
             self.filesystem.delete_file(self._path(name))
 
 
+class Digest(Protocol):
+    """What hashlib and xxhash give."""
+
+    def update(self, data: Any, /) -> None:
+        """Takes bytes in."""
+
+    def hexdigest(self) -> str:
+        """Of all bytes so far."""
+
+
 class HashingStream:
-    """A file to write to that knows the SHA-256 and the size of what went through it."""
+    """A file to write to that knows the digest and the size of what went through it."""
 
     closed = False
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, digest: Digest) -> None:
         self._stream = stream
-        self.digest = hashlib.sha256()
+        self.digest = digest
         self.size = 0
 
     def write(self, data: Any) -> int:
@@ -267,8 +306,8 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def sync_folder(path: str) -> None:
-    """Makes a rename in the folder last through a power cut."""
+def sync(path: str) -> None:
+    """Makes a file's bytes, or the renames in a folder, last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,6 @@
 """All trials of an experiment through Ray Tune."""
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from runner.control import Control
 from runner.job import TrialJob
 from runner.records import read_outcome
 from runner.resources import Allotment
-from runner.trial import end_for, run_trial
 
 # A driver waits for its workers and computes nothing; Tune refuses an empty request.
 DRIVER_RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
@@ -30,18 +30,24 @@ def run_sweep(jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str, c
         ray_folder: absolute path of a fresh folder for Ray's own files.
         control: the handle of the Control actor.
     """
-    driver = tune.with_parameters(
-        run_trial,
-        jobs={job.name: job for job in jobs},
-        allotment=allotment,
-        ray_folder=ray_folder,
-        control=control,
-    )
+    by_name = {job.name: job for job in jobs}
+
+    # What it needs goes with it: tune.with_parameters would put it into Ray's store, and a process that
+    # has objects there is ended by Ray, without a word, when Ray is killed.
+    def drive(param_space: Mapping[str, Any]) -> None:
+        """As runner.trial.run_trial, which only the process that trains loads, and torch with it."""
+        gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
+        from runner.trial import run_trial
+
+        gc.enable()
+        run_trial(param_space, by_name, allotment, ray_folder, control)
+
     tuner = tune.Tuner(
-        tune.with_resources(driver, DRIVER_RESOURCES),
+        tune.with_resources(drive, DRIVER_RESOURCES),
         param_space={"cell": tune.grid_search([cell(job) for job in jobs])},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=allotment.max_concurrent,
+            reuse_actors=True,
             trial_name_creator=trial_name,
             trial_dirname_creator=trial_name,
         ),
@@ -52,7 +58,6 @@ def run_sweep(jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str, c
             failure_config=tune.FailureConfig(max_failures=DRIVER_FAILURES),
         ),
     )
-    by_name = {job.name: job for job in jobs}
     try:
         results = tuner.fit()
     except Exception as error:  # Ray itself has come to harm, as when its machine runs out of memory
@@ -63,6 +68,13 @@ def run_sweep(jobs: Sequence[TrialJob], allotment: Allotment, ray_folder: str, c
     for result in results:
         if result.error is not None:  # the driver itself, after its restarts
             end_for(by_name[result.config["cell"]["trial"]], result.error, control)
+
+
+def end_for(job: TrialJob, error: BaseException, control: Any) -> None:
+    """As runner.trial.end_for."""
+    import runner.trial
+
+    runner.trial.end_for(job, error, control)
 
 
 def cell(job: TrialJob) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@ each tensor while it holds the interpreter, which is training time."""
 
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +13,12 @@ TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", 
 ALIGNMENT = 8
 
 
-def write_tensors(stream: Any, tensors: Mapping[str, Tensor], on_tensor: Callable[[], None] = lambda: None) -> None:
+def write_tensors(
+    stream: Any,
+    tensors: Mapping[str, Tensor],
+    on_tensor: Callable[[], None] = lambda: None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes named host tensors; the bytes depend on these alone, and are those of `safetensors.torch.save`.
 
     Format: the header's length as 8 bytes, little-endian; the header, JSON padded with blanks to a multiple
@@ -21,12 +27,13 @@ def write_tensors(stream: Any, tensors: Mapping[str, Tensor], on_tensor: Callabl
 
     Args:
         on_tensor: called after each tensor.
+        metadata: texts that the file is to hold beside; sorted by name, which the library leaves to chance.
 
     Raises:
         KeyError: a tensor's type is none of TYPE_NAMES.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for name, tensor in ordered:
         start, end = end, end + tensor.numel() * tensor.element_size()

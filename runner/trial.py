@@ -6,8 +6,6 @@ from typing import Any
 import ray
 import ray.train
 from ray import tune
-from ray.train.torch import TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from runner.job import TrialJob, first_line
 from runner.lease import Superseded
@@ -15,6 +13,7 @@ from runner.loop import end, is_out_of_memory, stop_for_room
 from runner.records import read_outcome, write_outcome
 from runner.resources import Allotment
 from runner.storage import is_full
+from runner.trainer import TrialTrainer
 from runner.watching import hanging_workers_are_ended
 from runner.worker import RemoteControl, train_worker
 
@@ -47,7 +46,7 @@ def train(job: TrialJob, allotment: Allotment, ray_folder: str, control: Any) ->
     try:
         with job.committing():
             write_outcome(job.trial, "running")
-        trainer = TorchTrainer(
+        trainer = TrialTrainer(
             train_worker,
             train_loop_config={"job": job, "control": control},
             scaling_config=ray.train.ScalingConfig(
@@ -59,7 +58,6 @@ def train(job: TrialJob, allotment: Allotment, ray_folder: str, control: Any) ->
                 name=job.name,
                 storage_path=f"{ray_folder}/train",
                 failure_config=ray.train.FailureConfig(max_failures=job.config.resources.max_failures),
-                callbacks=[TuneReportCallback()],
             ),
         )
         with hanging_workers_are_ended(job, control):

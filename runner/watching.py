@@ -51,7 +51,7 @@ def watch(job: TrialJob, control: Any, over: threading.Event) -> None:
                 f"its {len(workers)} worker(s) are ended"
             )
         for worker in workers:
-            ray.kill(worker)
+            ray.kill(ray.cloudpickle.loads(worker))
 
 
 def timeout_s(setting: Literal["auto"] | float, step_s: float) -> float:

@@ -1,5 +1,6 @@
 """The finished trial's generator."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ def write_weights(trial: Storage, weights: Mapping[str, Tensor], epochs: int, st
     """The finished trial's generator, then the record that makes it count."""
     trial.make_folder("weights")
     with trial.writing(WEIGHTS) as stream:
-        hashing = HashingStream(stream)
+        hashing = HashingStream(stream, hashlib.sha256())
         write_tensors(hashing, weights)
     record = {
         "epochs": epochs,

@@ -32,7 +32,9 @@ def train_worker(config: dict[str, Any]) -> None:
     size = context.get_world_size()
     group = dist.new_group(backend="gloo", timeout=DECISION_TIMEOUT) if size > 1 else None
     team = Team(context.get_world_rank(), size, group)
-    ray.get(config["control"].add_worker.remote(job.name, ray.get_runtime_context().current_actor))
+    # As bytes: Control has no use for what an actor's handle drags in, which is Ray Train.
+    handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
+    ray.get(config["control"].add_worker.remote(job.name, handle))
     with ControlLine(job.name, RemoteControl(config["control"], tells=team.is_first)) as control:
         train_trial(job, team, ray.train.torch.get_device(), control, RayTrain())
     ray.get(config["control"].take_workers.remote(job.name))  # whatever Ray does now, it is not work that hangs

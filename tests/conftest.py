@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from gan.patches import Patches, PatchRows, patch_batch
+from gan.patches import Patches, PatchRows, patch_batch, shard_name
 from tests.runner.experiments import end_what_was_started
 
 ROOT = Path(__file__).parent.parent
 MAPS = Path(os.environ.get("PAIRS_DIR", ROOT.parent / "shared" / "maps"))
+PEER = Path(os.environ.get("PEER_DIR", ROOT.parent / "shared" / "peers" / "pytorch-CycleGAN-and-pix2pix"))
 
 
 @pytest.fixture(scope="session")
@@ -33,19 +34,29 @@ def maps() -> Path:
 
 
 @pytest.fixture(scope="session")
+def peer() -> Path:
+    """The folder of pytorch-CycleGAN-and-pix2pix, whose weights are read and written; without it a test is left out."""
+    if not PEER.is_dir():
+        pytest.skip(f"no pytorch-CycleGAN-and-pix2pix at {PEER}: set PEER_DIR to a clone of it")
+    return PEER
+
+
+@pytest.fixture(scope="session")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Patches:
-    """22 patches of 64 pixels from 11 pictures, smooth and all different."""
+    """22 patches of 64 pixels from 11 pictures in three shards, smooth and all different."""
     random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("patches") / "train.arrow"
+    folder = tmp_path_factory.mktemp("patches")
     batches = []
     for picture in range(11):
         coarse = torch.from_numpy(random.uniform(0, 255, (4, 3, 8, 8)))
         smooth = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear").round().byte().numpy()
         batches.append(patch_batch(PatchRows(f"{picture}.jpg", [(0, 0), (0, 64)], smooth[:2], smooth[2:])))
-    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, batches[0].schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return Patches.open(path)
+    for number in range(3):
+        path = folder / shard_name("train", number)
+        with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, batches[0].schema) as writer:
+            for batch in batches[4 * number : 4 * number + 4]:
+                writer.write_batch(batch)
+    return Patches.open(folder, "train")
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runner.checkpoints import CHECKPOINTS, DAMAGED_PREFIX, MANIFEST, checkpoint_name, checkpoint_steps
+from runner.checkpoints import DAMAGED_PREFIX, MANIFEST, checkpoint_name, checkpoint_steps
 from runner.drill.command_run import CommandRun
 from runner.drill.victim import NotSurvived, Victim
 from runner.errors import Exit
 from runner.lease import RAY_FOLDER
 from runner.metrics_log import METRICS
-from runner.records import TRIAL_FILE
+from runner.records import CHECKPOINTS, TRIAL_FILE
 
 DISK_BYTES = 24 * 2**20
 FILE_BYTES = 700_000  # less than the generator's optimizer state, more than all else
@@ -86,7 +86,7 @@ def tear_small_files(victim: Victim) -> None:
         halve(path)
     for path in sorted((experiment / RAY_FOLDER).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    for path in (victim.storage.local_path / "patches").glob("*/train.arrow"):
+    for path in (victim.storage.local_path / "patches").glob("*/train-*.arrow"):
         halve(path)
     command = victim.start(quick=True)
     victim.recovered(command, before)

@@ -4,12 +4,12 @@ import os
 import signal
 from collections.abc import Callable
 
-from runner.checkpoints import CHECKPOINTS
 from runner.drill.command_run import CommandRun
 from runner.drill.processes import DRIVER_TITLE, names_with, processes_titled
 from runner.drill.two_nodes import two_nodes
 from runner.drill.victim import NotSurvived, NotTried, Victim
 from runner.errors import Exit
+from runner.records import CHECKPOINTS
 from runner.starts import read_starts
 from runner.storage import TEMPORARY
 

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from runner.checkpoints import CHECKPOINTS, checkpoint_name, checkpoint_steps
+from runner.checkpoints import checkpoint_name, checkpoint_steps
 from runner.metrics_log import read_rows
-from runner.records import WEIGHTS
+from runner.records import CHECKPOINTS, WEIGHTS
 from runner.storage import Storage
 
 WALL_TIMES = ("seconds", "images_per_second")

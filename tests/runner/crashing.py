@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import itertools
 import os
 import resource
 import signal
@@ -57,16 +58,18 @@ def run_forked(
     settings: dict[str, Any] | None = None,
     max_file_bytes: int | None = None,
     module: str = "runner.train",
+    environment: Mapping[str, str] | None = None,
 ) -> Run:
     """Runs a command in a process of its own.
 
     Args:
         settings: module-level values to replace, by dotted name.
         max_file_bytes: no file may get larger, as if the disk were full.
+        environment: what the process has in its environment beside what this one has.
     """
     process = SERVER.Process(
         target=_child,
-        args=([str(part) for part in argv], output, deaths, settings or {}, max_file_bytes, module),
+        args=([str(part) for part in argv], output, deaths, settings or {}, max_file_bytes, module, environment or {}),
     )
     process.start()
     process.join(TIMEOUT_S)
@@ -104,7 +107,9 @@ def _child(
     settings: dict[str, Any],
     max_file_bytes: int | None,
     module: str,
+    environment: Mapping[str, str],
 ) -> None:
+    os.environ.update(environment)
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
@@ -142,23 +147,22 @@ def _wait_until_the_loop_knows() -> None:
 def _arm(death: Death) -> None:
     owner, attribute = _resolve(death.function)
     original = getattr(owner, attribute)
-    calls = 0
+    calls = itertools.count(1)  # several threads may call at once
 
     @functools.wraps(original)
     def deadly(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == death.call and death.when == "before":
+        call = next(calls)
+        if call == death.call and death.when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        if calls == death.call and death.when == "stop":
+        if call == death.call and death.when == "stop":
             os.kill(os.getpid(), signal.SIGTERM)
             _wait_until_the_loop_knows()
-        if calls == death.call and death.when == "half-way":
+        if call == death.call and death.when == "half-way":
             *others, data = args
             original(*others, data[: len(data) // 2], **kwargs)
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*args, **kwargs)
-        if calls == death.call and death.when == "after":
+        if call == death.call and death.when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -111,6 +111,12 @@ def weights_digest(trial: Path) -> str:
     return hashlib.sha256((trial / "weights" / "generator.safetensors").read_bytes()).hexdigest()
 
 
+def files_of_store(storage: Path) -> dict[str, bytes]:
+    """The content of each file of the one patch store below a storage folder."""
+    (store,) = (storage / "patches").glob("[!.]*")
+    return {path.name: path.read_bytes() for path in store.iterdir()}
+
+
 def wait_for_step(process: subprocess.Popen[str], trial: Path, step: int) -> int:
     """Returns the last logged step as soon as it is `step` or more; fails where the command ends before."""
     while process.poll() is None:

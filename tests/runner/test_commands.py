@@ -10,6 +10,7 @@ import yaml
 
 import runner.data
 import runner.train
+import runner.translate
 import runner.tune
 from gan.pictures import decode_picture
 from runner.config import Resources
@@ -19,6 +20,7 @@ from runner.experiment import load_experiment, plan_trials
 from runner.placing import place_trials, recorded_data_fingerprint
 from runner.records import write_trial_file
 from runner.resources import Node, allot
+from runner.settling import Settled
 from runner.storage import Storage
 from tests.runner.experiments import read_metrics, run, weights_digest, without_wall_times, write_experiment
 
@@ -90,7 +92,7 @@ def test_an_unwritable_storage_is_refused(tmp_path: Path, capsys: Capture) -> No
 
 def test_a_request_that_can_never_be_met_is_refused_with_what_is_there() -> None:
     with pytest.raises(ResourceError, match=r"64 core.* were asked for, but .* 2 core.* 0 GPU"):
-        allot(Resources(cpus_per_worker=64), [Node(2, 0)], 4)
+        allot(Resources(cpus_per_worker=64), [Node(2, 0)], 1)
     with pytest.raises(ResourceError, match=r"1 GPU"):
         allot(Resources(gpus_per_worker=1.0), [Node(8, 0)], 1)
     with pytest.raises(ResourceError, match="3 worker"):
@@ -98,25 +100,29 @@ def test_a_request_that_can_never_be_met_is_refused_with_what_is_there() -> None
 
 
 @pytest.mark.parametrize(
-    ("resources", "nodes", "expected"),
+    ("resources", "nodes", "num_trials", "expected"),
     [
-        ({}, [Node(2, 0)], (1, 2, 0.0, 1)),
-        ({"cpus_per_worker": 1}, [Node(2, 0)], (1, 1, 0.0, 2)),
-        ({"workers": 2}, [Node(2, 0)], (2, 1, 0.0, 1)),
-        ({}, [Node(16, 1)], (1, 8, 1.0, 1)),
-        ({"gpus_per_worker": 0.25}, [Node(16, 1)], (1, 4, 0.25, 4)),
-        ({"gpus_per_worker": 0.0}, [Node(16, 1)], (1, 16, 0.0, 1)),
-        ({}, [Node(8, 2), Node(8, 2)], (1, 4, 1.0, 4)),
-        ({"workers": 2}, [Node(4, 0), Node(4, 0)], (2, 4, 0.0, 1)),
+        ({}, [Node(2, 0)], 8, (1, 1, 0.0, 2)),
+        ({}, [Node(2, 0)], 1, (1, 2, 0.0, 1)),
+        ({}, [Node(16, 0)], 6, (1, 2, 0.0, 6)),
+        ({"cpus_per_worker": 1}, [Node(2, 0)], 8, (1, 1, 0.0, 2)),
+        ({"cpus_per_worker": 2}, [Node(2, 0)], 8, (1, 2, 0.0, 1)),
+        ({"workers": 2}, [Node(2, 0)], 8, (2, 1, 0.0, 1)),
+        ({}, [Node(16, 1)], 8, (1, 8, 1.0, 1)),
+        ({"gpus_per_worker": 0.25}, [Node(16, 1)], 8, (1, 4, 0.25, 4)),
+        ({"gpus_per_worker": 0.0}, [Node(16, 1)], 1, (1, 16, 0.0, 1)),
+        ({}, [Node(8, 2), Node(8, 2)], 8, (1, 4, 1.0, 4)),
+        ({"workers": 2}, [Node(4, 0), Node(4, 0)], 1, (2, 4, 0.0, 1)),
+        ({"workers": 2}, [Node(4, 0), Node(4, 0)], 2, (2, 2, 0.0, 2)),
     ],
 )
 def test_auto_is_a_fixed_function_of_machine_and_config(
-    resources: dict[str, Any], nodes: list[Node], expected: tuple[int, int, float, int]
+    resources: dict[str, Any], nodes: list[Node], num_trials: int, expected: tuple[int, int, float, int]
 ) -> None:
-    assert tuple(allot(Resources(**resources), nodes, 8)) == expected
+    assert tuple(allot(Resources(**resources), nodes, num_trials)) == expected
 
 
-@pytest.mark.parametrize("module", [runner.tune, runner.train, runner.data])
+@pytest.mark.parametrize("module", [runner.tune, runner.train, runner.translate, runner.data])
 def test_help_shows_an_example(module: Any, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         module.main(["--help"])
@@ -150,6 +156,7 @@ def test_a_trial_in_this_process_leaves_what_the_contract_says(tmp_path: Path, c
     assert {path.name for path in experiment.iterdir()} == {
         ".ray",
         "experiment.yaml",
+        "report.html",
         "results.csv",
         "results.json",
         "trials",
@@ -168,7 +175,8 @@ def test_a_trial_in_this_process_leaves_what_the_contract_says(tmp_path: Path, c
     (row,) = json.loads((experiment / "results.json").read_text())
     assert (row["trial"], row["status"], row["epochs"], row["steps"]) == ("trial", "finished", 3, 63)
     assert row["ssim"] == rows[-1]["final/ssim"]
-    assert (experiment / "results.csv").read_text().startswith("trial,status,epochs,steps,ssim,psnr,l1,hp_l1")
+    columns = (experiment / "results.csv").read_text().splitlines()[0].split(",")
+    assert columns[:8] == ["trial", "status", "epochs", "steps", "ssim", "ssim_low", "ssim_high", "psnr"]
     text = "".join(path.read_text() for path in experiment.rglob("*") if path.suffix in (".yaml", ".json", ".csv"))
     assert str(tmp_path) not in text, "nothing that is kept holds an absolute path"
 
@@ -236,7 +244,9 @@ def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) ->
             assert [place.folder for place in placed] == folders
             for place in placed:
                 folder.make_folder(f"trials/{place.folder}")
-                write_trial_file(folder.at(f"trials/{place.folder}"), place.trial.config, place.ids, {}, 1, "fp32")
+                settled = Settled(1, "fp32", "")
+                trial = folder.at(f"trials/{place.folder}")
+                write_trial_file(trial, place.trial.config, place.ids, {}, settled._asdict())
 
 
 def test_finished_results_need_no_patches(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from runner.starts import read_starts
 from runner.storage import Storage
 from tests.runner.crashing import SAVE_ALWAYS, Death, tiny_trial, train_tiny
-from tests.runner.experiments import assert_same_end, read_metrics
+from tests.runner.experiments import assert_same_end, files_of_store, read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     "function",
-    [f"{STORAGE}.make_folder", "runner.preparation.cut_picture", "runner.preparation.patch_batch", f"{STORAGE}.rename"],
+    [f"{STORAGE}.make_folder", "runner.shards.cut_picture", "runner.shards.patch_batch", f"{STORAGE}.rename"],
 )
 def test_killed_while_patches_are_prepared_it_prepares_them_again(
     tmp_path: Path, undisturbed: Path, function: str, when: str
@@ -77,8 +77,8 @@ def test_killed_while_patches_are_prepared_it_prepares_them_again(
     ended = train_tiny(tmp_path)
     assert ended.code == 0, ended.output
     assert_same_end(tiny_trial(tmp_path), tiny_trial(undisturbed))
-    stores = [next((place / "results" / "patches").glob("*/train.arrow")) for place in (tmp_path, undisturbed)]
-    assert stores[0].read_bytes() == stores[1].read_bytes()
+    stores = [files_of_store(place / "results") for place in (tmp_path, undisturbed)]
+    assert stores[0] == stores[1]
 
 
 @pytest.mark.parametrize(("epoch", "num_before"), [(1, 0), (6, 5 * 8)])

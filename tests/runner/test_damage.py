@@ -138,7 +138,7 @@ MATRIX: dict[str, tuple[str, Callable[[Path], None], bool]] = {
     "images: missing": (f"{TRIAL}/images", remove, False),
     **{
         f"patch store, {name}: {how}": (f"patches/*/{name}", damage, False)
-        for name in ("train.arrow", "val.arrow", "meta.json")
+        for name in ("train-000000.arrow", "val-000000.arrow", "meta.json")
         for how, damage in FILE_DAMAGES.items()
         if how != "unreadable"
     },

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.checkpoints import CHECKPOINTS, checkpoint_name
+from runner.checkpoints import checkpoint_name
 from runner.drill.__main__ import main
 from runner.drill.conduct import conduct
 from runner.drill.damaging import DAMAGES
@@ -21,7 +21,7 @@ from runner.drill.planning import Cost, Pace, choose_next
 from runner.drill.processes import ambush_worker, kill_session, session_processes, signal_worker
 from runner.drill.verdict import differences
 from runner.drill.victim import Victim
-from runner.records import WEIGHTS
+from runner.records import CHECKPOINTS, WEIGHTS
 from runner.storage import Storage
 from tests.runner.experiments import ROOT
 

@@ -112,7 +112,7 @@ def test_once_a_machine_is_about_to_be_taken_away_checkpoints_come_at_once(tmp_p
         tmp_path,
         changes={"checkpoint": {"every_n_epochs": 100, "keep": 9}},
         settings={
-            "runner.backends.Alone": LeavingPlatform,
+            "runner.loop.Alone": LeavingPlatform,
             "runner.loop.ASK_INTERVAL_S": -1.0,
             "runner.saving.NOTICED_INTERVAL_S": -1.0,
         },

@@ -14,15 +14,8 @@ from PIL import Image
 from gan.patches import Patches
 from runner.config import Data
 from runner.errors import DataError
-from runner.preparation import (
-    CutPicture,
-    PatchStore,
-    cut_in_this_process,
-    describe_store,
-    find_store,
-    prepare_patches,
-    read_quarantine,
-)
+from runner.preparation import PatchStore, describe_store, find_store, prepare_patches, read_quarantine
+from runner.shards import ShardReport, cut_in_this_process
 from runner.sources import Source, find_source, store_fingerprint
 from runner.storage import Storage
 
@@ -53,10 +46,14 @@ def prepare(pairs: Path, tmp_path: Path, said: list[str] | None = None, **change
     return prepare_patches(data, source, store_fingerprint(source, data), patches, cut_in_this_process, say.append)
 
 
+def open_split(store: PatchStore, split: str) -> Patches:
+    return Patches.open(store.folder.local_path, split)
+
+
 def test_patches_hold_the_pictures_pixels_in_the_order_of_their_names(pairs: Path, tmp_path: Path) -> None:
     store = prepare(pairs, tmp_path)
     assert (store.num_patches("train"), store.num_patches("val")) == (5 * 4, 2 * 4)
-    source, target = Patches.open(store.path("train"))[[0, 3, 19]]
+    source, target = open_split(store, "train")[[0, 3, 19]]
     assert source.shape == target.shape == (3, 3, 64, 64)
     assert source[:, 2, 0, 0].tolist() == [0, 0, 4], "the third channel is the picture's number"
     assert target[:, 0, 0, 0].tolist() == [0, 64, 64], "the satellite is the left half"
@@ -65,15 +62,15 @@ def test_patches_hold_the_pictures_pixels_in_the_order_of_their_names(pairs: Pat
 
 
 def test_the_other_direction_swaps_source_and_target(pairs: Path, tmp_path: Path) -> None:
-    path = prepare(pairs, tmp_path).path("train")
-    source, target = Patches.open(path)[[2]]
-    other_source, other_target = Patches.open(path, "satellite_to_map")[[2]]
+    folder = prepare(pairs, tmp_path).folder.local_path
+    source, target = Patches.open(folder, "train")[[2]]
+    other_source, other_target = Patches.open(folder, "train", "satellite_to_map")[[2]]
     assert (source == other_target).all()
     assert (target == other_source).all()
 
 
 def test_an_index_outside_is_refused(pairs: Path, tmp_path: Path) -> None:
-    patches = Patches.open(prepare(pairs, tmp_path).path("val"))
+    patches = open_split(prepare(pairs, tmp_path), "val")
     for index in (-1, len(patches)):
         with pytest.raises(IndexError, match=r"0\.\.7"):
             patches[[index]]
@@ -122,10 +119,10 @@ def test_another_content_or_cut_gives_another_store(pairs: Path, tmp_path: Path)
     assert len(names) == 3
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "no description"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "one too many", "no description"])
 def test_a_damaged_store_is_set_aside_and_built_again(pairs: Path, tmp_path: Path, damage: str) -> None:
     store = prepare(pairs, tmp_path)
-    path = store.path("train")
+    (path,) = store.paths("train")
     good = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(good[:-100])
@@ -133,11 +130,13 @@ def test_a_damaged_store_is_set_aside_and_built_again(pairs: Path, tmp_path: Pat
         path.write_bytes(good[:5000] + bytes([good[5000] ^ 1]) + good[5001:])
     elif damage == "missing":
         path.unlink()
+    elif damage == "one too many":
+        shutil.copy(path, path.with_name("train-000001.arrow"))
     else:
         (path.parent / "meta.json").unlink()
     said: list[str] = []
     again = prepare(pairs, tmp_path, said)
-    assert again.path("train").read_bytes() == good
+    assert again.paths("train")[0].read_bytes() == good
     assert "set aside as patches/damaged-" in said[0]
     assert len(list((tmp_path / "patches").glob("damaged-*"))) == 1
 
@@ -157,11 +156,11 @@ def test_two_runs_that_prepare_at_once_do_not_harm_each_other(pairs: Path, tmp_p
     data, patches = Data(source=str(pairs), patch_size=64), Storage.open(tmp_path / "patches")
     fingerprint = store_fingerprint(find_source(data), data)
 
-    def overtaken(source: Source, data: Data) -> Iterator[CutPicture]:
-        yield from cut_in_this_process(source, data)
+    def overtaken(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
+        yield from cut_in_this_process(source, data, folder)
         prepare(pairs, tmp_path)  # another run puts its store in place just before this one does
 
-    def never(source: Source, data: Data) -> Iterable[CutPicture]:
+    def never(source: Source, data: Data, folder: Storage) -> Iterable[ShardReport]:
         raise AssertionError("the store stands")
 
     store = prepare_patches(data, find_source(data), fingerprint, patches, overtaken, lambda text: None)
@@ -172,7 +171,7 @@ def test_two_runs_that_prepare_at_once_do_not_harm_each_other(pairs: Path, tmp_p
 
 
 def test_the_description_tells_the_counts(pairs: Path, tmp_path: Path) -> None:
-    meta = json.loads((prepare(pairs, tmp_path).path("train").parent / "meta.json").read_text())
+    meta = json.loads(prepare(pairs, tmp_path).folder.read("meta.json"))
     assert meta["splits"]["train"]["pictures"] == 5
     assert meta["sizes"] == {"280x140": 7}
 
@@ -182,9 +181,9 @@ def test_what_a_killed_preparation_left_goes_once_it_is_old_and_nobody_holds_it(
     names = [".tmp-old", ".tmp-held", ".tmp-young"]
     for name in names:
         patches.make_folder(name)
-        patches.write(f"{name}/train.arrow", b"half")
+        patches.write(f"{name}/train-000000.arrow", b"half")
     for name in names[:2]:
-        for path in (patches.local_path / name, patches.local_path / name / "train.arrow"):
+        for path in (patches.local_path / name, patches.local_path / name / "train-000000.arrow"):
             os.utime(path, (0, 0))
     with patches.at(".tmp-held").locked():
         prepare(pairs, tmp_path)

@@ -1,10 +1,10 @@
+import hashlib
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,71 +12,33 @@ import pytest
 from PIL import Image
 
 from runner.metrics_log import METRICS, encode_row
+from runner.records import WEIGHTS, WEIGHTS_RECORD
 from runner.storage import Storage
-from runner.tracking import ROWS_PER_UPDATE, TrialTracking, resolve_mode, run_id, sync_hint
+from runner.tracking import ROWS_PER_UPDATE, run_id
+from runner.wandb_session import resolve_mode
 from tests.runner.experiments import reopen_log
-from tests.runner.wandb_log import LocalServer, RecordedRun, read_run
-
-KEY = "0123456789abcdef" * 3
-LOSSES = (
-    "total_gen_loss",
-    "fake_d_real_class_loss",
-    "l1_loss",
-    "total_disc_loss",
-    "real_d_loss",
-    "fake_d_loss",
+from tests.runner.tracked import (
+    CONFIG,
+    KEY,
+    a_row,
+    files_of,
+    log_steps,
+    offline_run,
+    track,
+    tracking_of,
+    wandb_processes,
 )
-CONFIG = {"name": "sweep", "training": {"batch_size": 1, "betas": [0.5, 0.999]}, "model": {"channels": 8}}
+from tests.runner.wandb_log import LocalServer
 
-
-@pytest.fixture(autouse=True)
-def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, no settings of the person who runs the tests, and a working folder of our own."""
-    for name in os.environ:
-        if name.startswith("WANDB_") or name == "NETRC":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-
-
-@pytest.fixture
-def trial(tmp_path: Path) -> Storage:
-    storage = Storage.open(tmp_path / "results/sweep/trials/batch_size=1,lambda_l1=0.5")
-    storage.make_folder()
-    return storage
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
-    with LocalServer() as running:
-        monkeypatch.setenv("WANDB_BASE_URL", running.url)
-        yield running
-
-
-def a_row(step: int, epoch: int = 1) -> dict[str, Any]:
-    losses = {name: step + number / 10 for number, name in enumerate(LOSSES)}
-    return {"step": step, "epoch": epoch, "seconds": step / 4, "images_per_second": 4.5, **losses}
-
-
-def log_steps(trial: Storage, steps: range, after: int = -1) -> None:
-    """Does these steps in a worker's place; rows past `after` are cut off, as at its restart."""
-    log = reopen_log(trial, after)
-    for step in steps:
-        log.add(a_row(step))
-
-
-def track(trial: Storage, status: str, mode: str = "offline") -> None:
-    tracking = TrialTracking(trial, "sweep", CONFIG, mode, pytest.fail)
-    tracking.update()
-    tracking.finish(status)
+pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
 
 
 def track_elsewhere(trial: Storage, then: str) -> "subprocess.CompletedProcess[str]":
     """Tracks what there is in a process of its own, which goes on to do what `then` says."""
     start = (
         "import sys; from runner.storage import Storage; from runner.tracking import TrialTracking\n"
-        "tracking = TrialTracking(Storage.open(sys.argv[1]), 'sweep', {}, 'offline', sys.exit)\n"
+        "from runner.wandb_session import Uplink\n"
+        "tracking = TrialTracking(Storage.open(sys.argv[1]), 'sweep', {}, Uplink('offline', sys.exit))\n"
         "tracking.update()\n"
     )
     command = [sys.executable, "-W", "error", "-c", start + then, str(trial.local_path)]
@@ -84,31 +46,16 @@ def track_elsewhere(trial: Storage, then: str) -> "subprocess.CompletedProcess[s
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def offline_run(trial: Storage) -> RecordedRun:
-    (path,) = trial.local_path.glob("wandb/offline-run-*/run-*.wandb")
-    return read_run(path)
-
-
-def files_of(trial: Storage) -> dict[Path, tuple[int, bytes]]:
-    paths = [path for path in trial.local_path.rglob("*") if path.is_file()]
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
-
-
-def wandb_processes() -> str:
-    ours = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
-    return subprocess.run(ours, capture_output=True, text=True, check=False).stdout
-
-
 def test_each_row_is_recorded_once_at_its_step_and_under_its_names(trial: Storage) -> None:
     rows = [a_row(0), a_row(50) | {"epoch_mean/l1_loss": 0.25, "val/ssim": 0.158, "val_eval/psnr": 14.15}]
     log = reopen_log(trial, -1)
-    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+    tracking = tracking_of(trial)
     for row in rows:
         log.add(row)
         tracking.update()
         tracking.update()
     log.add(a_row(100, epoch=2))
-    tracking.finish("finished")
+    tracking.finish({"status": "finished"})
 
     run = offline_run(trial)
     assert run.steps == [0, 50, 100]
@@ -168,11 +115,11 @@ def test_killed_and_cut_back_a_trial_has_one_offline_run_with_each_step_once(tri
     assert killed.returncode == -signal.SIGKILL
     assert len(list(trial.local_path.glob("wandb/offline-run-*"))) == 1
 
-    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+    tracking = tracking_of(trial)
     tracking.update()
     log_steps(trial, range(60, 130, 10), after=50)
     tracking.update()
-    tracking.finish("stopped")
+    tracking.finish({"status": "stopped"})
 
     assert offline_run(trial).steps == list(range(0, 130, 10))
 
@@ -211,17 +158,17 @@ def test_a_long_log_is_handed_over_in_pieces_and_whole(trial: Storage) -> None:
     assert offline_run(trial).steps == list(steps)
 
 
-def test_without_rows_nothing_is_opened_and_finish_may_come_twice(trial: Storage) -> None:
-    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+def test_without_rows_nothing_is_opened_and_what_is_recorded_is_not_recorded_again(trial: Storage) -> None:
+    tracking = tracking_of(trial)
     tracking.update()
-    tracking.finish("failed")
-    tracking.finish("failed")
+    tracking.finish({"status": "failed"})
+    tracking.finish({"status": "failed"})
     assert trial.names() == []
     log_steps(trial, range(3))
     track(trial, "finished")
     before = files_of(trial)
-    tracking.finish("failed")
     tracking.update()
+    tracking.finish({"status": "finished"})
     assert files_of(trial) == before
 
 
@@ -233,14 +180,14 @@ def test_off_means_off(trial: Storage) -> None:
 
 def test_runs_stay_open_beside_each_other_and_the_service_ends_with_the_last(tmp_path: Path) -> None:
     trials = [Storage.open(tmp_path / name) for name in ("a", "b", "c")]
-    trackings = [TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail) for trial in trials]
+    trackings = [tracking_of(trial) for trial in trials]
     for number, trial in enumerate(trials):
         trial.make_folder()
         log_steps(trial, range(number, 30, 3))
         trackings[number].update()
     for tracking in trackings:
         assert wandb_processes()
-        tracking.finish("finished")
+        tracking.finish({"status": "finished"})
     assert not wandb_processes()
     assert [offline_run(trial).steps for trial in trials] == [list(range(n, 30, 3)) for n in range(3)]
 
@@ -254,10 +201,10 @@ def test_the_process_the_screen_and_the_working_folder_are_left_alone(
 
     before = process()
     log_steps(trial, range(3))
-    tracking = TrialTracking(trial, "sweep", CONFIG, "offline", pytest.fail)
+    tracking = tracking_of(trial)
     tracking.update()
     assert process()[:-1] == before[:-1]
-    tracking.finish("finished")
+    tracking.finish({"status": "finished"})
     assert process() == before
     assert capfd.readouterr() == ("", "")
     assert list(Path.cwd().iterdir()) == []
@@ -266,7 +213,7 @@ def test_the_process_the_screen_and_the_working_folder_are_left_alone(
 
 def test_what_the_program_prints_is_its_own(trial: Storage) -> None:
     log_steps(trial, range(3))
-    done = track_elsewhere(trial, "print('Epoch 1 of 3'); tracking.finish('finished')")
+    done = track_elsewhere(trial, "print('Epoch 1 of 3'); tracking.finish({'status': 'finished'})")
     assert (done.returncode, done.stdout, done.stderr) == (0, "Epoch 1 of 3\n", "")
     assert offline_run(trial).exit_code == 0
     assert not any(b"Epoch 1 of 3" in content for _, content in files_of(trial).values())
@@ -330,43 +277,70 @@ def test_a_trial_kept_offline_is_sent_whole_once_there_is_a_key(
     assert server.runs[run_id("sweep", trial.name)].steps == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("mode", "environment", "reason"),
-    [
-        ("offline", {"WANDB_SERVICE": "nonsense"}, "Failed to parse WANDB_SERVICE"),
-        ("online", {}, "no W&B key is configured: run `wandb login`, or set tracking.wandb: offline"),
-        ("online", {"WANDB_API_KEY": "short"}, "WANDB_API_KEY invalid"),
-    ],
-)
-def test_a_failure_of_wandb_is_said_once_and_ends_that_trials_tracking(
-    trial: Storage, monkeypatch: pytest.MonkeyPatch, mode: str, environment: dict[str, str], reason: str
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    log_steps(trial, range(0, 20, 10))
-    log = trial.read(METRICS)
-    said: list[str] = []
-    tracking = TrialTracking(trial, "sweep", CONFIG, mode, said.append)
-    tracking.update()
-    tracking.update()
-    tracking.finish("finished")
-    assert len(said) == 1 and trial.name in said[0] and reason in said[0]
-    assert trial.read(METRICS) == log and not trial.exists("wandb/state.json")
-    assert not wandb_processes()
+def write_weights(trial: Storage) -> bytes:
+    """A finished trial's weights, and the record that goes along."""
+    trial.make_folder("weights")
+    content = os.urandom(100)
+    trial.write(WEIGHTS, content)
+    trial.write(WEIGHTS_RECORD, json.dumps({"epochs": 3, "sha256": hashlib.sha256(content).hexdigest()}).encode())
+    return content
 
 
-def test_a_picture_that_cannot_be_read_ends_tracking_with_the_log_untouched(
-    trial: Storage, capfd: pytest.CaptureFixture[str]
+def sync(trial: Storage) -> None:
+    (run,) = trial.local_path.glob("wandb/offline-run-*")
+    command = [sys.executable, "-m", "wandb", "sync", str(run)]
+    subprocess.run(command, env=os.environ | {"WANDB_API_KEY": KEY}, capture_output=True, check=True)
+
+
+def test_offline_and_synced_before_and_after_a_restart_a_trial_is_one_run_and_its_weights_stay(
+    trial: Storage, server: LocalServer
 ) -> None:
-    trial.make_folder("images")
-    trial.write("images/epoch_0001.png", b"no picture")
-    reopen_log(trial, -1).add(a_row(10) | {"epoch_mean/l1_loss": 0.5})
-    tracking = TrialTracking(trial, "sweep", CONFIG, "offline")
+    log_steps(trial, range(0, 50, 10))
+    track(trial, "stopped", artifacts=True)
+    sync(trial)
+    run = server.runs[run_id("sweep", trial.name)]
+    assert (run.steps, run.artifacts) == ([0, 10, 20, 30, 40], [])
+    log_steps(trial, range(30, 80, 10), after=20)
+    content = write_weights(trial)
+    track(trial, "finished", artifacts=True)
+    (local,) = offline_run(trial).artifacts
+    assert (local["type"], local["metadata"]["epochs"]) == ("model", 3)
+    assert Path(local["files"]["generator.safetensors"]).read_bytes() == content
+    assert Path(local["files"]["generator.safetensors"]) != trial.local_path / WEIGHTS, "the trial may yet go on"
+    sync(trial)
+    assert run.steps == list(range(0, 80, 10))
+    (artifact,) = run.artifacts
+    assert artifact["artifactCollectionName"] == f"generator-{run.id}"
+    assert trial.read(WEIGHTS) == content
+
+
+def test_online_a_finished_trials_weights_go_along_where_they_are_asked_for(
+    trial: Storage, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    log_steps(trial, range(3))
+    content = write_weights(trial)
+    track(trial, "finished", mode="online")
+    run = server.runs[run_id("sweep", trial.name)]
+    assert run.artifacts == []
+    track(trial, "finished", mode="online", artifacts=True)
+    assert [artifact["artifactTypeName"] for artifact in run.artifacts] == ["model"]
+    assert (trial.read(WEIGHTS), trial.exists("wandb/weights")) == (content, False)
+    track(trial, "finished", mode="online", artifacts=True)
+    assert len(run.artifacts) == 1
+
+
+def test_a_trial_that_goes_on_after_it_was_closed_is_opened_again(trial: Storage) -> None:
+    tracking = tracking_of(trial)
+    log_steps(trial, range(3))
     tracking.update()
-    tracking.finish("finished")
-    out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1 and "W&B tracking of" in err
-    assert not wandb_processes()
+    tracking.finish({"status": "failed", "restarts": 1})
+    log_steps(trial, range(2, 5), after=1)
+    tracking.update()
+    tracking.finish({"status": "finished", "restarts": 2, "ssim": 0.5})
+    run = offline_run(trial)
+    assert run.steps == [0, 1, 2, 3, 4]
+    assert (run.summary["status"], run.summary["restarts"], "ssim" in run.summary) == ("finished", 2, False)
 
 
 @pytest.mark.parametrize("wanted", ["online", "offline", "off"])
@@ -418,11 +392,6 @@ def test_run_ids_are_stable_valid_and_never_collide() -> None:
     ids = {run_id(experiment, trial) for experiment in ("e", "e-a") for trial in [*names, "a-x", "x"]}
     assert len(ids) == 2 * (len(names) + 2)
     assert all(set(one) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(one) <= 64 for one in ids)
-
-
-def test_the_hint_can_be_pasted() -> None:
-    assert sync_hint("results/sweep") == "wandb sync results/sweep/trials/*/wandb/offline-run-*"
-    assert sync_hint(Path("my results/sweep")) == "wandb sync 'my results/sweep'/trials/*/wandb/offline-run-*"
 
 
 def test_importing_the_module_does_not_import_wandb() -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+if TYPE_CHECKING:  # wandb takes a second to load
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 FILE_HEADER_SIZE = 7
 BLOCK_SIZE = 32 * 1024
@@ -19,8 +20,10 @@ CHUNK_HEADER = struct.Struct("<IHB")  # CRC-32C, length, type
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Iterator["Record"]:
     """Every record of a `run-ID.wandb` file, which is framed as LevelDB's log is."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
     data = path.read_bytes()
     assert data[:4] == b":W&B", data[:FILE_HEADER_SIZE]
     position, record = FILE_HEADER_SIZE, b""
@@ -40,7 +43,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 @dataclass
 class RecordedRun:
-    """One run as W&B has it; each row of `history` holds its `_step`."""
+    """One run as W&B has it; each row of `history` holds its `_step`, each of `artifacts` its record or input."""
 
     id: str = ""
     name: str = ""
@@ -53,6 +56,7 @@ class RecordedRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def steps(self) -> list[int]:
@@ -74,7 +78,20 @@ def read_run(path: Path) -> RecordedRun:
             run.summary.update(_items(record.summary.update))
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
+        elif kind == "artifact":
+            run.artifacts.append(_artifact(record.artifact))
+        elif kind == "request" and record.request.HasField("log_artifact"):
+            run.artifacts.append(_artifact(record.request.log_artifact.artifact))
     return run
+
+
+def _artifact(record: Any) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "type": record.type,
+        "metadata": json.loads(record.metadata or "{}"),
+        "files": {entry.path: entry.local_path for entry in record.manifest.contents},
+    }
 
 
 def _items(items: Any) -> dict[str, Any]:
@@ -89,9 +106,17 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 class LocalServer:
-    """As much of a W&B server as online runs need: `with LocalServer() as server`, then `server.url`."""
+    """As much of a W&B server as online runs need: `with LocalServer() as server`, then `server.url`.
+
+    Attributes:
+        answers: while it is cleared, requests are taken and not answered.
+        faults: parts of addresses, with the status that all requests there get.
+    """
 
     def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.answers.set()
+        self.faults: dict[str, int] = {}
         self.runs: dict[str, RecordedRun] = {}
         self.received: list[tuple[str, bytes]] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -115,6 +140,7 @@ class LocalServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.answers.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -127,6 +153,23 @@ class LocalServer:
             return {"model": {**project, "bucket": run and _resume_status(run)}}
         if operation == "UpsertBucket":
             return {"upsertBucket": {"bucket": self._upsert(variables) | {"project": project}, "inserted": True}}
+        if operation == "Viewer":
+            return {
+                "viewer": {
+                    "id": "v",
+                    "entity": "me",
+                    "username": "me",
+                    "email": "",
+                    "flags": "{}",
+                    "teams": {"edges": []},
+                }
+            }
+        if operation == "ArtifactType":
+            return {"project": None}
+        if operation == "CreateArtifact":
+            artifact = variables["input"]
+            self.runs[artifact["runName"]].artifacts.append(artifact)
+            return {"createArtifact": {"artifact": {"id": "a", "state": "COMMITTED", "artifactSequence": {}}}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
@@ -177,10 +220,13 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
 
         def do_PUT(self) -> None:
             self._body()
-            self._reply({})
+            if not self._fails():
+                self._reply({})
 
         def do_POST(self) -> None:
             body = self._body()
+            if self._fails():
+                return
             if self.path == "/graphql":
                 request = json.loads(body)
                 match = re.match(r"\s*\w+ (\w+)", request["query"])
@@ -197,8 +243,15 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             server.received.append((self.path, body))
             return body
 
-        def _reply(self, answer: Any) -> None:
-            self.send_response(200)
+        def _fails(self) -> bool:
+            server.answers.wait()
+            status = next((status for part, status in server.faults.items() if part in self.path), 0)
+            if status:
+                self._reply({"error": "no more of this"}, status)
+            return bool(status)
+
+        def _reply(self, answer: Any, status: int = 200) -> None:
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
 

@@ -1,0 +1,235 @@
+"""Experiments from Python: run as the commands run them, and read as pyarrow tables."""
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from runner.checking import Options
+from runner.errors import Exit
+from runner.experiment import ExperimentSource, load_experiment
+from runner.metrics_log import read_rows
+from runner.records import TRIALS, image_name, read_outcome
+from runner.repeats import repeated_cells
+from runner.report.reading import read_results
+from runner.results import Result
+from runner.results_files import cell_row
+from runner.run import run_experiment as run
+from runner.screen import Screen
+from runner.storage import Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from gan.generator import Generator
+
+
+def run_experiment(
+    experiment: ExperimentSource,
+    *,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    storage: str | Path = "results",
+    in_process: bool = False,
+    address: str | None = None,
+    time_limit_s: float | None = None,
+    take_over: bool = False,
+    retry_diverged: bool = False,
+    dashboard: bool = True,
+    quiet: bool = False,
+) -> "Results":
+    """Runs what is not finished yet of an experiment, as `python -m runner.tune` does, and reads its results.
+
+    Trials that fail, diverge or are stopped by the time limit, by SIGTERM or because a disk is full are results, each
+    with its status; the same call goes on with what can go on.
+
+    Args:
+        experiment: the path of an experiment file, or what one would hold.
+        overrides: fields to set, as {"training.epochs": 2} or as ["training.epochs=2"].
+        storage: the folder below which results go.
+        in_process: one trial after the other in this process, without Ray. An error in one is raised as it is.
+        address: an existing Ray cluster; by default RAY_ADDRESS, else a local one of our own.
+        time_limit_s: stops cleanly before so many seconds have passed.
+        take_over, retry_diverged, dashboard: as the options of the command.
+        quiet: shows nothing.
+
+    Raises:
+        ConfigError, DataError, StorageError, ResourceError: something is wrong with the experiment, the data, the
+            storage or the machine; nothing was run. All are UserErrors, whose texts say what to do.
+        KeyboardInterrupt: Ctrl-C, once all that was done is saved.
+    """
+    source = plain(experiment) if isinstance(experiment, Mapping) else experiment
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={json.dumps(plain(value))}" for key, value in overrides.items()]
+    options = Options(
+        overrides=tuple(overrides),
+        storage=str(storage),
+        address=address or os.environ.get("RAY_ADDRESS"),
+        time_limit_s=time_limit_s,
+        take_over=take_over,
+        retry_diverged=retry_diverged,
+        dashboard=dashboard,
+        in_process=in_process,
+    )
+    name = load_experiment(source, options.overrides).name
+    with contextlib.ExitStack() as stack:
+        if in_process:
+            from runner.settling import torch_settings_kept
+
+            stack.enter_context(torch_settings_kept())
+        code = run(source, options, Screen(Console(quiet=True)) if quiet else Screen())
+    if code == Exit.INTERRUPTED:
+        raise KeyboardInterrupt("interrupted; the same call goes on from the last checkpoint")
+    return load_results(Path(storage) / name)
+
+
+def load_results(folder: str | Path) -> "Results":
+    """The results of an experiment's folder, STORAGE/EXPERIMENT, as they stand there, finished or not.
+
+    Raises:
+        DataError: it is no experiment's folder.
+        ConfigError: what stands in it is not what a run leaves.
+    """
+    experiment, results = read_results(str(folder))
+    trials = [
+        TrialResults(experiment.at(f"{TRIALS}/{result.row['trial']}").local_path, result.params, result.row)
+        for result in results
+    ]
+    return Results(experiment.local_path, trials)
+
+
+@dataclass(frozen=True)
+class TrialResults:
+    """One trial: its folder, its swept parameters and its row of results.csv."""
+
+    folder: Path
+    parameters: Mapping[str, Any]
+    row: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of the trial and of its folder: `batch_size=4,lambda_l1=100`."""
+        return self.folder.name
+
+    @property
+    def status(self) -> str:
+        """finished, running, stopped, failed, diverged or out_of_memory."""
+        return str(self.row["status"])
+
+    @property
+    def reason(self) -> str:
+        """Why its last run ended; empty where there is nothing to say."""
+        return read_outcome(Storage.open(self.folder))["reason"]
+
+    @property
+    def metrics(self) -> pa.Table:
+        """The rows of metrics.jsonl as they stand now, null where a row has not got a column."""
+        return as_table(read_rows(Storage.open(self.folder)))
+
+    @property
+    def images(self) -> dict[int, Path]:
+        """The pictures by the epoch that they were made after: PNGs, a row source | target | generated a tile."""
+        from runner.report.pictures import picture_epochs
+
+        return {epoch: self.folder / image_name(epoch) for epoch in picture_epochs(Storage.open(self.folder))}
+
+    def translate(
+        self, image: "NDArray[np.uint8] | Image.Image", *, mode: str = "eval", overlap: int | None = None
+    ) -> "NDArray[np.uint8]":
+        """The fake target of a picture of any size, (H, W, 3) uint8, with the bits of `python -m runner.translate`.
+
+        Args:
+            image: the source, (H, W, 3) uint8, or a Pillow picture of any mode, which is turned upright.
+            mode, overlap: as gan.translation.Tiling's.
+
+        Raises:
+            DataError: the trial has no weights yet. They are read at the first call, and kept.
+            ValueError: the picture has another shape or type, the overlap is out of range, or the mode unknown.
+        """
+        from PIL import Image
+
+        from gan.pictures import rgb_pixels
+        from gan.translation import Tiling, translate
+        from runner.settling import torch_settings_kept
+        from runner.translation import set_up_device
+
+        if isinstance(image, Image.Image):
+            image = rgb_pixels(image.copy())  # it turns the picture that it is given
+        with torch_settings_kept():
+            return translate(self._generator.to(set_up_device()), image, Tiling(mode, overlap))
+
+    @functools.cached_property
+    def _generator(self) -> "Generator":
+        from runner.trained import open_trained
+
+        return open_trained(self.folder).generator
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's trials, in the order of its sweep."""
+
+    folder: Path
+    trials: Sequence[TrialResults]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.folder.name
+
+    @property
+    def is_finished(self) -> bool:
+        """True where all trials are."""
+        return all(trial.status == "finished" for trial in self.trials)
+
+    @property
+    def table(self) -> pa.Table:
+        """results.csv: a row a trial."""
+        return as_table([trial.row for trial in self.trials])
+
+    @property
+    def over_seeds(self) -> pa.Table:
+        """over_seeds.csv: a row a cell of the sweep, means and spreads over its seeds; empty where nothing repeats."""
+        cells = repeated_cells([Result(trial.parameters, trial.row) for trial in self.trials])
+        return as_table(list(map(cell_row, cells)))
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __iter__(self) -> Iterator[TrialResults]:
+        return iter(self.trials)
+
+    def __getitem__(self, trial: str | int) -> TrialResults:
+        """A trial by its name, or by its place."""
+        if isinstance(trial, int):
+            return self.trials[trial]
+        by_name = {found.name: found for found in self.trials}
+        if trial not in by_name:
+            raise KeyError(f"{self.name} has no trial {trial!r}; it has {', '.join(by_name)}")
+        return by_name[trial]
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A table with the columns of all rows; a column without any value is one of floats."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    arrays = [pa.array([row.get(name) for row in rows]) for name in names]
+    return pa.table([a.cast(pa.float64()) if pa.types.is_null(a.type) else a for a in arrays], names=names)
+
+
+def plain(value: Any) -> Any:
+    """The value as YAML would give it: dicts and lists, paths as texts, what numpy has as Python has it."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(plain, value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value

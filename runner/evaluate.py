@@ -1,0 +1,84 @@
+"""`python -m runner.evaluate TRIAL_DIR`: all metrics of a trained generator on all validation patches."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.command import add_traceback, new_parser, run_command
+from runner.errors import Exit, StorageError
+
+LATEST = "latest"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code."""
+    parser = new_parser(
+        "runner.evaluate",
+        "Measures a trial's generator on all validation patches, one at a time, in both modes: `study` (batch\n"
+        "statistics and dropout on, as the study evaluates) and `eval`. Means come with 95 % bootstrap intervals over\n"
+        "pictures. Computes in fp32, on a GPU where there is one.",
+        "python -m runner.evaluate results/baseline/trials/trial --json evaluation.json --csv patches.csv",
+    )
+    parser.add_argument("trial", metavar="TRIAL_DIR", help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL")
+    parser.add_argument(
+        "--data", metavar="DIR", help="pairs to use, in DIR/val or DIR (default: the validation patches of the trial)"
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="latest|EPOCH", default=LATEST, help="which weights (default: the latest ones)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write means, intervals, extremes there")
+    parser.add_argument("--csv", metavar="FILE", help="write every patch's values there")
+    parser.add_argument(
+        "--inception-weights", metavar="FILE",
+        help="also FID and KID: torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lpips-weights", metavar="FILE",
+        help="also LPIPS: torchvision's alexnet-owt-7be5be79.pth, vgg16-397923af.pth or squeezenet1_1-b8a52dc0.pth",
+    )  # fmt: skip
+    add_traceback(parser)
+    return run_command(parser, run_evaluate, argv)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> Exit:
+    """Evaluates, shows and writes what the options ask for."""
+    for path in (arguments.json, arguments.csv):
+        check_target(path)
+    from runner.evaluation import Request, evaluate_trial, json_of, results_table
+    from runner.scores import csv_of
+    from runner.screen import Screen
+
+    screen = Screen()
+    request = Request(
+        arguments.trial, arguments.checkpoint, arguments.data, arguments.inception_weights, arguments.lpips_weights
+    )
+    evaluation = evaluate_trial(request, screen)
+    screen.console.print(results_table(evaluation))
+    if arguments.json:
+        write_file(arguments.json, json_of(evaluation))
+    if arguments.csv:
+        write_file(arguments.csv, csv_of(evaluation.scores))
+    return Exit.FINISHED
+
+
+def check_target(path: str | None) -> None:
+    """Raises StorageError where a file can't be written, before minutes of work."""
+    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+        problem = "is a folder" if Path(path).is_dir() else "its folder does not exist"
+        raise StorageError(f"{path}: {problem}; give the name of a file in a folder that stands")
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes the file whole; raises StorageError where that can't be done."""
+    from runner.storage import Storage
+
+    place = Path(path).absolute()
+    try:
+        Storage.open(place.parent).write(place.name, content)
+    except OSError as error:
+        raise StorageError(f"{path}: it can't be written ({error.strerror}); give another file") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

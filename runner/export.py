@@ -1,0 +1,46 @@
+"""`python -m runner.export TRIAL_DIR`: a trained generator as a file for other programs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from runner.command import add_traceback, new_parser, run_command
+from runner.errors import Exit
+
+LATEST = "latest"
+FORMATS = ("safetensors", "onnx", "pytorch-cyclegan")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code."""
+    parser = new_parser(
+        "runner.export",
+        "Writes a trial's generator to one file.\n"
+        "  safetensors       weights under this project's names, with what is needed to build the generator\n"
+        "  onnx              a model for onnxruntime and others, in eval mode; written once onnxruntime has been\n"
+        "                    seen to agree with torch on the trial's own validation patches\n"
+        "  pytorch-cyclegan  latest_net_G.pth of pytorch-CycleGAN-and-pix2pix\n"
+        "safetensors and pytorch-cyclegan files are also what model.initial_weights takes.",
+        "python -m runner.export results/baseline/trials/trial --format onnx --out generator.onnx",
+    )
+    parser.add_argument("trial", metavar="TRIAL_DIR", help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="for which program")
+    parser.add_argument("--out", required=True, metavar="FILE", help="where to; a file of that name is replaced")
+    parser.add_argument(
+        "--checkpoint", metavar="latest|EPOCH", default=LATEST, help="which weights (default: the latest ones)"
+    )
+    add_traceback(parser)
+    return run_command(parser, run_export, argv)
+
+
+def run_export(arguments: argparse.Namespace) -> Exit:
+    """Writes what the options ask for."""
+    from runner.exporting import export_trial
+    from runner.screen import Screen
+
+    export_trial(arguments.trial, arguments.checkpoint, arguments.format, arguments.out, Screen().say)
+    return Exit.FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""`python -m runner.report EXPERIMENT_DIR...`: a page that compares trials."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from runner.command import add_traceback, new_parser, run_command
+from runner.errors import Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code."""
+    parser = new_parser(
+        "runner.report",
+        "Writes report.html, one self-contained page that compares the trials of an experiment, from what stands in\n"
+        "its folder, and results.csv and results.json with it. Several experiments are compared in one page.",
+        "python -m runner.report results/batch_sweep results/resize --out comparison.html",
+    )
+    parser.add_argument(
+        "folders", metavar="EXPERIMENT_DIR", nargs="+", help="an experiment's folder, STORAGE/EXPERIMENT"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE",
+        help="where the page goes (default: report.html in the experiment's folder, or in the current one for several)",
+    )  # fmt: skip
+    add_traceback(parser)
+    return run_command(parser, run_report, argv)
+
+
+def run_report(arguments: argparse.Namespace) -> Exit:
+    """Writes what the parsed options ask for."""
+    from runner.report.command import write_report
+
+    for line in write_report(arguments.folders, arguments.out):
+        print(line)
+    return Exit.FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

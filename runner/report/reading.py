@@ -1,0 +1,85 @@
+"""An experiment's folder as the page's records."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.errors import DataError
+from runner.experiment import load_experiment, plan_trials, read_yaml, validate
+from runner.lease import is_alive, read_lease
+from runner.placing import PlacedTrial, place_trials, recorded_data_fingerprint, recorded_initial_weights
+from runner.records import TRIALS, read_outcome, read_trial_file
+from runner.report.records import TrialRecord
+from runner.results import Result, trial_row, trial_status
+from runner.search_space import Range, read_search_space
+from runner.storage import Storage
+
+EXPERIMENT_FILE = "experiment.yaml"
+
+
+def read_results(folder: str) -> tuple[Storage, list[Result]]:
+    """An experiment's folder and the result of each of its trials, from what stands in it.
+
+    Raises:
+        DataError: it is no experiment's folder.
+        ConfigError: its experiment.yaml or a trial is not what a run leaves.
+    """
+    experiment = Storage.open(folder)
+    if not experiment.exists(EXPERIMENT_FILE):
+        place = "there is no such folder" if not Path(folder).is_dir() else f"there is no {EXPERIMENT_FILE} in it"
+        raise DataError(f"{folder}: {place}: give an experiment's folder, STORAGE/EXPERIMENT")
+    lease = read_lease(experiment)
+    is_run = lease is not None and is_alive(lease, None)
+    return experiment, [
+        Result(place.trial.params, read_row(experiment, place, is_run)) for place in read_trials(experiment)
+    ]
+
+
+def read_trials(experiment: Storage) -> list[PlacedTrial]:
+    """The experiment's trials in their folders."""
+    path = experiment.local_path / EXPERIMENT_FILE
+    trials = plan_trials(load_experiment(path), str(path))
+    fingerprints: dict[str, str] = {
+        t.config.data.patching: recorded_data_fingerprint(experiment, t.config) or "" for t in trials
+    }
+    initial_weights = {trial.name: recorded_initial_weights(experiment, trial) for trial in trials}
+    return place_trials(experiment, trials, fingerprints, initial_weights)
+
+
+def read_row(experiment: Storage, place: PlacedTrial, is_run: bool) -> dict[str, Any]:
+    """A trial's row of results; it runs only while a command holds the experiment."""
+    trial = experiment.at(f"{TRIALS}/{place.folder}")
+    running = is_run and read_outcome(trial)["status"] == "running"
+    status = trial_status(trial, finished=place.finished, running=running)
+    return trial_row(trial, place.folder, place.trial.params, status)
+
+
+def read_record(
+    experiment: Storage, result: Result, log: Sequence[Mapping[str, Any]], among_others: str = ""
+) -> TrialRecord:
+    """A trial's result with what else the page shows of it.
+
+    Args:
+        log: the rows of the trial's metrics.jsonl.
+        among_others: what the page calls the experiment where it has several; empty where it has one.
+    """
+    name = str(result.row["trial"])
+    folder = experiment.at(f"{TRIALS}/{name}")
+    record = read_trial_file(folder) or {}
+    return TrialRecord(
+        experiment=experiment.name,
+        name=name,
+        shown=f"{among_others}/{name}" if among_others else name,
+        params={**result.params, "experiment": among_others} if among_others else result.params,
+        row=result.row,
+        folder=folder,
+        record=record,
+        reason=read_outcome(folder)["reason"],
+        log=log,
+    )
+
+
+def read_drawn(experiment: Storage) -> dict[str, Range]:
+    """What an experiment draws its parameters from, by name; raises ConfigError where its file is broken."""
+    path = experiment.local_path / EXPERIMENT_FILE
+    return dict(read_search_space(validate(read_yaml(path), str(path)).sweep).ranges)

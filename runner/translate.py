@@ -1,0 +1,91 @@
+"""`python -m runner.translate TRIAL_DIR INPUT... --out DIR`: pictures of any size through a trained generator."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from runner.command import add_traceback, new_parser, run_command, show_error, unwound_on_sigterm
+from runner.errors import Exit
+
+EPILOG = "python -m runner.translate results/baseline/trials/trial data/city.tif data/maps --out translated"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code."""
+    parser = new_parser(
+        "runner.translate",
+        "Translates pictures of any size: in overlapping tiles, blended so that no seam shows.\n\n"
+        "Each input gives DIR/STEM.png, RGB and of the same size. JPEG, PNG and TIFF, of 8 and 16 bits, grey, palette\n"
+        "and CMYK, are read; they are turned upright, and what is transparent is laid on white, as in training.",
+        EPILOG,
+    )
+    parser.add_argument("trial", metavar="TRIAL_DIR", help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="pictures, or folders of pictures")
+    parser.add_argument("--out", metavar="DIR", required=True, help="the folder for the results")
+    parser.add_argument(
+        "--checkpoint", metavar="latest|EPOCH", default="latest", help="which weights (default: the latest)"
+    )
+    parser.add_argument(
+        "--mode", choices=("eval", "study"), default="eval",
+        help="eval: running statistics, no dropout (default); study: each tile's own statistics, dropout by its place",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pairs", action="store_true", help="inputs are pairs as in a data set: their source half is translated"
+    )
+    parser.add_argument(
+        "--overlap", metavar="PIXELS", type=pixels,
+        help="that neighbouring tiles share, at most half a tile (default: a quarter; more is smoother, and slower)",
+    )  # fmt: skip
+    add_traceback(parser)
+    return run_command(parser, run_translate, argv)
+
+
+def pixels(text: str) -> int:
+    """A number of pixels, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels: give 0 or more")
+    return int(text)
+
+
+def run_translate(arguments: argparse.Namespace) -> Exit:
+    """Checks all that can be wrong at once, then goes from picture to picture."""
+    from runner.checking import open_storage
+    from runner.errors import DataError
+    from runner.picture_files import find_pictures
+    from runner.screen import Screen
+
+    out = open_storage(arguments.out, "--out")
+    pictures = find_pictures(arguments.inputs, out)
+    from gan.translation import Tiling  # torch comes with it
+    from runner.trained import open_trained
+    from runner.translation import TranslationJob, set_up_device, translate_files
+
+    trained = open_trained(arguments.trial, arguments.checkpoint)
+    size = trained.config.data.patch_size
+    if arguments.overlap is not None and arguments.overlap > size // 2:
+        raise DataError(
+            f"--overlap is {arguments.overlap}: tiles of this trial have {size} pixels, so that half of one, "
+            f"{size // 2}, is the most they can share"
+        )
+    job = TranslationJob(
+        generator=trained.generator.to(set_up_device()),
+        direction=trained.config.data.direction if arguments.pairs else None,
+        tiling=Tiling(arguments.mode, arguments.overlap),
+    )
+    screen = Screen()
+    screen.say(f"{trained.trial.shown}: {trained.epochs} epochs, tiles of {size} pixels, {arguments.mode} mode")
+    if trained.config.data.patching == "resize":
+        screen.say(f"note: this trial saw pictures shrunk to {size} pixels: give pictures of that scale")
+    try:
+        with unwound_on_sigterm():
+            num_done = translate_files(job, pictures, out, screen)
+    except KeyboardInterrupt:
+        show_error(f"interrupted; the pictures that stand in {out.shown} are whole, the same command begins anew")
+        return Exit.INTERRUPTED
+    if num_done == len(pictures):
+        return Exit.FINISHED
+    return Exit.TRIAL_FAILED if num_done else Exit.BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Trials as the tests track them, and what W&B then has of them."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gan.losses import LOSS_NAMES
+from runner.storage import Storage
+from runner.tracking import TrialTracking
+from runner.wandb_session import Uplink
+from tests.runner.experiments import reopen_log
+from tests.runner.wandb_log import RecordedRun, read_run
+
+KEY = "0123456789abcdef" * 3
+CONFIG = {"name": "sweep", "training": {"batch_size": 1, "betas": [0.5, 0.999]}, "model": {"channels": 8}}
+
+
+def a_row(step: int, epoch: int = 1) -> dict[str, Any]:
+    losses = {name: step + number / 10 for number, name in enumerate(LOSS_NAMES)}
+    return {"step": step, "epoch": epoch, "seconds": step / 4, "images_per_second": 4.5, **losses}
+
+
+def log_steps(trial: Storage, steps: range, after: int = -1) -> None:
+    """Does these steps in a worker's place; rows past `after` are cut off, as at its restart."""
+    log = reopen_log(trial, after)
+    for step in steps:
+        log.add(a_row(step))
+
+
+def tracking_of(
+    trial: Storage, mode: str = "offline", *, artifacts: bool = False, say: Callable[[str], Any] = pytest.fail
+) -> TrialTracking:
+    return TrialTracking(trial, "sweep", CONFIG, Uplink(mode, say), artifacts=artifacts)
+
+
+def track(trial: Storage, status: str, mode: str = "offline", **how: Any) -> None:
+    tracking = tracking_of(trial, mode, **how)
+    tracking.update()
+    tracking.finish({"status": status})
+
+
+def offline_run(folder: Storage) -> RecordedRun:
+    """The one offline run of a trial or an experiment."""
+    (path,) = folder.local_path.glob("wandb/offline-run-*/run-*.wandb")
+    return read_run(path)
+
+
+def files_of(trial: Storage) -> dict[Path, tuple[int, bytes]]:
+    paths = [path for path in trial.local_path.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def wandb_processes() -> str:
+    ours = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
+    return subprocess.run(ours, capture_output=True, text=True, check=False).stdout
