@@ -1,6 +1,7 @@
 """What the tests share: the study's values, the real pairs, small stores of drawn patches."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def no_command_stays() -> Iterator[None]:
     """What a failed test has started ends with it."""
     yield
     end_what_was_started()
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """What is run in this process leaves its handling of signals as it was."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(kind) for kind in kinds]
+    yield
+    assert [signal.getsignal(kind) for kind in kinds] == before
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,13 @@ import argparse
 import contextlib
 import secrets
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checking import open_storage
+from runner.command import unwound_on_sigterm
 from runner.drill.drill import SHORT_MINUTES, Drill
 from runner.drill.faults import FAULTS, Fault
 from runner.drill.reach import Cluster, Reach, ThisMachine
@@ -24,11 +23,11 @@ from runner.storage import Storage
 def conduct(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit:
     """Drills, prints the table, and removes the temporary folder if all survived."""
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(Exit.STOPPED)))
     screen = Screen()
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(10**6)
     report = open_report(arguments.json)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(unwound_on_sigterm())
         reach: Reach = ThisMachine()
         if arguments.address:
             cluster = stack.enter_context(contextlib.closing(Cluster(arguments.address)))

@@ -16,6 +16,7 @@ from runner.checkpoints import checkpoint_name
 from runner.drill.__main__ import main
 from runner.drill.conduct import conduct
 from runner.drill.damaging import DAMAGES
+from runner.drill.drill import SHORT_MINUTES
 from runner.drill.faults import FAULTS, Fault, why_not
 from runner.drill.planning import Cost, Pace, choose_next
 from runner.drill.processes import ambush_worker, kill_session, session_processes, signal_worker
@@ -181,7 +182,7 @@ def test_a_run_that_did_not_survive_makes_the_exit_code_1_and_what_has_no_time_i
     )
     table = tmp_path / "table.json"
     arguments = argparse.Namespace(
-        minutes=2.0, address=None, storage=str(tmp_path / "storage"), json=str(table), seed=0
+        minutes=SHORT_MINUTES - 1, address=None, storage=str(tmp_path / "storage"), json=str(table), seed=0
     )
     assert conduct(arguments, faults) == 1
     output = capsys.readouterr().out
