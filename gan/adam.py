@@ -1,6 +1,6 @@
 """Adam (Kingma and Ba 2015) for fp32 weights, and for networks that compute with rounded copies of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,12 +17,12 @@ CHUNK = 2**20
 class Piece(NamedTuple):
     """What belongs to one parameter, or to a run of its numbers, as views.
 
-    `parameter` is its number among all, `run` its part (None: all of it). `rounded` is the copy that the
+    `parameter` is its name, `run` its part (None: all of it). `rounded` is the copy that the
     network computes with, `wide` the place for the gradient in fp32; None where the network computes with the
     weight itself. A run is of numbers in the order that they have in memory, channels last or not.
     """
 
-    parameter: int
+    parameter: str
     run: slice | None
     weight: Tensor
     exp_avg: Tensor
@@ -57,9 +57,9 @@ class Adam:
         }
         self._groups: list[list[Piece]] = [[]]
         scratch = torch.empty(CHUNK)
-        for index, ((name, weight), rounded) in enumerate(zip(weights.items(), low.parameters(), strict=True)):
+        for (name, weight), rounded in zip(weights.items(), low.parameters(), strict=True):
             exp_avg, exp_avg_sq = self.moments[name]
-            whole = Piece(index, None, weight.detach(), exp_avg, exp_avg_sq)
+            whole = Piece(name, None, weight.detach(), exp_avg, exp_avg_sq)
             if rounded is weight:
                 self._groups[0].append(whole)
             elif device.type == "cpu":
@@ -67,25 +67,36 @@ class Adam:
             else:
                 self._groups[0].append(whole._replace(rounded=rounded.detach(), wide=torch.empty_like(whole.weight)))
 
-    @torch.no_grad()
-    def update(self, gradients: Sequence[Tensor], scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
-        """One update.
+    def begin_update(self, found_inf: Tensor | None = None) -> None:
+        """Counts the update that is made next, in one part or several.
 
         Args:
-            gradients: in the order of the network's parameters, in the types of what computes.
-            scale: what the gradients are to be divided by, a scalar on the device.
-            found_inf: a scalar on the device; where it is 1 the update is left out.
+            found_inf: a scalar on the device; where it is 1 the update is left out, as it must be in each part.
         """
         self.num_updates += 1 if found_inf is None else 1 - found_inf
+
+    @torch.no_grad()
+    def update(
+        self, gradients: Mapping[str, Tensor], scale: Tensor | None = None, found_inf: Tensor | None = None
+    ) -> None:
+        """Updates the parameters that gradients are given for.
+
+        Args:
+            gradients: by the parameters' names, in the types of what computes.
+            scale: what the gradients are to be divided by, a scalar on the device.
+            found_inf: see `begin_update`.
+        """
         for group in self._groups:
-            own = [gradients[piece.parameter] for piece in group]
+            part = [piece for piece in group if piece.parameter in gradients]
+            if not part:
+                continue
             torch._fused_adam_(
-                [piece.weight for piece in group],
-                [widened(piece, gradient) for piece, gradient in zip(group, own, strict=True)],
-                [piece.exp_avg for piece in group],
-                [piece.exp_avg_sq for piece in group],
+                [piece.weight for piece in part],
+                widened(part, [gradients[piece.parameter] for piece in part]),
+                [piece.exp_avg for piece in part],
+                [piece.exp_avg_sq for piece in part],
                 [],
-                [self.num_updates] * len(group),
+                [self.num_updates] * len(part),
                 lr=self.learning_rate,
                 beta1=BETAS[0],
                 beta2=BETAS[1],
@@ -96,7 +107,7 @@ class Adam:
                 grad_scale=scale,
                 found_inf=found_inf,
             )
-            round_weights(group)
+            round_weights(part)
 
     @torch.no_grad()
     def round_weights(self) -> None:
@@ -122,14 +133,24 @@ def flattened(tensor: Tensor, *, channels_last: bool) -> Tensor:
     return (tensor.permute(0, 2, 3, 1) if channels_last else tensor).reshape(-1)
 
 
-def widened(piece: Piece, gradient: Tensor) -> Tensor:
-    """The piece's part of its parameter's gradient in fp32, in the weight's memory format."""
-    part = gradient
-    if piece.run is not None:
-        part = flattened(gradient, channels_last=piece.channels_last)[piece.run]
-    if piece.wide is not None:
-        return piece.wide.copy_(part)
-    return part if part.stride() == piece.weight.stride() else torch.empty_like(piece.weight).copy_(part)
+def widened(group: Sequence[Piece], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Each piece's part of its parameter's gradient in fp32, in the weight's memory format."""
+    parts = [
+        gradient if piece.run is None else flattened(gradient, channels_last=piece.channels_last)[piece.run]
+        for piece, gradient in zip(group, gradients, strict=True)
+    ]
+    copied, copies, result = [], [], []
+    for piece, part in zip(group, parts, strict=True):
+        place = piece.wide
+        if place is None and part.stride() != piece.weight.stride():
+            place = torch.empty_like(piece.weight)
+        if place is not None:
+            copied.append(part)
+            copies.append(place)
+        result.append(part if place is None else place)
+    if copies:
+        torch._foreach_copy_(copies, copied)
+    return result
 
 
 def round_weights(group: Sequence[Piece]) -> None:
@@ -138,8 +159,3 @@ def round_weights(group: Sequence[Piece]) -> None:
     if pairs:
         rounded, weights = zip(*pairs, strict=True)
         torch._foreach_copy_(rounded, weights)
-
-
-def zeros_like(weight: Tensor) -> Tensor:
-    """Zeros of a weight's shape, type and memory format."""
-    return torch.zeros_like(weight, requires_grad=False)

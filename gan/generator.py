@@ -91,12 +91,20 @@ class Generator(nn.Module):
             dropout_masks: three tensors (N, *dropout_shapes[i]) of 0 (dropped) and 2 (kept), or none
                 for no dropout.
         """
-        skips = []
+        return self.decode(self.encode(source), dropout_masks)
+
+    def encode(self, source: Tensor) -> list[Tensor]:
+        """What each level makes of the source, the bottleneck's last."""
         x = source.to(self.last.weight.dtype)
+        levels = []
         for down in self.down:
             x = down(x)
-            skips.append(x)
-        skips.pop()
+            levels.append(x)
+        return levels
+
+    def decode(self, levels: Sequence[Tensor], dropout_masks: Sequence[Tensor] = ()) -> Tensor:
+        """The fake target from what `encode` gave."""
+        *skips, x = levels
         for block, up in enumerate(self.up):
             x = up(x, dropout_masks[block] if block < len(dropout_masks) else None)
             x = torch.cat([skips.pop(), x], dim=1)

@@ -6,6 +6,7 @@ import torch
 
 from gan.feeding import Batch
 from gan.state import TrainState
+from gan.streams import FIRST, new_stream
 from gan.team import Team
 
 NUM_REHEARSALS = 3
@@ -45,14 +46,14 @@ class GraphedStep:
         """The graph that learns from whatever stands in the batch's tensors; the state stays as it is."""
         rehearse(self._state, self._learn, batch)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=new_stream(self._state.device, FIRST)):
             self._learn(batch)
         return graph
 
 
 def rehearse(state: TrainState, learn: Callable[[Batch], None], batch: Batch) -> None:
     """Lets the libraries choose and load what they need, which a capture may not do; the state stays as it is."""
-    stream = torch.cuda.Stream() if state.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    stream = new_stream(state.device, FIRST) if state.device.type == "cuda" else None
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream())
     with state.kept(), torch.cuda.stream(stream):  # no stream, no effect

@@ -26,6 +26,12 @@ class DiscriminatorLoss(NamedTuple):
 LOSS_NAMES = (*GeneratorLoss._fields, *DiscriminatorLoss._fields)
 
 
+def judgement_loss(logits: Tensor, judgement: float) -> Tensor:
+    """Cross-entropy of the discriminator's logits with one judgement of all they see: 1 for real, 0 for fake."""
+    wide = logits.float()
+    return binary_cross_entropy_with_logits(wide, torch.full_like(wide, judgement))
+
+
 def generator_loss(fake_logits: Tensor, fake: Tensor, target: Tensor, lambda_l1: float) -> GeneratorLoss:
     """The fake is to be taken for real, and near the target.
 
@@ -34,7 +40,7 @@ def generator_loss(fake_logits: Tensor, fake: Tensor, target: Tensor, lambda_l1:
         fake, target: (N, 3, H, W) in [-1, 1].
         lambda_l1: weight of the mean absolute difference, 100 in the paper.
     """
-    fooled = binary_cross_entropy_with_logits(fake_logits.float(), torch.ones_like(fake_logits, dtype=torch.float32))
+    fooled = judgement_loss(fake_logits, 1.0)
     distance = l1_loss(fake.float(), target.float())
     return GeneratorLoss(fooled + lambda_l1 * distance, fooled, distance)
 
@@ -45,7 +51,5 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Discriminato
     Args:
         real_logits, fake_logits: (N, 1, h, w).
     """
-    real, fake = real_logits.float(), fake_logits.float()
-    real_d_loss = binary_cross_entropy_with_logits(real, torch.ones_like(real))
-    fake_d_loss = binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+    real_d_loss, fake_d_loss = judgement_loss(real_logits, 1.0), judgement_loss(fake_logits, 0.0)
     return DiscriminatorLoss(real_d_loss + fake_d_loss, real_d_loss, fake_d_loss)

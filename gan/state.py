@@ -13,6 +13,7 @@ from gan.generator import Generator
 from gan.losses import LOSS_NAMES
 from gan.precision import lowered, memory_format_of
 from gan.randomness import draw_weights
+from gan.streams import FIRST, LAST, SideStream
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TrainState:
         generator, discriminator: with their weights in fp32.
         low_generator, low_discriminator: what the steps compute with, see `gan.precision.lowered`; in fp32 they
             are the networks themselves.
+        judging, updating: where a GPU does the discriminator's work, and updates of the generator.
         step: updates done.
         epoch: the epoch that the next step belongs to, from 1.
         epoch_step: steps done in that epoch.
@@ -51,6 +53,7 @@ class TrainState:
         self.low_discriminator = lowered(self.discriminator, precision)
         self.generator_optimizer = Adam(self.generator, self.low_generator, learning_rate)
         self.discriminator_optimizer = Adam(self.discriminator, self.low_discriminator, learning_rate)
+        self.judging, self.updating = SideStream(device, FIRST), SideStream(device, LAST)
         self.loss_scale = LossScale(device, enabled=precision == "fp16")
         self.device = device
         self.step = 0

@@ -11,9 +11,14 @@ from gan.precision import LOWER_TYPES, lowered
 RATE = 2e-2
 
 
-def gradients_of(network: torch.nn.Module, seed: int) -> list[torch.Tensor]:
+def gradients_of(network: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(p.shape, generator=generator).to(p.dtype) for p in network.parameters()]
+    return {n: torch.randn(p.shape, generator=generator).to(p.dtype) for n, p in network.named_parameters()}
+
+
+def update(adam: Adam, gradients: dict[str, torch.Tensor], *scaling: torch.Tensor) -> None:
+    adam.begin_update(*scaling[1:])
+    adam.update(gradients, *scaling)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -31,9 +36,9 @@ def test_updates_are_those_of_torchs_adam(
     theirs = torch.optim.Adam(plain.parameters(), lr=RATE, betas=(0.5, 0.999))
     for step in range(3):
         values = gradients_of(low, step)
-        adam.update(values)
-        for parameter, value in zip(plain.parameters(), values, strict=True):
-            parameter.grad = value.float()
+        update(adam, values)
+        for name, parameter in plain.named_parameters():
+            parameter.grad = values[name].float()
         theirs.step()
     for mine, other, rounded in zip(ours.parameters(), plain.parameters(), low.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
@@ -46,11 +51,11 @@ def test_an_update_that_overflowed_changes_nothing() -> None:
     low = lowered(network, "fp16")
     adam = Adam(network, low, RATE)
     before = [tensor.detach().clone() for tensor in (*network.parameters(), *low.parameters())]
-    adam.update(gradients_of(low, 0), torch.tensor(4.0), torch.tensor(1.0))
+    update(adam, gradients_of(low, 0), torch.tensor(4.0), torch.tensor(1.0))
     after = [*network.parameters(), *low.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert adam.num_updates == 0
-    adam.update(gradients_of(low, 0), torch.tensor(4.0), torch.tensor(0.0))
+    update(adam, gradients_of(low, 0), torch.tensor(4.0), torch.tensor(0.0))
     assert adam.num_updates == 1
     assert not torch.equal(before[0], next(network.parameters()))
 
@@ -61,7 +66,8 @@ def test_gradients_are_divided_by_the_scale() -> None:
         torch.manual_seed(0)
         network = Discriminator(2, 16)
         adam = Adam(network, network, RATE)
-        adam.update([scale * value for value in gradients_of(network, 0)], torch.tensor(scale), torch.tensor(0.0))
+        values = {name: scale * value for name, value in gradients_of(network, 0).items()}
+        update(adam, values, torch.tensor(scale), torch.tensor(0.0))
         moments.append(adam.moments["layers.0.weight"][0])
     torch.testing.assert_close(*moments)
 
@@ -70,11 +76,11 @@ def test_gradients_in_another_memory_format_are_taken_as_they_are_meant() -> Non
     networks = [Discriminator(2, 16), Discriminator(2, 16)]
     networks[1].load_state_dict(networks[0].state_dict())
     for network, memory_format in zip(networks, (torch.contiguous_format, torch.channels_last), strict=True):
-        values = [
-            value.contiguous(memory_format=memory_format) if value.ndim == 4 else value
-            for value in gradients_of(network, 0)
-        ]
-        Adam(network, network, RATE).update(values)
+        values = {
+            name: value.contiguous(memory_format=memory_format) if value.ndim == 4 else value
+            for name, value in gradients_of(network, 0).items()
+        }
+        update(Adam(network, network, RATE), values)
     for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.equal(a, b)
 
