@@ -35,8 +35,9 @@ STEPS_AN_EPOCH = 8
 OPERATIONS = 80.5e9
 # Adam reads and writes weight and two moments, and reads the gradient: seven fp32 numbers.
 BYTES_A_PARAMETER = 28
-PRODUCT_SIZE = 2048
-COPIED_BYTES = 2**28
+# Large enough that starting the work does not count.
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
+COPIED_BYTES = {"cpu": 2**28, "cuda": 2**31}
 # Where bf16 is emulated the peer's own measurement of its product takes minutes; ours stands for both.
 PEER = "import train_step; train_step.matmul_tflops = lambda *_: 0.0; train_step.main()"
 
@@ -177,13 +178,14 @@ def limit_seconds(arguments: argparse.Namespace, num_parameters: int, precision:
     """What a step would take at the machine's rates of a matrix product and of a copy; the operations go
     with the square of the channels."""
     kind = LOWER_TYPES.get(precision, torch.float32)
-    matrix = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device).to(kind)
+    size, copied = PRODUCT_SIZE[device.type], COPIED_BYTES[device.type]
+    matrix = torch.randn(size, size, device=device).to(kind)
     product_s = device_seconds(lambda: matrix @ matrix, device)
-    place = torch.zeros(COPIED_BYTES // 4, device=device)
+    place = torch.zeros(copied // 4, device=device)
     other = torch.zeros_like(place)
     copy_s = device_seconds(lambda: other.copy_(place), device)
     operations = OPERATIONS * (arguments.channels / 64) ** 2 * arguments.batch_size
-    product_rate, copy_rate = 2 * PRODUCT_SIZE**3 / product_s, 2 * COPIED_BYTES / copy_s
+    product_rate, copy_rate = 2 * size**3 / product_s, 2 * copied / copy_s
     return operations / product_rate + BYTES_A_PARAMETER * num_parameters / copy_rate
 
 

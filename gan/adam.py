@@ -1,10 +1,12 @@
 """Adam (Kingma and Ba 2015) for fp32 weights, and for networks that compute with rounded copies of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+
+from gan.devices import has_kernels
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
@@ -56,6 +58,7 @@ class Adam:
             name: [torch.zeros_like(w, requires_grad=False) for _ in MOMENTS] for name, w in weights.items()
         }
         self._groups: list[list[Piece]] = [[]]
+        self._alone: list[Piece] = []  # each updated and rounded by one kernel
         scratch = torch.empty(CHUNK)
         for (name, weight), rounded in zip(weights.items(), low.parameters(), strict=True):
             exp_avg, exp_avg_sq = self.moments[name]
@@ -64,6 +67,8 @@ class Adam:
                 self._groups[0].append(whole)
             elif device.type == "cpu":
                 self._groups += ([piece] for piece in runs(whole._replace(rounded=rounded.detach()), scratch))
+            elif has_kernels(device):
+                self._alone.append(whole._replace(rounded=rounded.detach()))
             else:
                 self._groups[0].append(whole._replace(rounded=rounded.detach(), wide=torch.empty_like(whole.weight)))
 
@@ -86,6 +91,9 @@ class Adam:
             scale: what the gradients are to be divided by, a scalar on the device.
             found_inf: see `begin_update`.
         """
+        for piece in self._alone:
+            if piece.parameter in gradients:
+                self._update_alone(piece, gradients[piece.parameter], scale, found_inf)
         for group in self._groups:
             part = [piece for piece in group if piece.parameter in gradients]
             if not part:
@@ -109,10 +117,21 @@ class Adam:
             )
             round_weights(part)
 
+    def _update_alone(self, piece: Piece, gradient: Tensor, scale: Tensor | None, found_inf: Tensor | None) -> None:
+        from gan import kernels  # needs Triton, which is only there for GPUs
+
+        weight, moments, rounded = piece.weight, (piece.exp_avg, piece.exp_avg_sq), cast(Tensor, piece.rounded)
+        if gradient.stride() != weight.stride():
+            gradient = torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
+        kernels.adam(
+            weight, moments, gradient, rounded, self.learning_rate, self.num_updates, scale, found_inf,
+            betas=BETAS, epsilon=EPSILON,
+        )  # fmt: skip
+
     @torch.no_grad()
     def round_weights(self) -> None:
         """Makes the rounded copies anew, after the weights were changed by something else than an update."""
-        for group in self._groups:
+        for group in (*self._groups, self._alone):
             round_weights(group)
 
 

@@ -7,21 +7,22 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from gan.devices import has_kernels
 from gan.precision import memory_format_of
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
 
-# Up to this many positions (pictures x height x width on the smaller side) a processor computes a layer as one
-# matrix product. There the weights outweigh the pictures, and a convolution spends most of its time on
-# bringing weights and their gradients into its own order and back; the product uses them as they are.
-# Beyond it, unfolding the pictures costs more than that. A function of the shapes alone, never of a
-# timing, so that a resumed training computes the same bits.
+# Up to this many positions (pictures x height x width on the smaller side) a layer is computed as one matrix
+# product. There the weights outweigh the pictures: on a processor a convolution spends most of its time on
+# bringing weights and their gradients into its own order and back, on a GPU it leaves most of it idle. Beyond
+# it, unfolding the pictures costs more than that. A function of the shapes alone, never of a timing, so that a
+# resumed training computes the same bits.
 MAX_PRODUCT_POSITIONS = 256
 
 
 def downsample(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution to half the side: (N, C, H, W) by (O, C, 4, 4) gives (N, O, H/2, W/2)."""
-    if not as_product(x, x.shape[2] // STRIDE, x.shape[3] // STRIDE):
+    if not as_product(x, weight, x.shape[2] // STRIDE, x.shape[3] // STRIDE):
         return F.conv2d(x, weight, stride=STRIDE, padding=PADDING)
     result: Tensor = DownsamplingProduct.apply(x, weight)
     return result
@@ -29,15 +30,16 @@ def downsample(x: Tensor, weight: Tensor) -> Tensor:
 
 def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Transposed convolution to twice the side: (N, C, H, W) by (C, O, 4, 4) gives (N, O, 2H, 2W)."""
-    if bias is not None or not as_product(x, x.shape[2], x.shape[3]):
+    if bias is not None or not as_product(x, weight, x.shape[2], x.shape[3]):
         return F.conv_transpose2d(x, weight, bias, stride=STRIDE, padding=PADDING)
     result: Tensor = UpsamplingProduct.apply(x, weight)
     return result
 
 
-def as_product(x: Tensor, height: int, width: int) -> bool:
-    """True where the layer is a matrix product: on a processor, with few positions on its smaller side."""
-    return x.device.type == "cpu" and x.shape[0] * height * width <= MAX_PRODUCT_POSITIONS
+def as_product(x: Tensor, weight: Tensor, height: int, width: int) -> bool:
+    """True where the layer is a matrix product: with few positions on its smaller side."""
+    able = x.device.type == "cpu" or (in_channels_last(weight) and has_kernels(x.device))
+    return able and x.shape[0] * height * width <= MAX_PRODUCT_POSITIONS
 
 
 class DownsamplingProduct(Function):
@@ -109,6 +111,10 @@ def as_picture(rows: Tensor, height: int, width: int, weight: Tensor) -> Tensor:
 def gathered(x: Tensor, weight: Tensor) -> Tensor:
     """The windows of (N, C, H, W), (N H/2 W/2, 16 C), each in the order that a row of the weight has."""
     pictures, channels, height, width = x.shape
+    if x.device.type != "cpu":
+        from gan import kernels  # needs Triton, which is only there for GPUs
+
+        return kernels.gather(x)
     if not in_channels_last(weight):
         columns = F.unfold(x, KERNEL, padding=PADDING, stride=STRIDE)
         return columns.transpose(1, 2).reshape(-1, columns.shape[1])
@@ -127,6 +133,10 @@ def gathered(x: Tensor, weight: Tensor) -> Tensor:
 def scattered(windows: Tensor, height: int, width: int, weight: Tensor) -> Tensor:
     """The sum of windows at their places, (N, C, 2 height, 2 width): what is gathered from, if nothing overlaps."""
     channels = weight.shape[1]
+    if windows.device.type != "cpu":
+        from gan import kernels
+
+        return kernels.scatter(windows, len(windows) // (height * width), height, width)
     if not in_channels_last(weight):
         columns = windows.view(-1, height * width, windows.shape[1]).transpose(1, 2)
         return F.fold(columns, (STRIDE * height, STRIDE * width), KERNEL, padding=PADDING, stride=STRIDE)
@@ -143,6 +153,8 @@ def scattered(windows: Tensor, height: int, width: int, weight: Tensor) -> Tenso
 def describe_kernels(device: torch.device, precision: str, *, graph: bool) -> str:
     """What of the computation, beside threads and precision, decides the bits; recorded with a trial."""
     order = "contiguous" if memory_format_of(device, precision) == torch.contiguous_format else "channels last"
+    products = f"matrix products up to {MAX_PRODUCT_POSITIONS} positions"
     if device.type == "cpu":
-        return f"{order}; matrix products up to {MAX_PRODUCT_POSITIONS} positions"
-    return f"{order}; {'one CUDA graph a step' if graph else 'no CUDA graph'}"
+        return f"{order}; {products}"
+    own = f"own kernels; {products}" if has_kernels(device) else "no own kernels"
+    return f"{order}; {own}; {'one CUDA graph a step' if graph else 'no CUDA graph'}"

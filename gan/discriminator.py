@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from gan.normalisation import normalised
+
 NUM_STRIDED_LAYERS = {16: 1, 70: 3, 286: 5}
 RECEPTIVE_FIELDS = (1, *NUM_STRIDED_LAYERS)
 MAX_WIDTH = 8
+LEAK = 0.2
 
 
 class Discriminator(nn.Module):
@@ -38,25 +41,32 @@ class Discriminator(nn.Module):
             target: (N, 3, H, W) in [-1, 1], real or fake.
         """
         pair = torch.cat([source, target], dim=1)
-        logits: Tensor = self.layers(pair.to(next(self.parameters()).dtype))
-        return logits
+        x = pair.to(next(self.parameters()).dtype)
+        layers = iter(self.layers)
+        for layer in layers:
+            if isinstance(layer, nn.BatchNorm2d):
+                next(layers)  # its activation
+                (x,) = normalised(layer, x, [LEAK])
+            else:
+                x = layer(x)
+        return x
 
 
 def pixel_layers(channels: int) -> nn.Sequential:
     """Three 1x1 convolutions: each pixel is judged by itself; a bias in the first only."""
     return nn.Sequential(
         nn.Conv2d(6, channels, 1),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(LEAK),
         nn.Conv2d(channels, 2 * channels, 1, bias=False),
         nn.BatchNorm2d(2 * channels),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(LEAK),
         nn.Conv2d(2 * channels, 1, 1, bias=False),
     )
 
 
 def patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
     """4x4 convolutions, the last two of stride 1; a bias in the first and the last only."""
-    layers: list[nn.Module] = [nn.Conv2d(6, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    layers: list[nn.Module] = [nn.Conv2d(6, channels, 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
     width = channels
     num_strided = NUM_STRIDED_LAYERS[receptive_field]
     for layer in range(1, num_strided + 1):
@@ -65,7 +75,7 @@ def patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
         layers += [
             nn.Conv2d(width, next_width, 4, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(next_width),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(LEAK),
         ]
         width = next_width
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 4, stride=1, padding=1))

@@ -5,32 +5,30 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gan.convolution import downsample, upsample
+from gan.normalisation import normalised
 
 MAX_WIDTH = 8
 NUM_DROPOUT_BLOCKS = 3
+LEAK, RELU = 0.2, 0.0
 
 
 class DownBlock(nn.Module):
-    """LeakyReLU (but on the picture itself), 4x4 convolution of stride 2, batch norm where asked for."""
+    """4x4 convolution of stride 2, batch norm where asked for."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, activate: bool, normalise: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, normalise: bool) -> None:
         super().__init__()
-        self.activate = activate
         self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels) if normalise else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.activate:
-            x = F.leaky_relu(x, 0.2)
-        x = self.norm(downsample(x, self.conv.weight))
-        return x
+    def forward(self, x: Tensor, slopes: Sequence[float]) -> list[Tensor]:
+        """The block's leaky ReLU for each slope."""
+        return normalised(self.norm, downsample(x, self.conv.weight), slopes)
 
 
 class UpBlock(nn.Module):
-    """ReLU, 4x4 transposed convolution of stride 2, batch norm, dropout by a given mask."""
+    """4x4 transposed convolution of stride 2, batch norm, dropout by a given mask, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -38,8 +36,7 @@ class UpBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, dropout_mask: Tensor | None) -> Tensor:
-        x = self.norm(upsample(F.relu(x), self.conv.weight))
-        return x if dropout_mask is None else x * dropout_mask.to(x.dtype)
+        return normalised(self.norm, upsample(x, self.conv.weight), [RELU], dropout_mask)[0]
 
 
 class Generator(nn.Module):
@@ -67,7 +64,6 @@ class Generator(nn.Module):
             DownBlock(
                 widths[level - 1] if level else 3,
                 widths[level],
-                activate=level > 0,
                 normalise=0 < level < levels - 1,
             )
             for level in range(levels)
@@ -91,21 +87,28 @@ class Generator(nn.Module):
             dropout_masks: three tensors (N, *dropout_shapes[i]) of 0 (dropped) and 2 (kept), or none
                 for no dropout.
         """
-        return self.decode(self.encode(source), dropout_masks)
+        _, skips = self.encode(source.to(self.last.weight.dtype))
+        return self.decode(skips, dropout_masks)
 
-    def encode(self, source: Tensor) -> list[Tensor]:
-        """What each level makes of the source, the bottleneck's last."""
-        x = source.to(self.last.weight.dtype)
-        levels = []
-        for down in self.down:
-            x = down(x)
-            levels.append(x)
-        return levels
+    def encode(self, x: Tensor, start: int = 0, stop: int | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Goes down some levels.
 
-    def decode(self, levels: Sequence[Tensor], dropout_masks: Sequence[Tensor] = ()) -> Tensor:
-        """The fake target from what `encode` gave."""
-        *skips, x = levels
+        Args:
+            x: the source, in the weights' type, or what the level above `start` handed down.
+
+        Returns:
+            what the last of them hands down, and what each hands to the decoder.
+        """
+        skips = []
+        for down in self.down[start:stop]:
+            x, skip = down(x, (LEAK, RELU))
+            skips.append(skip)
+        return x, skips
+
+    def decode(self, skips: Sequence[Tensor], dropout_masks: Sequence[Tensor] = ()) -> Tensor:
+        """The fake target from what all levels handed over."""
+        *waiting, x = skips
         for block, up in enumerate(self.up):
             x = up(x, dropout_masks[block] if block < len(dropout_masks) else None)
-            x = torch.cat([skips.pop(), x], dim=1)
-        return torch.tanh(upsample(F.relu(x), self.last.weight, self.last.bias))
+            x = torch.cat([waiting.pop(), x], dim=1)
+        return torch.tanh(upsample(x, self.last.weight, self.last.bias))

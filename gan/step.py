@@ -8,11 +8,10 @@ from torch.autograd import grad
 from torch.nn.functional import l1_loss
 
 from gan.adam import Adam
+from gan.generator import Generator
 from gan.losses import DiscriminatorLoss, GeneratorLoss, judgement_loss
 from gan.state import TrainState
 from gan.team import Team
-
-DECODER = ("up.", "last.")
 
 
 def train_step(
@@ -32,47 +31,56 @@ def train_step(
     Returns:
         The six losses in the order of LOSS_NAMES, float32 on the device: means over the whole batch.
     """
-    generator, discriminator, judging = state.low_generator, state.low_discriminator, state.judging
+    generator, discriminator = state.low_generator, state.low_discriminator
+    judging, updating = state.judging, state.updating
     generator.train()
     discriminator.train()
+    half = len(generator.down) // 2
+    into_shallow, into_deep, into_decoder = parts(generator, half)
+    into_discriminator = dict(discriminator.named_parameters())
     updates = Updates(state, team)
     kind = generator.last.weight.dtype
     source, real = source.to(kind), target.to(kind)
 
     with judging.beside():
         real_d_loss = judgement_loss(discriminator(source, real), 1.0)
-        of_real = gradients(updates.scaled(real_d_loss), discriminator)
+        of_real, _ = gradients([updates.scaled(real_d_loss)], into_discriminator)
 
-    levels = generator.encode(source)
-    encoded = [level.detach().requires_grad_() for level in levels]
-    generated = generator.decode(encoded, masks)
-    fake = generated.detach().requires_grad_()
+    half_way, shallow = generator.encode(source, 0, half)
+    handed = leaf(half_way)
+    _, deep = generator.encode(handed, half)
+    skips = [leaf(skip) for skip in (*shallow, *deep)]
+    generated = generator.decode(skips, masks)
+    fake = leaf(generated)
 
     with judging.beside():
-        fake_logits = discriminator(source, fake)
+        judged = leaf(generated)
+        fake_logits = discriminator(source, judged)
         fooled = judgement_loss(fake_logits, 1.0)
-        (by_judgement,) = grad(updates.scaled(fooled), fake, retain_graph=True)
+        (by_judgement,) = grad(updates.scaled(fooled), judged, retain_graph=True)
     distance = l1_loss(fake.float(), target)
     (by_distance,) = grad(updates.scaled(lambda_l1 * distance), fake)
     judging.join()
 
     with judging.beside():
         fake_d_loss = judgement_loss(fake_logits, 0.0)
-        of_fake = gradients(updates.scaled(fake_d_loss), discriminator)
-        torch._foreach_add_(list(of_fake.values()), list(of_real.values()))
-        updates.make(state.discriminator_optimizer, of_fake, running_statistics(discriminator))
+        of_discriminator, _ = gradients([updates.scaled(fake_d_loss)], into_discriminator)
+        torch._foreach_add_(list(of_discriminator.values()), list(of_real.values()))
+        updates.make(state.discriminator_optimizer, of_discriminator, running_statistics(discriminator))
 
-    decoder, encoder = parts(generator)
-    with_encoded = grad(generated, [*decoder.values(), *encoded], by_judgement + by_distance)
-    of_decoder = dict(zip(decoder, with_encoded, strict=False))
-    with state.updating.beside():
+    # Backwards in three parts: while the gradients of one are taken, the one before it is updated.
+    of_decoder, by_skips = gradients([generated], into_decoder, skips, [by_judgement + by_distance])
+    with updating.beside():
         updates.make(state.generator_optimizer, of_decoder, [])
-    of_encoder = dict(zip(encoder, grad(levels, list(encoder.values()), with_encoded[len(decoder) :]), strict=True))
-    with state.updating.beside():
-        updates.make(state.generator_optimizer, of_encoder, running_statistics(generator))
+    of_deep, by_handed = gradients(deep, into_deep, [handed], by_skips[half:])
+    with updating.beside():
+        updates.make(state.generator_optimizer, of_deep, [])
+    of_shallow, _ = gradients([*shallow, half_way], into_shallow, [], [*by_skips[:half], *by_handed])
+    with updating.beside():
+        updates.make(state.generator_optimizer, of_shallow, running_statistics(generator))
 
     judging.join()
-    state.updating.join()
+    updating.join()
     for_generator = GeneratorLoss(fooled + lambda_l1 * distance, fooled, distance)
     for_discriminator = DiscriminatorLoss(real_d_loss + fake_d_loss, real_d_loss, fake_d_loss)
     losses = torch.stack([loss.detach() for loss in (*for_generator, *for_discriminator)])
@@ -119,19 +127,39 @@ class Updates:
         self._loss_scale.update(overflow)
 
 
-def gradients(loss: Tensor, network: nn.Module) -> dict[str, Tensor]:
-    """The loss's gradients by the network's own parameters, under their names; nothing is accumulated."""
-    parameters = dict(network.named_parameters())
-    return dict(zip(parameters, grad(loss, list(parameters.values())), strict=True))
+def leaf(result: Tensor) -> Tensor:
+    """Where one part of the computation ends and the next begins."""
+    return result.detach().requires_grad_()
 
 
-def parts(generator: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The parameters of the decoder and of the encoder, under their names in the generator."""
-    decoder: dict[str, nn.Parameter] = {}
-    encoder: dict[str, nn.Parameter] = {}
+def gradients(
+    results: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
+    leaves: Sequence[Tensor] = (),
+    by_results: Sequence[Tensor] | None = None,
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Gradients by parameters, under their names, and by leaves; nothing is accumulated.
+
+    Args:
+        results: losses, or what later parts computed with.
+        by_results: the gradients by those.
+    """
+    found = grad(results, [*parameters.values(), *leaves], by_results)
+    return dict(zip(parameters, found, strict=False)), list(found[len(parameters) :])
+
+
+def parts(generator: Generator, half: int) -> list[dict[str, Tensor]]:
+    """The parameters of the encoder's levels above and below the half, and of the decoder."""
+    shallow: dict[str, Tensor] = {}
+    deep: dict[str, Tensor] = {}
+    decoder: dict[str, Tensor] = {}
     for name, parameter in generator.named_parameters():
-        (decoder if name.startswith(DECODER) else encoder)[name] = parameter
-    return decoder, encoder
+        kind, level = name.split(".")[:2]
+        if kind != "down":
+            decoder[name] = parameter
+        else:
+            (shallow if int(level) < half else deep)[name] = parameter
+    return [shallow, deep, decoder]
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

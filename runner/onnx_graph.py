@@ -61,7 +61,7 @@ class Graph:
         ups: list[Any] = list(generator.up)
         for level, down in enumerate(downs):
             name = f"down.{level}"
-            if down.activate:
+            if level > 0:
                 x = self.add("LeakyRelu", f"{name}.relu", x, alpha=LEAK)
             x = self.add("Conv", f"{name}.conv", x, self.weight(f"{name}.conv.weight", down.conv.weight), **GEOMETRY)
             x = self.add_norm(f"{name}.norm", x, down.norm)

@@ -1,6 +1,7 @@
 """What is fast learns the same: the loop's own steps against plain PyTorch on real pairs."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from gan.discriminator import Discriminator
 from gan.feeding import Batch, Feed
@@ -43,6 +45,18 @@ def real_patches(maps: Path) -> Patches:
     return Patches([pa.Table.from_batches(batches)], "map_to_satellite")
 
 
+class PlainDown(nn.Module):
+    """The layers of a DownBlock through their own forward."""
+
+    def __init__(self, block: DownBlock) -> None:
+        super().__init__()
+        self.conv, self.norm = block.conv, block.norm
+
+    def forward(self, x: torch.Tensor, slopes: Sequence[float]) -> list[torch.Tensor]:
+        x = self.norm(self.conv(x))
+        return [F.leaky_relu(x, slope) for slope in slopes]
+
+
 class PlainUp(nn.Module):
     """The layers of an UpBlock through their own forward."""
 
@@ -51,13 +65,8 @@ class PlainUp(nn.Module):
         self.conv, self.norm = block.conv, block.norm
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        x = self.norm(self.conv(x.relu()))
-        return x if mask is None else x * mask
-
-
-def plain_down(block: DownBlock) -> nn.Module:
-    activation = nn.LeakyReLU(0.2) if block.activate else nn.Identity()
-    return nn.Sequential(activation, block.conv, block.norm)
+        x = self.norm(self.conv(x))
+        return F.relu(x if mask is None else x * mask)
 
 
 def plain_losses(patches: Patches) -> list[dict[str, float]]:
@@ -65,7 +74,7 @@ def plain_losses(patches: Patches) -> list[dict[str, float]]:
     generator, discriminator = Generator(MODEL.channels, 64), Discriminator(MODEL.channels, 16)
     draw_weights(generator, 0, 0)
     draw_weights(discriminator, 0, 1)
-    generator.down = nn.ModuleList(plain_down(block) for block in generator.down)  # type: ignore[arg-type]
+    generator.down = nn.ModuleList(PlainDown(block) for block in generator.down)  # type: ignore[arg-type]
     generator.up = nn.ModuleList(PlainUp(block) for block in generator.up)  # type: ignore[arg-type]
     adams = [torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (generator, discriminator)]
     shapes = generator.dropout_shapes

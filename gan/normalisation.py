@@ -1,0 +1,53 @@
+"""Batch norm with what follows it: dropout by a given mask, and activations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from gan.devices import has_kernels
+
+
+def normalised(norm: nn.Module, x: Tensor, slopes: Sequence[float], mask: Tensor | None = None) -> list[Tensor]:
+    """A leaky ReLU of the normalised pictures for each slope below 0; a slope of 0 is the plain ReLU.
+
+    Args:
+        norm: batch norm, or nothing.
+        x: (N, C, H, W).
+        mask: what the normalised pictures are multiplied by, uint8 of their shape.
+    """
+    if isinstance(norm, nn.BatchNorm2d) and norm.training and norm.track_running_stats and has_kernels(x.device):
+        running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        results = FusedNorm.apply(x, norm.weight, norm.bias, running, mask, slopes, norm.momentum, norm.eps)
+        return list(results)
+    x = norm(x)
+    if mask is not None:
+        x = x * mask.to(x.dtype)
+    return [F.leaky_relu(x, slope) if slope else F.relu(x) for slope in slopes]
+
+
+class FusedNorm(Function):
+    """The same on a GPU in two kernels each way, with the batch's statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: Sequence[Tensor], mask: Tensor | None,
+        slopes: Sequence[float], momentum: float, epsilon: float,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        from gan import kernels  # needs Triton, which is only there for GPUs
+
+        mask = None if mask is None else mask.contiguous()
+        done = kernels.normalise(x, weight, bias, running, mask, slopes, momentum, epsilon)
+        ctx.save_for_backward(x, weight, bias, done.mean, done.rstd, mask)
+        ctx.slopes = slopes
+        return tuple(done.results)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        from gan import kernels
+
+        x, weight, bias, mean, rstd, mask = ctx.saved_tensors
+        of = kernels.normalise_backward(x, weight, bias, mean, rstd, mask, ctx.slopes, gradients)
+        return (*of, None, None, None, None, None)

@@ -1,0 +1,227 @@
+"""What `gan.kernels` launches: the work of one program of many, in Triton's Python.
+
+A kernel's first arguments are tensors; pictures are rows of channels, `x_stride` apart; sizes follow.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def adam_kernel(
+    weight, exp_avg, exp_avg_sq, gradient, rounded, learning_rate, num_updates, scale, found_inf, count,
+    BETA1: tl.constexpr, BETA2: tl.constexpr, LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr,
+    EPSILON: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    if SCALED:
+        count = tl.where(tl.load(found_inf) == 0.0, count, 0)
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    g = tl.load(gradient + place, mask=inside).to(tl.float32)
+    if SCALED:
+        g = g / tl.load(scale)
+    updates = tl.load(num_updates).to(tl.float64)
+    correction1 = (1.0 - tl.exp(updates * LOG_BETA1)).to(tl.float32)
+    correction2 = (1.0 - tl.exp(updates * LOG_BETA2)).to(tl.float32)
+    m = tl.load(exp_avg + place, mask=inside)
+    v = tl.load(exp_avg_sq + place, mask=inside)
+    m = m + (g - m) * (1.0 - BETA1)
+    v = BETA2 * v + (1.0 - BETA2) * g * g
+    step = tl.load(learning_rate) / correction1
+    w = tl.load(weight + place, mask=inside)
+    w = w - step * m / (tl.sqrt(v) / tl.sqrt(correction2) + EPSILON)
+    tl.store(exp_avg + place, m, mask=inside)
+    tl.store(exp_avg_sq + place, v, mask=inside)
+    tl.store(weight + place, w, mask=inside)
+    tl.store(rounded + place, w.to(rounded.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "rows_a_part"])
+def moments_kernel(
+    x, means, squares, rows, channels, x_stride, rows_a_part, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """Mean and sum of squared deviations of each channel over a part of the rows (Chan et al. 1983)."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    part = tl.program_id(1)
+    first = part * rows_a_part
+    last = tl.minimum(first + rows_a_part, rows)
+    count = 0.0
+    mean = tl.zeros((CHANNELS,), tl.float32)
+    square = tl.zeros((CHANNELS,), tl.float32)
+    for start in range(first, last, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < last)[:, None] & (channel < channels)[None, :]
+        value = tl.load(x + row.to(tl.int64)[:, None] * x_stride + channel[None, :], mask=inside, other=0.0)
+        value = value.to(tl.float32)
+        more = tl.minimum(last - start, ROWS).to(tl.float32)
+        here = tl.sum(value, 0) / more
+        deviation = tl.where(inside, value - here[None, :], 0.0)
+        total = count + more
+        change = here - mean
+        mean += change * (more / total)
+        square += tl.sum(deviation * deviation, 0) + change * change * (count * more / total)
+        count = total
+    tl.store(means + part * channels + channel, mean, mask=channel < channels)
+    tl.store(squares + part * channels + channel, square, mask=channel < channels)
+
+
+@triton.jit(do_not_specialize=["rows", "area", "rows_a_part", "num_parts"])
+def normalise_kernel(
+    x, mask, first_result, second_result, means, squares, weight, bias, running_mean, running_var, num_batches,
+    saved_mean, saved_rstd, rows, channels, x_stride, area, rows_a_part, num_parts, momentum, epsilon,
+    FIRST_SLOPE: tl.constexpr, SECOND_SLOPE: tl.constexpr, TWO: tl.constexpr, MASKED: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known = channel < channels
+    part = tl.arange(0, PARTS)
+    counts = tl.minimum(tl.maximum(rows - part * rows_a_part, 0), rows_a_part).to(tl.float32)[:, None]
+    partial = part[:, None] * channels + channel[None, :]
+    there = (part < num_parts)[:, None] & known[None, :]
+    part_means = tl.load(means + partial, mask=there, other=0.0)
+    part_squares = tl.load(squares + partial, mask=there, other=0.0)
+    mean = tl.sum(part_means * counts, 0) / rows
+    deviation = tl.where(there, part_means - mean[None, :], 0.0)
+    square = tl.sum(part_squares + deviation * deviation * counts, 0)
+    rstd = 1.0 / tl.sqrt(square / rows + epsilon)
+    if tl.program_id(0) == 0:
+        tl.store(saved_mean + channel, mean, mask=known)
+        tl.store(saved_rstd + channel, rstd, mask=known)
+        old = tl.load(running_mean + channel, mask=known)
+        tl.store(running_mean + channel, old + momentum * (mean - old), mask=known)
+        old = tl.load(running_var + channel, mask=known)
+        tl.store(running_var + channel, old + momentum * (square / (rows - 1) - old), mask=known)
+        if tl.program_id(1) == 0:
+            tl.store(num_batches, tl.load(num_batches) + 1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = (row < rows)[:, None] & known[None, :]
+    long_row = row.to(tl.int64)
+    value = tl.load(x + long_row[:, None] * x_stride + channel[None, :], mask=inside).to(tl.float32)
+    gamma, beta = tl.load(weight + channel, mask=known), tl.load(bias + channel, mask=known)
+    y = (value - mean[None, :]) * (rstd * gamma)[None, :] + beta[None, :]
+    if MASKED:
+        place = (long_row // area * channels * area + long_row % area)[:, None] + channel[None, :] * area
+        y *= tl.load(mask + place, mask=inside).to(tl.float32)
+    place = long_row[:, None] * channels + channel[None, :]
+    kind = first_result.dtype.element_ty
+    tl.store(first_result + place, tl.where(y > 0, y, FIRST_SLOPE * y).to(kind), mask=inside)
+    if TWO:
+        tl.store(second_result + place, tl.where(y > 0, y, SECOND_SLOPE * y).to(kind), mask=inside)
+
+
+@triton.jit
+def load_gradient(
+    x, mask, first_gradient, second_gradient, mean, rstd, weight, bias, row, channel, inside, channels,
+    x_stride, first_stride, second_stride, area,
+    FIRST_SLOPE: tl.constexpr, SECOND_SLOPE: tl.constexpr, TWO: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """The gradient by what batch norm gave, and what it normalised to mean 0 and variance 1."""
+    long_row = row.to(tl.int64)
+    value = tl.load(x + long_row[:, None] * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+    normal = tl.where(inside, (value - mean[None, :]) * rstd[None, :], 0.0)
+    positive = normal * weight[None, :] + bias[None, :] > 0
+    gradient = tl.load(first_gradient + long_row[:, None] * first_stride + channel[None, :], mask=inside, other=0.0)
+    gradient = gradient.to(tl.float32) * tl.where(positive, 1.0, FIRST_SLOPE)
+    if TWO:
+        more = tl.load(second_gradient + long_row[:, None] * second_stride + channel[None, :], mask=inside, other=0.0)
+        gradient += more.to(tl.float32) * tl.where(positive, 1.0, SECOND_SLOPE)
+    if MASKED:
+        place = (long_row // area * channels * area + long_row % area)[:, None] + channel[None, :] * area
+        gradient *= tl.load(mask + place, mask=inside, other=0).to(tl.float32)
+    return gradient, normal
+
+
+@triton.jit(do_not_specialize=["rows", "area", "rows_a_part"])
+def gradient_sums_kernel(
+    x, mask, first_gradient, second_gradient, saved_mean, saved_rstd, weight, bias, sums, products,
+    rows, channels, x_stride, first_stride, second_stride, area, rows_a_part,
+    FIRST_SLOPE: tl.constexpr, SECOND_SLOPE: tl.constexpr, TWO: tl.constexpr, MASKED: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Of each channel, over a part of the rows: the gradient's sum, and that of it times the normalised value."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    known = channel < channels
+    part = tl.program_id(1)
+    first = part * rows_a_part
+    last = tl.minimum(first + rows_a_part, rows)
+    mean, rstd = tl.load(saved_mean + channel, mask=known), tl.load(saved_rstd + channel, mask=known)
+    gamma, beta = tl.load(weight + channel, mask=known), tl.load(bias + channel, mask=known)
+    total = tl.zeros((CHANNELS,), tl.float32)
+    product = tl.zeros((CHANNELS,), tl.float32)
+    for start in range(first, last, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = (row < last)[:, None] & known[None, :]
+        gradient, normal = load_gradient(
+            x, mask, first_gradient, second_gradient, mean, rstd, gamma, beta, row, channel, inside, channels,
+            x_stride, first_stride, second_stride, area, FIRST_SLOPE, SECOND_SLOPE, TWO, MASKED,
+        )  # fmt: skip
+        total += tl.sum(gradient, 0)
+        product += tl.sum(gradient * normal, 0)
+    tl.store(sums + part * channels + channel, total, mask=known)
+    tl.store(products + part * channels + channel, product, mask=known)
+
+
+@triton.jit(do_not_specialize=["rows", "area", "num_parts"])
+def gradient_kernel(
+    x, mask, first_gradient, second_gradient, saved_mean, saved_rstd, weight, bias, sums, products,
+    of_x, of_weight, of_bias, rows, channels, x_stride, first_stride, second_stride, area, num_parts,
+    FIRST_SLOPE: tl.constexpr, SECOND_SLOPE: tl.constexpr, TWO: tl.constexpr, MASKED: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known = channel < channels
+    part = tl.arange(0, PARTS)
+    partial = part[:, None] * channels + channel[None, :]
+    there = (part < num_parts)[:, None] & known[None, :]
+    total = tl.sum(tl.load(sums + partial, mask=there, other=0.0), 0)
+    product = tl.sum(tl.load(products + partial, mask=there, other=0.0), 0)
+    if tl.program_id(0) == 0:
+        tl.store(of_bias + channel, total, mask=known)
+        tl.store(of_weight + channel, product, mask=known)
+    mean, rstd = tl.load(saved_mean + channel, mask=known), tl.load(saved_rstd + channel, mask=known)
+    gamma, beta = tl.load(weight + channel, mask=known), tl.load(bias + channel, mask=known)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = (row < rows)[:, None] & known[None, :]
+    gradient, normal = load_gradient(
+        x, mask, first_gradient, second_gradient, mean, rstd, gamma, beta, row, channel, inside, channels,
+        x_stride, first_stride, second_stride, area, FIRST_SLOPE, SECOND_SLOPE, TWO, MASKED,
+    )  # fmt: skip
+    value = (gradient - (total / rows)[None, :] - normal * (product / rows)[None, :]) * (rstd * gamma)[None, :]
+    place = row.to(tl.int64)[:, None] * channels + channel[None, :]
+    tl.store(of_x + place, value.to(of_x.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["height", "width"])
+def gather_kernel(x, windows, height, width, channels, x_stride, BLOCK: tl.constexpr):
+    """One of a window's sixteen rows of channels; outside the picture they are 0."""
+    program = tl.program_id(0)
+    window, tap = program // 16, program % 16
+    picture, cell = window // (height * width), window % (height * width)
+    row = cell // width * 2 - 1 + tap // 4
+    column = cell % width * 2 - 1 + tap % 4
+    seen = (row >= 0) & (row < 2 * height) & (column >= 0) & (column < 2 * width)
+    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    known = channel < channels
+    source = ((picture * 2 * height + row) * 2 * width + column).to(tl.int64) * x_stride
+    value = tl.load(x + source + channel, mask=known & seen, other=0.0)
+    tl.store(windows + program.to(tl.int64) * channels + channel, value, mask=known)
+
+
+@triton.jit(do_not_specialize=["height", "width"])
+def scatter_kernel(windows, x, height, width, channels, BLOCK: tl.constexpr):
+    """The sum of the up to four windows' rows that fall on one position."""
+    program = tl.program_id(0)
+    picture, place = program // (4 * height * width), program % (4 * height * width)
+    row, column = place // (2 * width), place % (2 * width)
+    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    known = channel < channels
+    total = tl.zeros((BLOCK,), tl.float32)
+    for down in tl.static_range(2):
+        for right in tl.static_range(2):
+            cell_row, cell_column = (row + 1) // 2 - down, (column + 1) // 2 - right
+            tap = ((row + 1) % 2 + 2 * down) * 4 + (column + 1) % 2 + 2 * right
+            seen = (cell_row >= 0) & (cell_row < height) & (cell_column >= 0) & (cell_column < width)
+            window = (picture * height + cell_row) * width + cell_column
+            source = (window * 16 + tap).to(tl.int64) * channels
+            total += tl.load(windows + source + channel, mask=known & seen, other=0.0).to(tl.float32)
+    tl.store(x + program.to(tl.int64) * channels + channel, total.to(x.dtype.element_ty), mask=known)
