@@ -17,7 +17,7 @@ KERNEL, STRIDE, PADDING = 4, 2, 1
 # bringing weights and their gradients into its own order and back, on a GPU it leaves most of it idle. Beyond
 # it, unfolding the pictures costs more than that. A function of the shapes alone, never of a timing, so that a
 # resumed training computes the same bits.
-MAX_PRODUCT_POSITIONS = 256
+MAX_PRODUCT_POSITIONS = {"cpu": 256, "cuda": 1024}
 
 
 def downsample(x: Tensor, weight: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def as_product(x: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """True where the layer is a matrix product: with few positions on its smaller side."""
     able = x.device.type == "cpu" or (in_channels_last(weight) and has_kernels(x.device))
-    return able and x.shape[0] * height * width <= MAX_PRODUCT_POSITIONS
+    return able and x.shape[0] * height * width <= MAX_PRODUCT_POSITIONS[x.device.type]
 
 
 class DownsamplingProduct(Function):
@@ -153,7 +153,7 @@ def scattered(windows: Tensor, height: int, width: int, weight: Tensor) -> Tenso
 def describe_kernels(device: torch.device, precision: str, *, graph: bool) -> str:
     """What of the computation, beside threads and precision, decides the bits; recorded with a trial."""
     order = "contiguous" if memory_format_of(device, precision) == torch.contiguous_format else "channels last"
-    products = f"matrix products up to {MAX_PRODUCT_POSITIONS} positions"
+    products = f"matrix products up to {MAX_PRODUCT_POSITIONS[device.type]} positions"
     if device.type == "cpu":
         return f"{order}; {products}"
     own = f"own kernels; {products}" if has_kernels(device) else "no own kernels"

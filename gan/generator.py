@@ -87,28 +87,38 @@ class Generator(nn.Module):
             dropout_masks: three tensors (N, *dropout_shapes[i]) of 0 (dropped) and 2 (kept), or none
                 for no dropout.
         """
-        _, skips = self.encode(source.to(self.last.weight.dtype))
-        return self.decode(skips, dropout_masks)
+        x, *skips = self.encode(source.to(self.last.weight.dtype))
+        x = skips.pop()
+        return self.decode(x, *reversed(skips), dropout_masks=dropout_masks)
 
-    def encode(self, x: Tensor, start: int = 0, stop: int | None = None) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, x: Tensor, start: int = 0, stop: int | None = None) -> list[Tensor]:
         """Goes down some levels.
 
         Args:
             x: the source, in the weights' type, or what the level above `start` handed down.
 
         Returns:
-            what the last of them hands down, and what each hands to the decoder.
+            what the last of them hands down, and what each of them hands to the decoder.
         """
         skips = []
         for down in self.down[start:stop]:
             x, skip = down(x, (LEAK, RELU))
             skips.append(skip)
-        return x, skips
+        return [x, *skips]
 
-    def decode(self, skips: Sequence[Tensor], dropout_masks: Sequence[Tensor] = ()) -> Tensor:
-        """The fake target from what all levels handed over."""
-        *waiting, x = skips
-        for block, up in enumerate(self.up):
+    def decode(
+        self, x: Tensor, *skips: Tensor, dropout_masks: Sequence[Tensor], start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Goes up some levels; where the last block is among them, to the fake target.
+
+        Args:
+            x: what the bottleneck handed over, or the result of the block before `start`.
+            skips: what the encoder handed over at the level that each block comes up to.
+        """
+        blocks = list(enumerate(self.up))[start:stop]
+        for (block, up), skip in zip(blocks, skips, strict=True):
             x = up(x, dropout_masks[block] if block < len(dropout_masks) else None)
-            x = torch.cat([waiting.pop(), x], dim=1)
-        return torch.tanh(upsample(x, self.last.weight, self.last.bias))
+            x = torch.cat([skip, x], dim=1)
+        if stop is None or stop > len(self.up):
+            x = torch.tanh(upsample(x, self.last.weight, self.last.bias))
+        return x

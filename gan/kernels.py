@@ -26,7 +26,7 @@ from gan.triton_kernels import (
 OLDEST_CAPABILITY = (8, 0)
 ADAM_BLOCK = 2048
 ROWS, CHANNELS = 64, 32
-MAX_PARTS = 32
+MAX_PARTS = 32  # a power of two
 ROWS_A_PART = 128
 
 
@@ -55,19 +55,11 @@ def adam(
     )  # fmt: skip
 
 
-class Parts(NamedTuple):
-    """How rows are parted for sums: so many parts of so many rows, and the power of two that holds the parts."""
-
-    number: int
-    rows: int
-    padded: int
-
-
-def parts_of(rows: int) -> Parts:
-    """A function of the rows alone, so that sums are always taken in the same order."""
+def parts_of(rows: int) -> tuple[int, int]:
+    """How rows are parted for sums: so many parts of so many rows; a function of the rows alone, so that sums are
+    always taken in the same order."""
     rows_a_part = max(ROWS_A_PART, triton.cdiv(rows, MAX_PARTS))
-    number = triton.cdiv(rows, rows_a_part)
-    return Parts(number, rows_a_part, triton.next_power_of_2(number))
+    return triton.cdiv(rows, rows_a_part), rows_a_part
 
 
 def as_pictures(like: Tensor, rows: Tensor) -> Tensor:
@@ -119,18 +111,18 @@ def normalise(
     number, channels, height, width = x.shape
     rows = number * height * width
     x, x_stride = with_rows(x)
-    parts = parts_of(rows)
-    partial = x.new_empty((2, parts.number, channels), dtype=torch.float32)
+    num_parts, rows_a_part = parts_of(rows)
+    partial = x.new_empty((2, num_parts, channels), dtype=torch.float32)
     saved = x.new_empty((2, channels), dtype=torch.float32)
     results = [x.new_empty((rows, channels)) for _ in slopes]
-    moments_kernel[(triton.cdiv(channels, CHANNELS), parts.number)](
-        x, partial[0], partial[1], rows, channels, x_stride, parts.rows, ROWS=ROWS, CHANNELS=CHANNELS
+    moments_kernel[(triton.cdiv(channels, CHANNELS), num_parts)](
+        x, partial[0], partial[1], rows, channels, x_stride, rows_a_part, ROWS=ROWS, CHANNELS=CHANNELS
     )
     normalise_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(channels, CHANNELS))](
         x, mask, results[0], results[-1], partial[0], partial[1], weight, bias, *running, saved[0], saved[1],
-        rows, channels, x_stride, height * width, parts.rows, parts.number, momentum, epsilon,
+        rows, channels, x_stride, height * width, rows_a_part, num_parts, momentum, epsilon,
         FIRST_SLOPE=slopes[0], SECOND_SLOPE=slopes[-1], TWO=len(slopes) == 2, MASKED=mask is not None,
-        ROWS=ROWS, CHANNELS=CHANNELS, PARTS=parts.padded,
+        ROWS=ROWS, CHANNELS=CHANNELS, PARTS=MAX_PARTS,
     )  # fmt: skip
     return Normalised([as_pictures(x, result) for result in results], saved[0], saved[1])
 
@@ -144,8 +136,8 @@ def normalise_backward(
     rows = number * height * width
     (x, x_stride), *given = (with_rows(tensor) for tensor in (x, *gradients))
     (first, first_stride), (second, second_stride) = given[0], given[-1]
-    parts = parts_of(rows)
-    partial = x.new_empty((2, parts.number, channels), dtype=torch.float32)
+    num_parts, rows_a_part = parts_of(rows)
+    partial = x.new_empty((2, num_parts, channels), dtype=torch.float32)
     of_x = x.new_empty((rows, channels))
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
     arguments = (x, mask, first, second, mean, rstd, weight, bias, partial[0], partial[1])
@@ -154,9 +146,9 @@ def normalise_backward(
         "FIRST_SLOPE": slopes[0], "SECOND_SLOPE": slopes[-1], "TWO": len(slopes) == 2, "MASKED": mask is not None,
         "ROWS": ROWS, "CHANNELS": CHANNELS,
     }  # fmt: skip
-    gradient_sums_kernel[(triton.cdiv(channels, CHANNELS), parts.number)](*arguments, *sizes, parts.rows, **constants)
+    gradient_sums_kernel[(triton.cdiv(channels, CHANNELS), num_parts)](*arguments, *sizes, rows_a_part, **constants)
     gradient_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(channels, CHANNELS))](
-        *arguments, of_x, of_weight, of_bias, *sizes, parts.number, **constants, PARTS=parts.padded
+        *arguments, of_x, of_weight, of_bias, *sizes, num_parts, **constants, PARTS=MAX_PARTS
     )
     return as_pictures(x, of_x), of_weight, of_bias
 

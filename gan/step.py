@@ -1,5 +1,7 @@
 """One training step: both networks are updated from one forward pass."""
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,8 +12,12 @@ from torch.nn.functional import l1_loss
 from gan.adam import Adam
 from gan.generator import Generator
 from gan.losses import DiscriminatorLoss, GeneratorLoss, judgement_loss
+from gan.pieces import Pieces, gradients_by, leaf
 from gan.state import TrainState
 from gan.team import Team
+
+# Most of the decoder's weights are in its first blocks, whose gradients come last: cut there, they are updated in time.
+DECODER_CUTS = (0, 2, 4)
 
 
 def train_step(
@@ -35,22 +41,16 @@ def train_step(
     judging, updating = state.judging, state.updating
     generator.train()
     discriminator.train()
-    half = len(generator.down) // 2
-    into_shallow, into_deep, into_decoder = parts(generator, half)
-    into_discriminator = dict(discriminator.named_parameters())
+    judges = dict(discriminator.named_parameters())
     updates = Updates(state, team)
     kind = generator.last.weight.dtype
     source, real = source.to(kind), target.to(kind)
 
     with judging.beside():
         real_d_loss = judgement_loss(discriminator(source, real), 1.0)
-        of_real, _ = gradients([updates.scaled(real_d_loss)], into_discriminator)
+        of_real = gradients_by(judges, updates.scaled(real_d_loss))
 
-    half_way, shallow = generator.encode(source, 0, half)
-    handed = leaf(half_way)
-    _, deep = generator.encode(handed, half)
-    skips = [leaf(skip) for skip in (*shallow, *deep)]
-    generated = generator.decode(skips, masks)
+    pieces, generated = generate(generator, source, masks)
     fake = leaf(generated)
 
     with judging.beside():
@@ -64,27 +64,22 @@ def train_step(
 
     with judging.beside():
         fake_d_loss = judgement_loss(fake_logits, 0.0)
-        of_discriminator, _ = gradients([updates.scaled(fake_d_loss)], into_discriminator)
+        of_discriminator = gradients_by(judges, updates.scaled(fake_d_loss))
         torch._foreach_add_(list(of_discriminator.values()), list(of_real.values()))
-        updates.make(state.discriminator_optimizer, of_discriminator, running_statistics(discriminator))
+        updates.make(state.discriminator_optimizer, of_discriminator)
 
-    # Backwards in three parts: while the gradients of one are taken, the one before it is updated.
-    of_decoder, by_skips = gradients([generated], into_decoder, skips, [by_judgement + by_distance])
-    with updating.beside():
-        updates.make(state.generator_optimizer, of_decoder, [])
-    of_deep, by_handed = gradients(deep, into_deep, [handed], by_skips[half:])
-    with updating.beside():
-        updates.make(state.generator_optimizer, of_deep, [])
-    of_shallow, _ = gradients([*shallow, half_way], into_shallow, [], [*by_skips[:half], *by_handed])
-    with updating.beside():
-        updates.make(state.generator_optimizer, of_shallow, running_statistics(generator))
+    kept = []  # until all has been joined
+    for of_piece in pieces.gradients([by_judgement + by_distance]):
+        kept.append(of_piece)
+        with updating.beside():
+            updates.make(state.generator_optimizer, of_piece)
 
     judging.join()
     updating.join()
     for_generator = GeneratorLoss(fooled + lambda_l1 * distance, fooled, distance)
     for_discriminator = DiscriminatorLoss(real_d_loss + fake_d_loss, real_d_loss, fake_d_loss)
     losses = torch.stack([loss.detach() for loss in (*for_generator, *for_discriminator)])
-    team.average_([losses])
+    team.average_([losses, *running_statistics(generator), *running_statistics(discriminator)])
     updates.finish()
     return losses
 
@@ -106,9 +101,9 @@ class Updates:
         scale = self._loss_scale.scale
         return loss if scale is None else loss * scale
 
-    def make(self, optimizer: Adam, gradients: Mapping[str, Tensor], statistics: Sequence[Tensor]) -> None:
-        """Averages gradients and running statistics over the workers, and updates from them."""
-        self._team.average_([*gradients.values(), *statistics])
+    def make(self, optimizer: Adam, gradients: Mapping[str, Tensor]) -> None:
+        """Averages gradients over the workers, and updates from them."""
+        self._team.average_(list(gradients.values()))
         if self._loss_scale.enabled:
             self._waiting.append((optimizer, gradients))
         else:
@@ -127,39 +122,28 @@ class Updates:
         self._loss_scale.update(overflow)
 
 
-def leaf(result: Tensor) -> Tensor:
-    """Where one part of the computation ends and the next begins."""
-    return result.detach().requires_grad_()
+def generate(generator: Generator, source: Tensor, masks: Sequence[Tensor]) -> tuple[Pieces, Tensor]:
+    """The fake, and the pieces that it was computed in: the levels above and below half the depth, then the decoder."""
+    pieces, x, waiting = Pieces(), source, list[Tensor]()
+    depth = len(generator.down)
+    for start, stop in ((0, depth // 2), (depth // 2, depth)):
+        encode = functools.partial(generator.encode, start=start, stop=stop)
+        x, *skips = pieces.run(within(generator, "down", start, stop), encode, x)
+        waiting += skips
+    x = waiting.pop()
+    for start, stop in itertools.pairwise((*DECODER_CUTS, depth)):
+        decode = functools.partial(generator.decode, dropout_masks=masks, start=start, stop=stop)
+        skips = [waiting.pop() for _ in generator.up[start:stop]]
+        (x,) = pieces.run(within(generator, "up", start, stop), decode, x, *skips)
+    return pieces, x
 
 
-def gradients(
-    results: Sequence[Tensor],
-    parameters: Mapping[str, Tensor],
-    leaves: Sequence[Tensor] = (),
-    by_results: Sequence[Tensor] | None = None,
-) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Gradients by parameters, under their names, and by leaves; nothing is accumulated.
-
-    Args:
-        results: losses, or what later parts computed with.
-        by_results: the gradients by those.
-    """
-    found = grad(results, [*parameters.values(), *leaves], by_results)
-    return dict(zip(parameters, found, strict=False)), list(found[len(parameters) :])
-
-
-def parts(generator: Generator, half: int) -> list[dict[str, Tensor]]:
-    """The parameters of the encoder's levels above and below the half, and of the decoder."""
-    shallow: dict[str, Tensor] = {}
-    deep: dict[str, Tensor] = {}
-    decoder: dict[str, Tensor] = {}
-    for name, parameter in generator.named_parameters():
-        kind, level = name.split(".")[:2]
-        if kind != "down":
-            decoder[name] = parameter
-        else:
-            (shallow if int(level) < half else deep)[name] = parameter
-    return [shallow, deep, decoder]
+def within(generator: Generator, kind: str, start: int, stop: int) -> dict[str, Tensor]:
+    """The parameters of some of the generator's blocks, under their names; with the last block up, those of `last`."""
+    blocks = {f"{kind}.{level}": block for level, block in enumerate(getattr(generator, kind)) if start <= level < stop}
+    if kind == "up" and stop > len(generator.up):
+        blocks["last"] = generator.last
+    return {name: p for prefix, block in blocks.items() for name, p in block.named_parameters(prefix)}
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

@@ -1,10 +1,7 @@
 """The GPU's own kernels, run by Triton's interpreter, against PyTorch's layers."""
 
-import importlib
 import importlib.util
-import sys
-from collections.abc import Iterator
-from types import ModuleType
+import os
 
 import pytest
 import torch
@@ -15,16 +12,10 @@ from gan.adam import BETAS, EPSILON
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton comes with PyTorch for NVIDIA GPUs only", allow_module_level=True)
+if not os.environ.get("TRITON_INTERPRET"):
+    pytest.skip("here a GPU runs the kernels: tests/on_gpu.py", allow_module_level=True)
 
-
-@pytest.fixture(scope="module")
-def kernels() -> Iterator[ModuleType]:
-    """The module, imported for the interpreter."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        yield importlib.import_module("gan.kernels")
-    for name in ("gan.kernels", "gan.triton_kernels"):
-        del sys.modules[name]
+from gan import kernels
 
 
 def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -44,7 +35,7 @@ SIZES = [(1, 512, 2, 2), (1, 40, 8, 8), (3, 16, 16, 16), (2, 8, 31, 31)]
     ],
 )
 def test_normalised_activations_and_their_gradients_are_pytorchs(
-    kernels: ModuleType, size: tuple[int, ...], slopes: list[float], masked: bool
+    size: tuple[int, ...], slopes: list[float], masked: bool
 ) -> None:
     x = (3 * pictures(*size) + 1).requires_grad_()
     norm = nn.BatchNorm2d(size[1])
@@ -66,7 +57,7 @@ def test_normalised_activations_and_their_gradients_are_pytorchs(
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
-def test_statistics_survive_a_mean_that_dwarfs_the_deviations(kernels: ModuleType) -> None:
+def test_statistics_survive_a_mean_that_dwarfs_the_deviations() -> None:
     x = pictures(1, 8, 64, 64) + 1000
     running = [torch.zeros(8), torch.ones(8), torch.tensor(0)]
     done = kernels.normalise(x, torch.ones(8), torch.zeros(8), running, None, [0.0], 0.1, 1e-5)
@@ -74,9 +65,7 @@ def test_statistics_survive_a_mean_that_dwarfs_the_deviations(kernels: ModuleTyp
 
 
 @pytest.mark.parametrize("size", [(1, 512, 2, 2), (2, 24, 8, 4), (2, 600, 4, 2)])
-def test_windows_are_gathered_and_scattered_as_a_convolution_does(
-    kernels: ModuleType, size: tuple[int, int, int, int]
-) -> None:
+def test_windows_are_gathered_and_scattered_as_a_convolution_does(size: tuple[int, int, int, int]) -> None:
     number, channels, height, width = size
     x = pictures(*size).requires_grad_()
     weight = pictures(32, channels, 4, 4, seed=1)
@@ -93,7 +82,7 @@ def test_windows_are_gathered_and_scattered_as_a_convolution_does(
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [None, 8.0])
-def test_updates_are_adams(kernels: ModuleType, kind: torch.dtype, scale: float | None) -> None:
+def test_updates_are_adams(kind: torch.dtype, scale: float | None) -> None:
     weight, rate = pictures(10, 30, 4, 4).requires_grad_(), torch.tensor(0.02)
     mine, moments = weight.detach().clone(), [torch.zeros_like(weight.detach()) for _ in range(2)]
     rounded, updates = mine.to(kind), torch.tensor(0.0)

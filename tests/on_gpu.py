@@ -1,0 +1,170 @@
+"""What only a GPU can show: `python -m pytest tests/on_gpu.py`, on a machine that has one.
+
+The graph computes what the same step does without one, a resumed training has the same bits, and the kernels
+are PyTorch's layers to rounding.
+"""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import gan.training
+from benchmarks.train_step import NoisePatches
+from gan.adam import BETAS, EPSILON, Adam
+from gan.convolution import downsample, upsample
+from gan.devices import has_kernels
+from gan.discriminator import Discriminator
+from gan.feeding import Feed
+from gan.graph import rehearse
+from gan.normalisation import normalised
+from gan.patches import Patches
+from gan.precision import lowered
+from gan.randomness import dropout_bits, plan_epoch
+from gan.state import ModelSettings, TrainState
+from gan.team import Team
+from gan.training import Decision, TrainingSettings, fit, learn_from
+from runner.settling import Settled, set_up_torch
+
+GPU = torch.device("cuda", 0)
+MODEL = ModelSettings(channels=16, patch_size=256)
+PRECISIONS = ["bf16", "fp16", "fp32"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def deterministic() -> None:
+    set_up_torch(Settled(1, "bf16", ""), deterministic=True)
+
+
+def settings(precision: str, batch_size: int) -> TrainingSettings:
+    return TrainingSettings(
+        epochs=100, batch_size=batch_size, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision=precision,
+        log_every_n_steps=7,
+    )  # fmt: skip
+
+
+def new_state(precision: str) -> TrainState:
+    return TrainState(MODEL, 0, 2e-4, precision, GPU)
+
+
+def train(state: TrainState, precision: str, batch_size: int, until: int) -> dict[str, torch.Tensor]:
+    """Trains up to a step, on patches whose last batch in an epoch is smaller; all tensors of the state."""
+    patches = NoisePatches(5 * batch_size + batch_size // 2)
+    stop = lambda: Decision.STOP if state.step >= until else Decision.GO_ON  # noqa: E731
+    fit(state, patches, settings(precision, batch_size), resident_bytes=10**9, decide=stop)  # type: ignore[arg-type]
+    return everything(state)
+
+
+def everything(state: TrainState) -> dict[str, torch.Tensor]:
+    saved = {f"{group}.{name}": t for group, tensors in state.state_dict().items() for name, t in tensors.items()}
+    saved |= {f"low.{name}": t for name, t in state.low_generator.named_parameters()}
+    return {name: t.detach().clone() for name, t in saved.items()}
+
+
+def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+@pytest.mark.parametrize(("precision", "batch_size"), [*itertools.product(PRECISIONS, [1, 4])])
+def test_a_resumed_training_and_one_without_the_graph_have_the_same_bits(
+    precision: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = train(new_state(precision), precision, batch_size, 14)
+    first, second = new_state(precision), new_state(precision)
+    train(first, precision, batch_size, 6)
+    second.load_state_dict(first.state_dict())
+    assert different(undisturbed, train(second, precision, batch_size, 14)) == []
+    monkeypatch.setattr(gan.training, "runs_as_graph", lambda *_: False)
+    assert different(undisturbed, train(new_state(precision), precision, batch_size, 14)) == []
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_rehearsal_leaves_the_state_as_it_was(precision: str) -> None:
+    state = new_state(precision)
+    before = train(state, precision, 1, 2)
+    feed, plan = Feed(NoisePatches(4), GPU), plan_epoch(0, 1, 4, 30)  # type: ignore[arg-type]
+    bits = dropout_bits(state.generator.dropout_shapes, 1, slice(0, 1), 0, 2)
+    learn = functools.partial(learn_from, state=state, lambda_l1=100.0, team=Team())
+    rehearse(state, learn, feed.batch(plan, slice(2, 3), bits))
+    assert different(before, everything(state)) == []
+
+
+def pictures(*shape: int, kind: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(GPU, kind)
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def test_this_gpu_runs_the_kernels() -> None:
+    assert has_kernels(GPU)
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 512, 2, 2), (1, 64, 128, 128), (1, 512, 31, 31), (10, 64, 128, 128), (3, 24, 8, 4)]
+)
+@pytest.mark.parametrize(("slopes", "masked"), [([0.2, 0.0], False), ([0.2], False), ([0.0], True)])
+def test_normalised_activations_are_pytorchs(size: tuple[int, ...], slopes: list[float], masked: bool) -> None:
+    x = (3 * pictures(*size) + 1).requires_grad_()
+    norm, plain = nn.BatchNorm2d(size[1]).to(GPU), nn.BatchNorm2d(size[1]).to(GPU)
+    nn.init.normal_(norm.bias)
+    plain.load_state_dict(norm.state_dict())
+    mask = (2 * (torch.rand(size, device=GPU) > 0.5)).to(torch.uint8) if masked else None
+    given = [pictures(size[0], 2 * size[1], *size[2:], seed=1 + i)[:, size[1] :] for i in range(len(slopes))]
+    y = plain(x) if mask is None else plain(x) * mask
+    expected = [F.leaky_relu(y, slope) for slope in slopes]
+    results = normalised(norm, x, slopes, mask)
+    torch.testing.assert_close(results, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close([*norm.buffers()], [*plain.buffers()], rtol=1e-4, atol=1e-5)
+    found = torch.autograd.grad(results, [x, norm.weight, norm.bias], given)
+    wanted = torch.autograd.grad(expected, [x, plain.weight, plain.bias], given)
+    for mine, other in zip(found, wanted, strict=True):
+        assert float((mine - other).norm() / other.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("size", [(1, 512, 2, 2), (1, 512, 16, 16), (4, 64, 8, 8)])
+def test_products_are_convolutions(size: tuple[int, ...]) -> None:
+    x, weight = pictures(*size).requires_grad_(), pictures(32, size[1], 4, 4, seed=1).requires_grad_()
+    up = pictures(size[1], 32, 4, 4, seed=2).requires_grad_()
+    for mine, other, parameter in (
+        (downsample(x, weight), F.conv2d(x, weight, stride=2, padding=1), weight),
+        (upsample(x, up), F.conv_transpose2d(x, up, stride=2, padding=1), up),
+    ):
+        given = pictures(*other.shape, seed=3)
+        pairs = zip(
+            [mine, *torch.autograd.grad(mine, [x, parameter], given)],
+            [other, *torch.autograd.grad(other, [x, parameter], given)],
+            strict=True,
+        )
+        for a, b in pairs:
+            assert float((a - b).norm() / b.norm()) < 2e-3  # TF32 may be on
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_updates_are_adams(precision: str) -> None:
+    ours, plain = Discriminator(8, 70).to(GPU), Discriminator(8, 70).to(GPU)
+    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain.load_state_dict(ours.state_dict())
+    low = lowered(ours, precision)
+    adam = Adam(ours, low, 2e-2)
+    theirs = torch.optim.Adam(plain.parameters(), lr=2e-2, betas=BETAS, eps=EPSILON)
+    for _ in range(3):
+        values = {name: torch.randn_like(parameter) for name, parameter in low.named_parameters()}
+        adam.begin_update()
+        adam.update(values)
+        for name, parameter in plain.named_parameters():
+            parameter.grad = values[name].float()
+        theirs.step()
+    for mine, other, rounded in zip(ours.parameters(), plain.parameters(), low.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+        assert torch.equal(rounded, mine.to(rounded.dtype))
+
+
+def test_patches_stay_on_the_gpu_and_are_those_of_the_store(patches: Patches) -> None:
+    plan = plan_epoch(0, 1, len(patches), 8)
+    bits = dropout_bits([(8, 2, 2)], 2, slice(0, 2), 0, 0)
+    resident, read = Feed(patches, GPU, 10**9), Feed(patches, GPU)
+    for start in range(0, len(patches), 2):
+        batches = [feed.batch(plan, slice(start, start + 2), bits) for feed in (resident, read)]
+        assert all(torch.equal(a, b) and a.is_cuda for a, b in zip(*batches, strict=True))
