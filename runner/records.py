@@ -110,7 +110,15 @@ def machine_differences(recorded: Mapping[str, Any], kernels: str) -> list[str]:
 
 def package_versions() -> dict[str, str]:
     """Python and the packages whose kernels or formats a trial's bits depend on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
+
+
+def installed_version(package: str) -> str:
+    """A package's version; in one process training does without some, as Ray."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def processor_model() -> str:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import runner.data
+import runner.records
 import runner.train
 import runner.translate
 import runner.tune
@@ -296,7 +297,9 @@ def test_synthesize_draws_the_same_bytes_for_the_same_seed_and_spares_other_file
     assert "holds other files (mine.txt" in capsys.readouterr().err
 
 
-def test_in_process_starts_without_importing_ray(tmp_path: Path) -> None:
+def test_in_process_needs_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.records, "PACKAGES", ("torch", "a-package-that-is-not-there"))
+    assert runner.records.package_versions()["a-package-that-is-not-there"] == "not installed"
     path = write_experiment(tmp_path, training={"epochs": 1})
     (tmp_path / "ray.py").write_text("raise ImportError('Ray must not be imported')")
     code, output = run(
