@@ -29,6 +29,8 @@ DEFAULT_PROJECT = "pix2pix"
 
 # How long a server that does not answer is waited for, at a run's start and at its end.
 NETWORK_WAIT_S = 20.0
+# How long wandb's own process may take for a run that is kept offline: on a busy machine, or a slow disk.
+LOCAL_WAIT_S = 120.0
 # At the end of a run that uploads weights: a quarter of a gigabyte at a megabyte a second.
 WEIGHTS_WAIT_S = 300.0
 
@@ -221,14 +223,15 @@ def _settings(online: bool, uploads_weights: bool) -> "wandb.Settings":
     """No output, no hold on the terminal, nothing collected about the machine, the program or its git."""
     import wandb
 
+    start_wait_s = NETWORK_WAIT_S if online else LOCAL_WAIT_S
     return wandb.Settings(
         mode="online" if online else "offline",
         silent=True,
         console="off",
         symlink=False,
         use_dot_wandb=False,
-        init_timeout=NETWORK_WAIT_S,
-        finish_timeout=WEIGHTS_WAIT_S if uploads_weights else NETWORK_WAIT_S,
+        init_timeout=start_wait_s,
+        finish_timeout=max(start_wait_s, WEIGHTS_WAIT_S) if uploads_weights else start_wait_s,
         finish_timeout_raises=True,
         # The web page's stop button would interrupt the main process, and with it every other trial.
         stop_fn=lambda: None,
