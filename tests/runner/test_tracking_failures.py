@@ -177,15 +177,6 @@ def test_without_a_key_that_can_be_used_runs_are_kept_offline(
     assert offline_run(trial).steps == [0, 1, 2]
 
 
-def test_offline_nothing_ends_because_a_server_would_not_be_waited_for_any_longer(
-    trial: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(WAIT_S, 0.0)
-    log_steps(trial, range(3))
-    track(trial, "finished")
-    assert offline_run(trial).steps == [0, 1, 2]
-
-
 def test_a_failure_offline_is_said_once_and_ends_that_trials_tracking(
     trial: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
