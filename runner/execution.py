@@ -29,7 +29,7 @@ from runner.sweep_tracking import SweepTracking
 from runner.syncing import sync_hint
 from runner.tracker import Tracker
 from runner.tracking import TrialTracking
-from runner.wandb_session import Uplink
+from runner.uplink import Uplink
 
 EXPERIMENT_FILE = "experiment.yaml"
 

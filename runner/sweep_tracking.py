@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.metrics_log import only_finite
+from runner.results import ENDED_BADLY
 from runner.storage import Storage
-from runner.tracking import NOT_FAILURES, read_state, run_id, write_state
-from runner.wandb_session import Identity, OpenRun, Uplink
+from runner.tracking import NOT_FAILURES, run_id
+from runner.uplink import TrackedRun, Uplink
+from runner.wandb_session import Identity
 
 JOB_TYPE = "sweep"
 TABLE = "trials"
@@ -28,58 +30,48 @@ class SweepTracking:
             config: recorded as it is; must hold no secret.
         """
         name = experiment.name
-        self._experiment, self._uplink = experiment, uplink
         # No trial's folder is named like this: a trial that sweeps has `=` in its name, one that doesn't is `trial`.
-        self._identity = Identity(run_id(name, JOB_TYPE), f"{name} (sweep)", name, JOB_TYPE, config)
-        self._run: OpenRun | None = None
+        identity = Identity(run_id(name, JOB_TYPE), f"{name} (sweep)", name, JOB_TYPE, config)
+        self._tracked = TrackedRun(experiment, identity, uplink)
         self._logged = ""
-        self._over = False
 
     def update(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Logs the table of these rows of results, unless it is the one that was logged last."""
-        self._attempt(lambda: self._update(rows))
+        self._tracked.attempt(lambda: self._log(rows, digest(rows)))
 
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Logs the table and closes the run. Does nothing where W&B has it already."""
-        self._attempt(lambda: self._finish(rows))
-
-    def _attempt(self, work: Callable[[], None]) -> None:
-        if self._over:
-            return
-        self._over = not self._uplink.attempt(self._identity.name, work)
-        if self._over and self._run is not None:
-            self._run.abandon()
-
-    def _update(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        if self._run is None and read_state(self._experiment) == self._state(rows):
-            return
-        self._log_table(rows)
+        self._tracked.attempt(lambda: self._finish(rows))
 
     def _finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._update(rows)
-        run, self._run = self._run, None
-        if run is None:
+        shown = digest(rows)
+        self._log(rows, shown)
+        if not self._tracked.is_open:
             return
         statuses = Counter(row["status"] for row in rows)
-        summary = {"trials_in_all": len(rows), **{f"trials_{status}": count for status, count in statuses.items()}}
-        run.close(summary, failed=not statuses.keys() <= set(NOT_FAILURES))
-        write_state(self._experiment, self._state(rows))
+        counts = {f"trials_{status}": statuses[status] for status in (*NOT_FAILURES, *ENDED_BADLY)}
+        failed = not statuses.keys() <= set(NOT_FAILURES)
+        self._tracked.close({"trials_in_all": len(rows), **counts}, {"rows": shown}, failed=failed)
 
-    def _log_table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _log(self, rows: Sequence[Mapping[str, Any]], shown: str) -> None:
+        """Logs the table, unless the run shows it.
+
+        Args:
+            shown: the digest of the rows.
+        """
+        if self._tracked.is_recorded({"rows": shown}, with_files=True):
+            return
+        if not self._tracked.is_open:
+            self._logged = ""
+        run = self._tracked.open()
+        if self._logged == shown:
+            return
         import wandb
 
-        if self._run is None or self._run.mode != self._uplink.mode:
-            self._run, self._logged = None, ""
-            self._run = OpenRun(self._experiment, self._identity, self._uplink.mode)
-        if self._logged == digest(rows):
-            return
         columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
         data = [[only_finite(row).get(str(name)) for name in columns] for row in rows]
-        self._run.log({TABLE: wandb.Table(columns, data, allow_mixed_types=True)})
-        self._logged = digest(rows)
-
-    def _state(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"id": self._identity.id, "mode": self._uplink.mode, "rows": digest(rows)}
+        run.log({TABLE: wandb.Table(columns, data, allow_mixed_types=True)})
+        self._logged = shown
 
 
 def digest(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -63,29 +63,37 @@ class Tracker:
             self._thread.join(GRACE_S)  # in which it keeps offline what it can
 
     def close(self) -> None:
-        """Leaves everything as it is, where the run has ended without results."""
+        """Leaves everything as it is, where the run has ended without results, and waits for what is being done:
+        the next start of the command may write to the same folders."""
         self._is_abandoned = True
         self._over.set()
+        if self._thread.ident:
+            self._thread.join(GRACE_S)
 
     def _run(self) -> None:
         with contextlib.suppress(Superseded):
             while not self._over.wait(INTERVAL_S):
                 self._pass_on(is_last=False)
-            if not self._is_abandoned:
-                self._pass_on(is_last=True)
+            self._pass_on(is_last=True)
+
+    def _check_wanted(self) -> None:
+        """Before each piece of work, for one may take minutes: raises Superseded where it is no longer ours to do."""
+        if self._is_abandoned:
+            raise Superseded("the run has ended without results")
+        self._check_current()
 
     def _pass_on(self, *, is_last: bool) -> None:
-        self._check_current()
         rows = self._rows
         ended = {row["trial"] for row in rows if row["status"] in ENDED}
         for name, tracking in self._trials.items():
             if name not in ended:
+                self._check_wanted()
                 tracking.update()
         for row in rows:
             if is_last or row["trial"] in ended - self._ended:
+                self._check_wanted()
                 self._trials[row["trial"]].finish(row)
-        if self._sweep is not None and is_last:
-            self._sweep.finish(rows)
-        elif self._sweep is not None and ended - self._ended:
-            self._sweep.update(rows)
+        if self._sweep is not None and (is_last or ended - self._ended):
+            self._check_wanted()
+            (self._sweep.finish if is_last else self._sweep.update)(rows)
         self._ended = ended

@@ -9,16 +9,16 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.metrics_log import MetricsReader
 from runner.records import WEIGHTS, WEIGHTS_RECORD
 from runner.storage import Storage
-from runner.wandb_session import FOLDER, Identity, OpenRun, Uplink
+from runner.uplink import TrackedRun, Uplink
+from runner.wandb_session import Identity, OpenRun
 
-STATE = f"{FOLDER}/state.json"
 NOT_FAILURES = ("finished", "stopped")
 # Of a row of results: the rest of it is in the run already, as its config and its last values.
 IN_SUMMARY = ("status", "epochs", "restarts", "steps_lost")
@@ -51,17 +51,16 @@ class TrialTracking:
             artifacts: whether the finished trial's weights go with it.
         """
         self._trial = trial
-        self._identity = Identity(run_id(experiment, trial.name), trial.name, experiment, "train", config)
-        self._uplink, self._artifacts = uplink, artifacts
+        identity = Identity(run_id(experiment, trial.name), trial.name, experiment, "train", config)
+        self._tracked = TrackedRun(trial, identity, uplink, uploads_weights=artifacts)
+        self._artifacts = artifacts
         self._reader = MetricsReader(trial)
         self._pending: list[dict[str, Any]] = []
-        self._run: OpenRun | None = None
-        self._over = False
 
     def update(self) -> None:
         """Logs rows of metrics.jsonl that are not logged yet, a thousand at most; opens the run for the
         first one, unless W&B has a run of exactly these rows."""
-        self._attempt(self._update)
+        self._tracked.attempt(self._update)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Logs what is left, adds what the trial's row of results says to the summary (W&B keeps each
@@ -69,40 +68,31 @@ class TrialTracking:
 
         Does nothing without rows, or where W&B has all of it already.
         """
-        self._attempt(lambda: self._finish(result))
-
-    def _attempt(self, work: Callable[[], None]) -> None:
-        if self._over:
-            return
-        self._over = not self._uplink.attempt(self._identity.name, work)
-        if self._over and self._run is not None:
-            self._run.abandon()
+        self._tracked.attempt(lambda: self._finish(result))
 
     def _update(self) -> None:
-        if self._run is None and self._is_recorded({}):
-            return
-        self._log_rows(ROWS_PER_UPDATE)
+        if not self._is_recorded({}):
+            self._log_rows(ROWS_PER_UPDATE)
 
     def _finish(self, result: Mapping[str, Any]) -> None:
         summary = {name: result[name] for name in IN_SUMMARY if name in result}
         weights = self._weights_record(result["status"])
         ending = {"summary": summary, "weights": weights.get("sha256", "")}
-        if self._run is None and self._is_recorded(ending):
+        if self._is_recorded(ending, with_files=bool(weights)):
             return
         run = self._log_rows(sys.maxsize)
         if weights:
             run.log_weights(WEIGHTS, weights)
-        self._run = None
-        run.close(summary, failed=result["status"] not in NOT_FAILURES)
-        write_state(self._trial, self._state() | ending)
+        contents = {"last_step": self._reader.last_step, **ending}
+        self._tracked.close(summary, contents, failed=result["status"] not in NOT_FAILURES)
 
-    def _is_recorded(self, ending: dict[str, Any]) -> bool:
-        """True where a W&B run of all rows, and of this ending, has been closed before."""
+    def _is_recorded(self, ending: Mapping[str, Any], *, with_files: bool = False) -> bool:
+        """True where a W&B run of all rows, and of this ending, has been closed before, or there are no rows."""
+        if self._tracked.is_open:
+            return False
         self._reader.new_rows()
-        return self._reader.last_step < 0 or read_state(self._trial).items() >= (self._state() | ending).items()
-
-    def _state(self) -> dict[str, Any]:
-        return {"id": self._identity.id, "mode": self._uplink.mode, "last_step": self._reader.last_step}
+        last_step = self._reader.last_step
+        return last_step < 0 or self._tracked.is_recorded({"last_step": last_step, **ending}, with_files=with_files)
 
     def _weights_record(self, status: str) -> dict[str, Any]:
         """What weights/manifest.json says, where the weights are to go along."""
@@ -112,20 +102,15 @@ class TrialTracking:
         return record
 
     def _log_rows(self, limit: int) -> OpenRun:
-        run = self._open_run()
+        if not self._tracked.is_open:
+            self._reader, self._pending = MetricsReader(self._trial), []
+        run = self._tracked.open()
         self._pending += self._reader.new_rows()
         rows, self._pending = self._pending[:limit], self._pending[limit:]
         for row in rows:
             if row["step"] >= run.first_step:
                 run.log(self._values(row), row["step"])
         return run
-
-    def _open_run(self) -> OpenRun:
-        if self._run is None or self._run.mode != self._uplink.mode:
-            self._run = None
-            self._run = OpenRun(self._trial, self._identity, self._uplink.mode, uploads_weights=self._artifacts)
-            self._reader, self._pending = MetricsReader(self._trial), []
-        return self._run
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """What W&B is given of a row."""
@@ -137,20 +122,6 @@ class TrialTracking:
         if picture is not None:
             values["images"] = wandb.Image(str(picture), caption="source | target | generated")
         return values
-
-
-def read_state(folder: Storage) -> dict[str, Any]:
-    """What W&B has of the folder's run, as written by write_state; empty where that is not known."""
-    try:
-        state = json.loads(folder.read(STATE))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def write_state(folder: Storage, state: Mapping[str, Any]) -> None:
-    """Notes what W&B has of the folder's run."""
-    folder.write(STATE, json.dumps(state).encode())
 
 
 def _picture(trial: Storage, row: Mapping[str, Any]) -> Path | None:

@@ -6,10 +6,12 @@ which `wandb sync` uploads.
 """
 
 import contextlib
+import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
     import wandb
 
 FOLDER = "wandb"
-WEIGHTS_COPY = f"{FOLDER}/weights"
+STAGED = f"{FOLDER}/artifacts"
 SERVICE = "wandb-core"
+DATA_DIR = "WANDB_DATA_DIR"
 DEFAULT_PROJECT = "pix2pix"
 
 # How long a server that does not answer is waited for, at a run's start and at its end.
 NETWORK_WAIT_S = 20.0
+# How long wandb's own process may take for a run that is kept offline: on a busy machine, or a slow disk.
+LOCAL_WAIT_S = 120.0
 # At the end of a run that uploads weights: a quarter of a gigabyte at a megabyte a second.
 WEIGHTS_WAIT_S = 300.0
 
@@ -33,7 +38,12 @@ WEIGHTS_WAIT_S = 300.0
 QUIET_ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 # What wandb's service writes into a run's own log where it gives up on a part of it, and `finish` does not tell.
-UPLOAD_FAILURES = ("filestream: fatal error: ", "failed to log artifact: ")
+UPLOAD_FAILURES = (
+    "filestream: fatal error: ",
+    "failed to log artifact: ",
+    "file transfer: upload: failed to upload: ",
+    "runfiles: CreateRunFiles returned error: ",
+)
 
 # Runs of this process that are open. They share one service process, which the last one ends.
 _open_ids: set[str] = set()
@@ -41,81 +51,6 @@ _open_ids: set[str] = set()
 
 class TrackingError(RuntimeError):
     """W&B can't be used the way the experiment asks, or has not taken what it was given; the text says why."""
-
-
-def resolve_mode(wanted: str) -> str:
-    """online, offline or off for what an experiment asks: these three stay, `auto` is decided here.
-
-    `auto` is online where W&B finds a key in any of its places (WANDB_API_KEY, netrc, a settings file),
-    off where WANDB_MODE says disabled, else offline. The key is not kept, and no server is asked.
-    """
-    if wanted != "auto":
-        return wanted
-    if os.environ.get("WANDB_MODE") == "disabled":
-        return "off"
-    with contained():
-        return "online" if _key_is_configured() else "offline"
-
-
-def _key_is_configured() -> bool:
-    # What fails here fails again, and is said, as the first run is opened.
-    with contextlib.suppress(Exception):
-        import wandb
-        import wandb.errors
-
-        try:
-            return wandb.login(prompt=False, verify=False)
-        except wandb.errors.AuthenticationError:
-            return True  # there is one, malformed
-        finally:
-            _end_service_if_unused()
-    return False
-
-
-class Uplink:
-    """Where this start of the command sends its runs. Belongs to one thread."""
-
-    def __init__(self, wanted: str, say: Callable[[str], None]) -> None:
-        """As an experiment's `tracking.wandb` wants it; `say` is told of each failure, in one line."""
-        self._wanted, self._say = wanted, say
-        self._mode = ""
-
-    @property
-    def mode(self) -> str:
-        """online, offline or off; once a server has failed, offline to the end of this start."""
-        self._mode = self._mode or resolve_mode(self._wanted)
-        return self._mode
-
-    def attempt(self, name: str, work: Callable[[], None]) -> bool:
-        """The one place where W&B's failures end. (Its teardown may call sys.exit.)
-
-        Args:
-            name: what is tracked, for people.
-            work: whatever is to be done; done again, offline, where it fails online.
-
-        Returns:
-            False where the tracking of it is over.
-        """
-        while self.mode != "off":
-            try:
-                with contained():
-                    work()
-                return True
-            except (Exception, SystemExit) as error:
-                if self.mode != "online":
-                    self._say(
-                        f"W&B tracking of {name} ends: {_first_line(error)} "
-                        "(nothing else is affected: metrics.jsonl has every row, and the next start tries again)"
-                    )
-                    return False
-                self._mode = "offline"
-                self._say(
-                    f"W&B fails ({_first_line(error)}): its runs are kept offline from here on, "
-                    "and the next start tries again; the trials do not depend on it"
-                )
-                with contextlib.suppress(Exception, SystemExit), contained():
-                    end_service()
-        return False
 
 
 @dataclass(frozen=True)
@@ -182,21 +117,35 @@ class OpenRun:
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """One row of its history, at the next step where none is given."""
-        self._run.log(dict(values), step=step, commit=True)
+        with self._staging():
+            self._run.log(dict(values), step=step, commit=True)
 
     def log_weights(self, name: str, record: Mapping[str, Any]) -> None:
         """A file of its folder as an artifact that carries its record.
 
-        What is uploaded is a copy: the trial may go on to other weights before an offline run is synced, and earlier
-        versions of `wandb sync` delete what they have uploaded.
+        What is uploaded is a copy, for the trial may go on to other weights before an offline run is synced.
         """
         import wandb
 
-        self._folder.copy(name, WEIGHTS_COPY)
         artifact = wandb.Artifact(f"generator-{self._identity.id}", type="model", metadata=dict(record))
-        copied = str(self._folder.local_path / WEIGHTS_COPY)
-        artifact.add_file(copied, name.rpartition("/")[2], skip_cache=True, policy="immutable")
-        self._run.log_artifact(artifact)
+        with self._staging():
+            artifact.add_file(str(self._folder.local_path / name), name.rpartition("/")[2], skip_cache=True)
+            self._run.log_artifact(artifact)
+
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[None]:
+        """Has wandb keep its copies of an artifact's files in the folder, not in the home folder.
+
+        An offline run names them by absolute path: moved elsewhere, it is synced without them.
+        """
+        before = os.environ.get(DATA_DIR)
+        os.environ[DATA_DIR] = str(self._folder.local_path / FOLDER)
+        try:
+            yield
+        finally:
+            del os.environ[DATA_DIR]
+            if before is not None:
+                os.environ[DATA_DIR] = before
 
     def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
         """Adds to its summary and closes it; returns once all is in the file or on the server.
@@ -212,7 +161,7 @@ class OpenRun:
             _release(self._identity.id)
         if self.mode == "online":
             self._check_uploaded()
-            self._folder.remove(WEIGHTS_COPY)
+            self._folder.remove(STAGED)
         # wandb's own logs hold a link to a file in the home folder, which breaks copies of the results.
         for name in self._folder.names(FOLDER):
             self._folder.remove(f"{FOLDER}/{name}/logs")
@@ -228,15 +177,26 @@ class OpenRun:
         """A server that takes a run may still refuse what belongs to it, as when a quota is used up."""
         for log in (self._folder.local_path / FOLDER).glob("run-*/logs/debug-internal.log"):
             for line in log.read_text(errors="replace").splitlines():
-                for failure in UPLOAD_FAILURES:
-                    if failure in line:
-                        raise TrackingError(line.partition(failure)[2].partition('"')[0][:200])
+                if reason := upload_failure(line):
+                    raise TrackingError(reason)
+
+
+def upload_failure(line: str) -> str:
+    """What a line of the service's log says that it has given up, without the signatures of addresses; else ""."""
+    for failure in UPLOAD_FAILURES:
+        if failure in line:
+            try:
+                text = str(json.loads(line)["msg"])
+            except (ValueError, KeyError, TypeError):
+                text = line
+            return re.sub(r"\?[^\s\"]*", "", text.partition(failure)[2])[:200]
+    return ""
 
 
 def end_service() -> None:
     """Closes all runs at once, waiting for none longer than at its end; they can't be used any more."""
     _open_ids.clear()
-    _end_service_if_unused()
+    end_service_if_unused()
 
 
 def kill_service() -> None:
@@ -248,13 +208,14 @@ def kill_service() -> None:
 
 def _release(run_id: str) -> None:
     _open_ids.discard(run_id)
-    _end_service_if_unused()
+    end_service_if_unused()
 
 
-def _end_service_if_unused() -> None:
+def end_service_if_unused() -> None:
+    """Ends wandb's process, unless runs are open: of ours, or of the program that calls us."""
     import wandb
 
-    if not _open_ids:
+    if not _open_ids and wandb.run is None:
         wandb.teardown()
 
 
@@ -262,14 +223,15 @@ def _settings(online: bool, uploads_weights: bool) -> "wandb.Settings":
     """No output, no hold on the terminal, nothing collected about the machine, the program or its git."""
     import wandb
 
+    start_wait_s = NETWORK_WAIT_S if online else LOCAL_WAIT_S
     return wandb.Settings(
         mode="online" if online else "offline",
         silent=True,
         console="off",
         symlink=False,
         use_dot_wandb=False,
-        init_timeout=NETWORK_WAIT_S,
-        finish_timeout=WEIGHTS_WAIT_S if uploads_weights else NETWORK_WAIT_S,
+        init_timeout=start_wait_s,
+        finish_timeout=max(start_wait_s, WEIGHTS_WAIT_S) if uploads_weights else start_wait_s,
         finish_timeout_raises=True,
         # The web page's stop button would interrupt the main process, and with it every other trial.
         stop_fn=lambda: None,
@@ -300,7 +262,3 @@ def contained() -> Iterator[None]:
         for name in added:
             os.environ.pop(name, None)
         sys.exit, sys.excepthook = hooks
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

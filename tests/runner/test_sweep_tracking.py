@@ -9,10 +9,10 @@ from runner.storage import Storage
 from runner.sweep_tracking import SweepTracking
 from runner.syncing import sync_hint
 from runner.tracking import run_id
-from runner.wandb_session import Uplink
+from runner.uplink import Uplink
 from tests.runner.crashing import Death, train_tiny
 from tests.runner.experiments import read_metrics
-from tests.runner.tracked import KEY, files_of, log_steps, offline_run, track, wandb_processes
+from tests.runner.tracked import KEY, files_of, log_steps, offline_run, sync, track, wandb_processes
 from tests.runner.wandb_log import LocalServer
 
 pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
@@ -55,7 +55,7 @@ def test_an_experiments_run_has_a_table_with_a_row_a_trial_and_counts_how_they_s
     run = offline_run(experiment)
     assert (run.id, run.group, run.job_type) == (run_id("sweep", "sweep"), "sweep", "sweep")
     assert (run.project, run.config["sweep"], run.exit_code) == ("pix2pix", CONFIG["sweep"], 1)
-    counts = {name: value for name, value in run.summary.items() if name.startswith("trials_")}
+    counts = {name: value for name, value in run.summary.items() if name.startswith("trials_") and value}
     assert counts == {"trials_in_all": 3, "trials_finished": 2, "trials_diverged": 1}
     assert not wandb_processes()
 
@@ -79,9 +79,25 @@ def test_online_it_is_one_run_to_which_each_start_adds_its_table(
     (run,) = server.runs.values()
     assert run.id == run_id("sweep", "sweep")
     assert run.steps == [0, 1]
-    assert run.summary["trials_finished"] == 2
+    assert (run.summary["trials_finished"], run.summary["trials_stopped"]) == (2, 0)
     tables = [artifact for artifact in run.artifacts if artifact["artifactTypeName"] == "run_table"]
     assert len(tables) == 2 and tables[0]["digest"] != tables[1]["digest"]
+
+
+def test_a_folder_that_was_moved_is_synced_with_its_table_after_the_next_start(
+    experiment: Storage, tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track_sweep(experiment, results("finished"))
+    assert not list((tmp_path / "home").rglob("staging/*"))
+    moved = Storage.open(experiment.local_path.rename(tmp_path / "sweep"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home of another machine"))
+    track_sweep(moved, results("finished"))
+    before = files_of(moved)
+    track_sweep(moved, results("finished"))
+    assert files_of(moved) == before
+    sync(moved)
+    (table,) = server.runs[run_id("sweep", "sweep")].artifacts
+    assert json.loads(table["files"]["trials.table.json"])["data"] == [[1, "lambda_l1=1", "finished", 0.5]]
 
 
 def test_what_is_to_be_synced_is_said_in_a_line_that_can_be_pasted(experiment: Storage) -> None:

@@ -15,7 +15,7 @@ from runner.metrics_log import METRICS, encode_row
 from runner.records import WEIGHTS, WEIGHTS_RECORD
 from runner.storage import Storage
 from runner.tracking import ROWS_PER_UPDATE, run_id
-from runner.wandb_session import resolve_mode
+from runner.uplink import resolve_mode
 from tests.runner.experiments import reopen_log
 from tests.runner.tracked import (
     CONFIG,
@@ -24,11 +24,12 @@ from tests.runner.tracked import (
     files_of,
     log_steps,
     offline_run,
+    sync,
     track,
     tracking_of,
     wandb_processes,
 )
-from tests.runner.wandb_log import LocalServer
+from tests.runner.wandb_log import LocalServer, read_run
 
 pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
 
@@ -37,7 +38,7 @@ def track_elsewhere(trial: Storage, then: str) -> "subprocess.CompletedProcess[s
     """Tracks what there is in a process of its own, which goes on to do what `then` says."""
     start = (
         "import sys; from runner.storage import Storage; from runner.tracking import TrialTracking\n"
-        "from runner.wandb_session import Uplink\n"
+        "from runner.uplink import Uplink\n"
         "tracking = TrialTracking(Storage.open(sys.argv[1]), 'sweep', {}, Uplink('offline', sys.exit))\n"
         "tracking.update()\n"
     )
@@ -85,6 +86,30 @@ def test_the_project_is_the_users_where_one_is_set(trial: Storage, monkeypatch: 
     track(trial, "finished")
     assert offline_run(trial).project == "maps"
     assert offline_run(trial).exit_code == 0
+
+
+def test_what_another_project_has_is_recorded_in_the_users_too(trial: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_steps(trial, range(1))
+    track(trial, "finished")
+    monkeypatch.setenv("WANDB_PROJECT", "maps")
+    track(trial, "finished")
+    assert offline_run(trial).project == "maps"
+
+
+def test_a_run_of_the_program_that_calls_us_goes_on(trial: Storage, tmp_path: Path) -> None:
+    import wandb
+
+    own = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True, console="off"))
+    try:
+        log_steps(trial, range(3))
+        track(trial, "finished")
+        own.log({"loss": 1.0})
+    finally:
+        own.finish()
+        wandb.teardown()
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert [row["loss"] for row in read_run(path).history] == [1.0]
+    assert offline_run(trial).steps == [0, 1, 2]
 
 
 def test_what_was_not_finite_is_recorded_as_nan(trial: Storage) -> None:
@@ -286,12 +311,6 @@ def write_weights(trial: Storage) -> bytes:
     return content
 
 
-def sync(trial: Storage) -> None:
-    (run,) = trial.local_path.glob("wandb/offline-run-*")
-    command = [sys.executable, "-m", "wandb", "sync", str(run)]
-    subprocess.run(command, env=os.environ | {"WANDB_API_KEY": KEY}, capture_output=True, check=True)
-
-
 def test_offline_and_synced_before_and_after_a_restart_a_trial_is_one_run_and_its_weights_stay(
     trial: Storage, server: LocalServer
 ) -> None:
@@ -311,7 +330,24 @@ def test_offline_and_synced_before_and_after_a_restart_a_trial_is_one_run_and_it
     assert run.steps == list(range(0, 80, 10))
     (artifact,) = run.artifacts
     assert artifact["artifactCollectionName"] == f"generator-{run.id}"
+    assert artifact["files"] == {"generator.safetensors": content}
     assert trial.read(WEIGHTS) == content
+
+
+def test_a_folder_that_was_moved_is_synced_with_its_weights_after_the_next_start(
+    trial: Storage, tmp_path: Path, server: LocalServer
+) -> None:
+    log_steps(trial, range(3))
+    content = write_weights(trial)
+    track(trial, "finished", artifacts=True)
+    moved = Storage.open(trial.local_path.rename(tmp_path / trial.name))
+    track(moved, "finished", artifacts=True)
+    before = files_of(moved)
+    track(moved, "finished", artifacts=True)
+    assert files_of(moved) == before
+    sync(moved)
+    (artifact,) = server.runs[run_id("sweep", trial.name)].artifacts
+    assert artifact["files"] == {"generator.safetensors": content}
 
 
 def test_online_a_finished_trials_weights_go_along_where_they_are_asked_for(
@@ -324,8 +360,10 @@ def test_online_a_finished_trials_weights_go_along_where_they_are_asked_for(
     run = server.runs[run_id("sweep", trial.name)]
     assert run.artifacts == []
     track(trial, "finished", mode="online", artifacts=True)
-    assert [artifact["artifactTypeName"] for artifact in run.artifacts] == ["model"]
-    assert (trial.read(WEIGHTS), trial.exists("wandb/weights")) == (content, False)
+    assert [(artifact["artifactTypeName"], artifact["files"]) for artifact in run.artifacts] == [
+        ("model", {"generator.safetensors": content})
+    ]
+    assert (trial.read(WEIGHTS), trial.exists("wandb/artifacts")) == (content, False)
     track(trial, "finished", mode="online", artifacts=True)
     assert len(run.artifacts) == 1
 
@@ -366,6 +404,15 @@ def test_auto_is_online_where_a_key_is_configured(
     assert resolve_mode("auto") == mode
     assert capfd.readouterr() == ("", "")
     assert not wandb_processes()
+
+
+def test_a_service_that_ends_the_program_as_it_is_asked_for_a_key_is_survived(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import wandb
+
+    monkeypatch.setattr(wandb, "teardown", sys.exit)
+    assert resolve_mode("auto") == "offline"
 
 
 def test_auto_finds_a_key_in_netrc(tmp_path: Path, server: LocalServer) -> None:

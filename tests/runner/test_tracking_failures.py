@@ -1,6 +1,7 @@
 """W&B away, broken or full: no trial notices, one line says it, and all is kept to be sent later."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -21,10 +22,21 @@ from runner.records import read_outcome
 from runner.storage import Storage
 from runner.tracker import Tracker
 from runner.tracking import TrialTracking, run_id
-from runner.wandb_session import Uplink
+from runner.uplink import Uplink
+from runner.wandb_session import upload_failure
 from tests.runner.crashing import Run, tiny_trial, train_tiny
 from tests.runner.experiments import assert_same_end, read_metrics, reopen_log
-from tests.runner.tracked import CONFIG, KEY, a_row, log_steps, offline_run, track, tracking_of, wandb_processes
+from tests.runner.tracked import (
+    CONFIG,
+    KEY,
+    a_row,
+    files_of,
+    log_steps,
+    offline_run,
+    track,
+    tracking_of,
+    wandb_processes,
+)
 from tests.runner.wandb_log import LocalServer
 
 pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
@@ -86,7 +98,10 @@ def test_where_a_server_fails_from_the_start_all_runs_are_kept_offline_and_sent_
 
 
 @pytest.mark.usefixtures("key")
-@pytest.mark.parametrize(("part", "fault"), [("", "hangs"), ("/file_stream", "answers 403"), ("", "answers 500")])
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [("", "hangs"), ("/file_stream", "answers 403"), ("/upload/", "answers 403"), ("", "answers 500")],
+)
 def test_what_a_server_has_refused_in_the_middle_is_kept_offline_whole(
     trial: Storage, server: LocalServer, part: str, fault: str
 ) -> None:
@@ -103,6 +118,44 @@ def test_what_a_server_has_refused_in_the_middle_is_kept_offline_whole(
     assert offline_run(trial).steps == [0, 1, 2, 3, 4, 5]
     assert len(said) == 1 and "kept offline" in said[0]
     assert not wandb_processes()
+
+
+@pytest.mark.usefixtures("key")
+def test_what_a_server_has_whole_is_not_kept_offline_when_it_fails_later(
+    trial: Storage, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_steps(trial, range(3))
+    track(trial, "finished", mode="online")
+    before = files_of(trial)
+    second = Storage(trial.filesystem, f"{trial.root}0")
+    second.make_folder()
+    log_steps(second, range(3))
+    uplink = Uplink("online", lambda line: None)
+    trackings = [TrialTracking(place, "sweep", CONFIG, uplink) for place in (second, trial)]
+    break_server(server, "refuses", monkeypatch)
+    trackings[0].finish({"status": "finished"})
+    mend_server(server, monkeypatch)
+    trackings[1].finish({"status": "finished"})
+    assert uplink.mode == "offline" and offline_run(second).steps == [0, 1, 2]
+    assert files_of(trial) == before
+
+
+def test_the_reason_of_a_refusal_is_said_without_the_signatures_of_addresses() -> None:
+    message = 'file transfer: upload: failed to upload: Put "https://bucket/a.png?X-Signature=abc": no such host'
+    line = json.dumps({"level": "ERROR", "msg": message})
+    assert upload_failure(line) == 'Put "https://bucket/a.png": no such host'
+    assert upload_failure(line.replace("failed to upload", "done")) == ""
+
+
+@pytest.mark.usefixtures("key")
+def test_nobody_who_listens_is_no_reason_to_stop(trial: Storage, server: LocalServer) -> None:
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    server.faults = {"": 403}
+    log_steps(trial, range(3))
+    track(trial, "finished", mode="online", say=say)
+    assert offline_run(trial).steps == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +210,47 @@ def test_nothing_is_tracked_by_a_start_that_another_has_followed(trial: Storage)
     tracker = Tracker({trial.name: tracking_of(trial)}, None, superseded, pytest.fail)
     tracker.finish([{"trial": trial.name, "status": "finished"}])
     assert trial.names() == [METRICS]
+
+
+def test_a_start_that_is_followed_in_the_middle_touches_no_further_trial(trial: Storage) -> None:
+    second = Storage(trial.filesystem, f"{trial.root}0")
+    second.make_folder()
+    places = (trial, second)
+
+    def check_current() -> None:
+        if trial.exists("wandb/state.json"):
+            raise Superseded("attempt 2 has taken over")
+
+    for place in places:
+        log_steps(place, range(3))
+    tracker = Tracker({place.name: tracking_of(place) for place in places}, None, check_current, pytest.fail)
+    tracker.finish([{"trial": place.name, "status": "finished"} for place in places])
+    assert offline_run(trial).steps == [0, 1, 2]
+    assert second.names() == [METRICS]
+
+
+def test_closing_waits_for_what_is_being_done_and_begins_nothing_more(trial: Storage) -> None:
+    begun, may_go_on, over = threading.Event(), threading.Event(), threading.Event()
+
+    def check_current() -> None:
+        begun.set()
+        may_go_on.wait()
+
+    log_steps(trial, range(3))
+    unlogged = Storage(trial.filesystem, f"{trial.root}0")
+    unlogged.make_folder()
+    log_steps(unlogged, range(3))
+    trackings = {place.name: tracking_of(place) for place in (trial, unlogged)}
+    tracker = Tracker(trackings, None, check_current, pytest.fail)
+    tracker.begin()
+    begun.wait()
+    closing = threading.Thread(target=lambda: (tracker.close(), over.set()))
+    closing.start()
+    assert not over.wait(0.1), "it returned while a trial was being tracked"
+    may_go_on.set()
+    closing.join()
+    assert unlogged.names() == [METRICS]
+    trackings[trial.name].finish({"status": "stopped"})
 
 
 def train_online(folder: Path, undisturbed: Path, server: str, wait_s: float, **how: Any) -> Run:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from gan.losses import LOSS_NAMES
 from runner.storage import Storage
 from runner.tracking import TrialTracking
-from runner.wandb_session import Uplink
+from runner.uplink import Uplink
 from tests.runner.experiments import reopen_log
 from tests.runner.wandb_log import RecordedRun, read_run
 
@@ -47,6 +48,14 @@ def offline_run(folder: Storage) -> RecordedRun:
     """The one offline run of a trial or an experiment."""
     (path,) = folder.local_path.glob("wandb/offline-run-*/run-*.wandb")
     return read_run(path)
+
+
+def sync(folder: Storage) -> None:
+    """Uploads the one offline run of a trial or an experiment."""
+    (run,) = folder.local_path.glob("wandb/offline-run-*")
+    command = [sys.executable, "-m", "wandb", "sync", str(run)]
+    environment = os.environ | {"WANDB_API_KEY": KEY}
+    subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
 
 
 def files_of(trial: Storage) -> dict[Path, tuple[int, bytes]]:

@@ -43,7 +43,13 @@ def read_records(path: Path) -> Iterator["Record"]:
 
 @dataclass
 class RecordedRun:
-    """One run as W&B has it; each row of `history` holds its `_step`, each of `artifacts` its record or input."""
+    """One run as W&B has it.
+
+    Attributes:
+        history: its rows, with their `_step`.
+        artifacts: of an offline run as recorded, with the places of their files; of a server's run those
+            that have been uploaded whole, with their files' bytes.
+    """
 
     id: str = ""
     name: str = ""
@@ -119,6 +125,7 @@ class LocalServer:
         self.faults: dict[str, int] = {}
         self.runs: dict[str, RecordedRun] = {}
         self.received: list[tuple[str, bytes]] = []
+        self._artifacts: list[dict[str, Any]] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.block_on_close = False
         self._http.daemon_threads = True
@@ -167,13 +174,34 @@ class LocalServer:
         if operation == "ArtifactType":
             return {"project": None}
         if operation == "CreateArtifact":
-            artifact = variables["input"]
-            self.runs[artifact["runName"]].artifacts.append(artifact)
-            return {"createArtifact": {"artifact": {"id": "a", "state": "COMMITTED", "artifactSequence": {}}}}
+            self._artifacts.append(variables["input"])
+            artifact = {"id": str(len(self._artifacts) - 1), "state": "PENDING", "artifactSequence": {}}
+            return {"createArtifact": {"artifact": artifact}}
+        if operation == "CreateArtifactFiles":
+            places = [
+                f"{self._artifact_url(file['artifactID'])}{file['name']}"
+                for file in variables["input"]["artifactFiles"]
+            ]
+            nodes = [{"uploadUrl": place, "uploadHeaders": [], "artifact": {"id": "a"}} for place in places]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if operation == "CreateArtifactManifest":
+            file = {"id": "f", "uploadUrl": f"{self.url}/upload/{variables['name']}", "uploadHeaders": []}
+            return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+        if operation == "CommitArtifact":
+            return {"commitArtifact": {"artifact": self._commit(variables["artifactID"])}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
         return {}
+
+    def _artifact_url(self, artifact_id: str) -> str:
+        return f"{self.url}/upload/artifacts/{artifact_id}/"
+
+    def _commit(self, artifact_id: str) -> dict[str, Any]:
+        artifact, place = self._artifacts[int(artifact_id)], self._artifact_url(artifact_id).removeprefix(self.url)
+        files = {path.removeprefix(place): body for path, body in self.received if path.startswith(place)}
+        self.runs[artifact["runName"]].artifacts.append(artifact | {"files": files})
+        return {"id": artifact_id, "digest": artifact["digest"]}
 
     def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.setdefault(variables["name"], RecordedRun(id=variables["name"]))
