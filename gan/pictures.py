@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 try:
     import simplejpeg  # type: ignore[import-untyped]
@@ -23,7 +23,8 @@ STRIP_ROWS = 1024
 SEAM_COLUMNS = 16
 SEAM_STEP = 6.0  # in real pairs 9 and more; up to 4.1 within a map or a satellite picture
 QUIET = threading.Lock()
-ORIENTATION = 0x0112  # EXIF's number for it; 1 is upright
+ORIENTATION = 0x0112  # EXIF's number for it
+UPRIGHT = 1
 
 
 class PictureError(ValueError):
@@ -104,7 +105,7 @@ def decode_picture(data: bytes, formats: Sequence[str] = FORMATS, max_pixels: in
     except PictureError:
         raise
     except UnidentifiedImageError:
-        raise PictureError(f"it is not a {' or '.join(formats)} picture") from None
+        raise PictureError(f"it is not a {' or '.join(formats)} picture, or damaged at its beginning") from None
     except Exception as error:  # a decoder fed with damaged bytes raises nearly anything
         raise PictureError(f"it can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
@@ -133,11 +134,15 @@ def opened(data: bytes, formats: Sequence[str] = FORMATS) -> Iterator[Image.Imag
 
 
 def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 of Pillow's picture, upright; in strips, for Pillow copies a picture at each conversion."""
-    ImageOps.exif_transpose(image, in_place=True)
+    """(H, W, 3) uint8 of Pillow's picture, upright; in strips, for Pillow copies a picture at each conversion.
+
+    The picture given is turned, too.
+    """
     if image.mode == "F":
         raise PictureError("its pixels are fractions of no known range: save it with 8 or 16 bits a channel")
-    image.load()
+    load_pixels(image)
+    if orientation_of(image) != UPRIGHT:
+        ImageOps.exif_transpose(image, in_place=True)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, STRIP_ROWS):
         strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
@@ -145,9 +150,32 @@ def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
     return pixels
 
 
+def load_pixels(image: Image.Image) -> None:
+    """Decodes Pillow's picture, where that has not been done.
+
+    A raw TIFF opened by its name Pillow would map into memory, and take rows to be as long there as they are once the
+    picture has been turned; without a name it reads the file.
+    """
+    if not isinstance(image, ImageFile.ImageFile):
+        return
+    name, image.filename = image.filename, ""
+    try:
+        image.load()
+    finally:
+        image.filename = name
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's number for how the picture is to be turned; upright where its EXIF says nothing, or can't be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, UPRIGHT))
+    except Exception:  # as a decoder; the pixels may be sound all the same
+        return UPRIGHT
+
+
 def is_plain_jpeg(image: Image.Image) -> bool:
     """True for a colour or grey JPEG that stands upright, of which only the header has been read."""
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and orientation_of(image) == UPRIGHT
 
 
 def decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
@@ -171,7 +199,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """
     try:
         with opened(data) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = orientation_of(image) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else (image.width, image.height)
     except Exception as error:
         raise PictureError("it is not a JPEG or PNG picture") from error

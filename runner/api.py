@@ -142,26 +142,36 @@ class TrialResults:
         return {epoch: self.folder / image_name(epoch) for epoch in picture_epochs(Storage.open(self.folder))}
 
     def translate(
-        self, image: "NDArray[np.uint8] | Image.Image", *, mode: str = "eval", overlap: int | None = None
+        self,
+        image: "NDArray[np.uint8] | Image.Image | str | os.PathLike[str]",
+        *,
+        mode: str = "eval",
+        overlap: int | None = None,
     ) -> "NDArray[np.uint8]":
         """The fake target of a picture of any size, (H, W, 3) uint8, with the bits of `python -m runner.translate`.
 
         Args:
-            image: the source, (H, W, 3) uint8, or a Pillow picture of any mode, which is turned upright.
+            image: the source, (H, W, 3) uint8; or a Pillow picture of any mode, or a JPEG, PNG or TIFF by its path,
+                which are turned upright.
             mode, overlap: as gan.translation.Tiling's.
 
         Raises:
             DataError: the trial has no weights yet. They are read at the first call, and kept.
-            ValueError: the picture has another shape or type, the overlap is out of range, or the mode unknown.
+            OSError: there is no file of that path.
+            ValueError: the picture can't be read or has another shape or type, the overlap is out of range, or the
+                mode unknown.
         """
         from PIL import Image
 
-        from gan.pictures import rgb_pixels
+        from gan.pictures import load_pixels, rgb_pixels
         from gan.translation import Tiling, translate
         from runner.settling import torch_settings_kept
-        from runner.translation import set_up_device
+        from runner.translation import read_picture, set_up_device
 
-        if isinstance(image, Image.Image):
+        if isinstance(image, str | os.PathLike):
+            image = read_picture(Path(image))
+        elif isinstance(image, Image.Image):
+            load_pixels(image)
             image = rgb_pixels(image.copy())  # it turns the picture that it is given
         with torch_settings_kept():
             return translate(self._generator.to(set_up_device()), image, Tiling(mode, overlap))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -79,9 +80,14 @@ def translate_file(job: TranslationJob, picture: PictureFile, out: Storage, scre
     return True
 
 
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) of a file; raises OSError or PictureError where there is no such picture."""
+    return decode_picture(path.read_bytes(), FORMATS, MAX_PIXELS)
+
+
 def read_source(picture: PictureFile, direction: str | None, screen: Screen) -> NDArray[np.uint8]:
-    """What is to be translated, (H, W, 3); raises OSError or PictureError where there is no such picture."""
-    image = decode_picture(picture.path.read_bytes(), FORMATS, MAX_PIXELS)
+    """What is to be translated, (H, W, 3); raises as `read_picture`."""
+    image = read_picture(picture.path)
     if direction is not None:
         pair = split_pair(image)
         return pair.map if direction == MAP_TO_SATELLITE else pair.satellite

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +8,16 @@ import pytest
 from PIL import Image
 
 from gan import pictures
-from gan.pictures import PictureError, decode_picture, looks_like_pair, picture_size, read_pair
+from gan.pictures import (
+    ORIENTATION,
+    PictureError,
+    decode_picture,
+    load_pixels,
+    looks_like_pair,
+    picture_size,
+    read_pair,
+    rgb_pixels,
+)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -49,12 +60,67 @@ def test_transparency_is_laid_on_white() -> None:
     assert (decode_picture(encoded(image)) == 255).all()
 
 
-def test_exif_orientation_is_applied() -> None:
+LYING = {  # how a picture lies that each orientation of EXIF sets upright
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def lying(upright: Image.Image, orientation: int) -> tuple[Image.Image, Image.Exif]:
+    """A picture as it lies in a file, and the EXIF that says how it is to be turned."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(colourful(140, 70), "JPEG", exif=exif)
-    assert decode_picture(data).shape == (140, 70, 3)
-    assert picture_size(data) == (70, 140)
+    exif[ORIENTATION] = orientation
+    how = LYING[orientation]
+    return (upright if how is None else upright.transpose(how)), exif
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "L"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "TIFF LZW"])
+@pytest.mark.parametrize("orientation", LYING)
+def test_a_picture_is_turned_upright_from_its_bytes_and_by_its_name(
+    tmp_path: Path, mode: str, kind: str, orientation: int
+) -> None:
+    if kind == "JPEG" and mode == "RGBA":
+        mode = "CMYK"  # the four channels that a JPEG can have
+    upright = colourful(31, 18).convert(mode)
+    expected = np.asarray(upright.convert("RGB")).astype(int)
+    form, *compressed = kind.split()
+    image, exif = lying(upright, orientation)
+    image.save(tmp_path / "picture", form, exif=exif, **({"compression": "tiff_lzw"} if compressed else {}))
+    with Image.open(tmp_path / "picture") as opened:
+        load_pixels(opened)
+        assert opened.filename
+        by_name = rgb_pixels(opened.copy())
+    from_bytes = decode_picture((tmp_path / "picture").read_bytes(), (form,))
+    np.testing.assert_array_equal(by_name, from_bytes)
+    assert from_bytes.shape == expected.shape
+    assert np.abs(from_bytes - expected).mean() < (6 if form == "JPEG" else 0.01)
+    if form != "TIFF":
+        assert picture_size((tmp_path / "picture").read_bytes()) == (31, 18)
+
+
+def with_exif(kind: str, exif: bytes) -> bytes:
+    """A picture with bytes of any kind for EXIF."""
+    data = encoded(colourful(), kind)
+    if kind == "JPEG":
+        return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + data[2:]
+    after_header = len(b"\x89PNG\r\n\x1a\n") + 25
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    return data[:after_header] + chunk + data[after_header:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("exif", [b"nonsense", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x05\x01\x12", b""])
+def test_a_picture_with_damaged_exif_is_taken_as_it_lies(kind: str, exif: bytes) -> None:
+    data = with_exif(kind, exif)
+    np.testing.assert_array_equal(decode_picture(data), decode_picture(encoded(colourful(), kind)))
+    assert picture_size(data) == (140, 70)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +129,7 @@ def test_exif_orientation_is_applied() -> None:
         (b"", "empty"),
         (b"not a picture at all", "not a JPEG or PNG"),
         (encoded(colourful(), "GIF"), "not a JPEG or PNG"),
+        (encoded(colourful()).replace(b"IHDR", b"IHDr"), "not a JPEG or PNG picture, or damaged at its beginning"),
         (encoded(colourful(), "JPEG")[:900], "can't be decoded"),
         (encoded(colourful())[:-40], "can't be decoded"),
         (encoded(colourful(141, 70)), "141 pixels is odd"),

@@ -1,6 +1,6 @@
 """Experiments from Python: the same as by the commands, with results for exit codes."""
 
-import io
+import itertools
 import os
 import signal
 import subprocess
@@ -16,10 +16,10 @@ from PIL import Image
 
 import runner.translate
 from runner import ConfigError, DataError, load_results, run_experiment
+from tests.gan.test_pictures import LYING, lying
 from tests.runner.experiments import ROOT, TINY, read_metrics, read_starts, weights_digest
 from tests.runner.laid_out import lay_out
 
-ORIENTATION = 0x0112  # of EXIF
 QUICK = {
     **TINY,
     "training": {**TINY["training"], "epochs": 1},
@@ -150,19 +150,20 @@ def test_a_trial_translates_pictures_with_the_bits_of_the_command(tmp_path: Path
     assert torch.get_num_threads() == 1
     assert runner.translate.main([str(trial.folder), str(tmp_path / "source.png"), "--out", str(tmp_path / "out")]) == 0
     assert np.array_equal(fake, np.asarray(Image.open(tmp_path / "out" / "source.png")))
-    lying = Image.fromarray(image).convert("RGBA").transpose(Image.Transpose.ROTATE_90)
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6  # to be shown turned clockwise
-    for form in ("PNG", "TIFF"):
-        stream = io.BytesIO()
-        lying.save(stream, form, exif=exif)
-        with Image.open(stream) as picture:
-            before = picture.mode, picture.size
-            assert np.array_equal(trial.translate(picture), fake)
-            assert (picture.mode, picture.size) == before
+    for form, orientation in itertools.product(("PNG", "TIFF"), LYING):
+        picture, exif = lying(Image.fromarray(image).convert("RGBA"), orientation)
+        picture.save(tmp_path / "lying", form, exif=exif)
+        assert np.array_equal(trial.translate(tmp_path / "lying"), fake)
+        with Image.open(tmp_path / "lying") as opened:
+            before = opened.mode, opened.size
+            assert np.array_equal(trial.translate(opened), fake), (form, orientation)
+            assert (opened.mode, opened.size) == before
     assert not np.array_equal(trial.translate(image, mode="study"), fake)
     with pytest.raises(ValueError, match="must be uint8"):
         trial.translate(image[..., 0])
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match="it is not a JPEG or PNG or TIFF picture"):
+        trial.translate(str(tmp_path / "text.png"))
 
 
 def test_a_trial_without_weights_translates_nothing(tmp_path: Path) -> None:
