@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import signal
@@ -103,6 +104,8 @@ def run_command(
 ) -> int:
     """Parses, works, and turns errors into a few lines on stderr and an exit code."""
     arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # files may have names that it can't show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(work(arguments))
     except UserError as error:

@@ -23,17 +23,19 @@ def find_pictures(inputs: Sequence[str], out: Storage) -> list[PictureFile]:
     """Every file that was named, and those with a picture's suffix that stand in a folder that was named.
 
     Raises:
-        DataError: one isn't there, two have one stem, or a file would be lost for a picture beside it.
+        DataError: one isn't there, two have one stem, or a file that stands beside the inputs would be lost.
     """
     paths = {path.absolute(): path for given in inputs for path in expand(Path(given))}
     pictures = [PictureFile(path, path.stem + OUTPUT_SUFFIX) for path in paths.values()]
     refuse_same_stems(pictures)
+    folders = dict.fromkeys(picture.path.parent for picture in pictures)
+    beside_inputs = out.exists() and any(out.local_path.samefile(folder) for folder in folders)
     for picture in pictures:
         target = out.local_path / picture.output
-        if target.exists() and (target.samefile(picture.path) or target.parent.samefile(picture.path.parent)):
+        if target.exists() and (beside_inputs or target.samefile(picture.path)):
             raise DataError(
-                f"--out is {out.shown}: {picture.output} stands there already, beside the input {picture.path.name}, "
-                "and would be overwritten: give another folder"
+                f"--out is {out.shown}: {picture.output} stands there already, among the inputs, and would be "
+                f"overwritten by that of {picture.path}: give another folder"
             )
     return pictures
 

@@ -135,8 +135,7 @@ class Storage:
             with self.filesystem.open_output_stream(path, compression=None) as stream:
                 yield stream
             return
-        folder, base = os.path.split(path)
-        temporary = f"{folder}/{TEMPORARY}{base}-{secrets.token_hex(4)}"
+        temporary = f"{os.path.dirname(path)}/{temporary_name()}"
         try:
             with open(temporary, "wb") as stream:
                 yield stream
@@ -155,7 +154,7 @@ class Storage:
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file where none of that name stands, whole or not at all; False where one does."""
-        temporary = self._path(f"{TEMPORARY}{name}-{secrets.token_hex(4)}")
+        temporary = self._path(temporary_name())
         try:
             with open(temporary, "wb") as stream:
                 stream.write(data)
@@ -281,6 +280,11 @@ class HashingStream:
 
     def close(self) -> None:
         """Whoever opened the stream closes it."""
+
+
+def temporary_name() -> str:
+    """A name for an unfinished write; without the file's own, which may be as long as a name can be."""
+    return f"{TEMPORARY}{secrets.token_hex(8)}"
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -232,8 +232,28 @@ def test_neither_an_input_nor_what_stands_beside_it_is_overwritten(
     before = (tmp_path / "a.png").read_bytes()
     for source, out in (("a.png", "."), ("a.png", "links"), ("b.jpg", ".")):
         error = refused(run_translate(trial, tmp_path / source, "--out", tmp_path / out), capsys)
-        assert "would be overwritten: give another folder" in error
+        assert f"would be overwritten by that of {tmp_path / source}: give another folder" in error
+    (tmp_path / "far").mkdir()
+    Image.fromarray(smooth_picture(40, 90)).save(tmp_path / "far" / "b.tif")
+    code = run_translate(trial, tmp_path / "a.png", tmp_path / "far" / "b.tif", "--out", tmp_path)
+    assert "would be overwritten" in refused(code, capsys)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes() == before
+
+
+def test_any_name_that_a_file_can_have_is_one_that_its_result_can_have(
+    trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    stems = ["[b]", "a[", "\u65e5\u672c" * 41, "x" * 251, "%s", os.fsdecode(b"\xff")]
+    for stem in stems:
+        Image.fromarray(smooth_picture(5, 5)).save(tmp_path / "picture.png")
+        (tmp_path / "picture.png").rename(folder / f"{stem}.png")
+    with open(tmp_path / "said.txt", "w", encoding="ascii") as stream:  # as strict as a terminal can be
+        monkeypatch.setattr("sys.stdout", stream)
+        assert run_translate(trial, folder, "--out", out) == 0
+    assert names(out) == sorted(f"{stem}.png" for stem in stems)
+    assert r"\udcff.png" in (tmp_path / "said.txt").read_text()
 
 
 def test_bad_arguments_are_refused_at_once(trial: Path, tmp_path: Path, capsys: Capture) -> None:
