@@ -17,8 +17,9 @@ import safetensors
 import safetensors.torch
 
 from gan.snapshot import Groups
+from runner.hashing import HashingStream
 from runner.records import CHECKPOINTS, Fingerprints, record_digest
-from runner.storage import TEMPORARY, HashingStream, Storage
+from runner.storage import TEMPORARY, Storage
 from runner.tensor_files import write_tensors
 
 MANIFEST = "manifest.json"

@@ -13,9 +13,10 @@ from gan.patches import PatchRows, patch_batch, patch_schema, shard_name
 from gan.patching import cut_patches, patch_origins
 from gan.pictures import PictureError, read_pair
 from runner.config import Data
+from runner.hashing import HashingStream
 from runner.resources import num_cores
 from runner.sources import SPLITS, Picture, Source, read_picture
-from runner.storage import HashingStream, Storage
+from runner.storage import Storage
 
 # The same wherever a store is made, so that its files are the same. Enough that the start of a task costs little
 # beside them, and few enough for a small set to be shared among cores.

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from runner.hashing import HashingStream
 from runner.records import WEIGHTS, WEIGHTS_RECORD, Fingerprints
-from runner.storage import HashingStream, Storage
+from runner.storage import Storage
 from runner.tensor_files import write_tensors
 
 

@@ -7,7 +7,8 @@ from xxhash import xxh3_64
 
 from runner import checksums
 from runner.checksums import SyncBehind, file_checksum, first_damaged
-from runner.storage import HashingStream, Storage
+from runner.hashing import HashingStream
+from runner.storage import Storage
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 1234])
