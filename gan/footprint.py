@@ -8,53 +8,73 @@ from torch import nn
 
 from gan.discriminator import Discriminator
 from gan.generator import Generator
+from gan.precision import lowered
 from gan.state import ModelSettings
 
 BYTES_OF_FLOAT = 4
 
 
 class Footprint(NamedTuple):
-    """Bytes of a training: `checkpoint` on disk, `weights` of the generator, `memory` while it runs."""
+    """Bytes of a training.
+
+    Attributes:
+        weights: of the generator, on disk.
+        checkpoint: on disk: both networks and two Adam moments of each parameter.
+        rounded: the copies of the weights in bf16 or fp16 that the steps compute with; 0 in fp32.
+        gradients: of both networks, each in the type of what it is the gradient of; on a GPU those of rounded weights
+            once more in fp32, for Adam.
+        memory: all that is there at once while it runs: what a checkpoint holds, the snapshot of it that is being
+            saved, rounded weights, gradients, and what autograd keeps of the forward passes.
+    """
 
     weights: int
     checkpoint: int
+    rounded: int
+    gradients: int
     memory: int
 
 
 @functools.cache
-def training_footprint(model: ModelSettings, batch_size: int) -> Footprint:
-    """Estimates from a forward pass without data, in fp32.
+def training_footprint(model: ModelSettings, batch_size: int, precision: str, device_type: str) -> Footprint:
+    """From a forward pass without data.
 
-    A checkpoint is both networks and two Adam moments of each parameter. In memory there are the
-    gradients besides, what autograd keeps of the forward passes, and the snapshot that is being saved.
+    Args:
+        precision: fp32, bf16 or fp16.
+        device_type: cpu or cuda.
     """
     with torch.device("meta"):
         generator = Generator(model.channels, model.patch_size)
         discriminator = Discriminator(model.channels, model.receptive_field)
         source = torch.empty(batch_size, 3, model.patch_size, model.patch_size)
     networks = (generator, discriminator)
-    num_parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    kept: dict[int, int] = {}
+    low_generator, low_discriminator = lowered(generator, precision), lowered(discriminator, precision)
+    own = [weight for network in networks for weight in network.parameters()]
+    low = [weight for network in (low_generator, low_discriminator) for weight in network.parameters()]
+    rounded = [copy for weight, copy in zip(own, low, strict=True) if copy is not weight]
+    checkpoint = sum(map(num_bytes, networks)) + 2 * sum(weight.nbytes for weight in own)
+    widened = sum(copy.numel() for copy in rounded) * BYTES_OF_FLOAT if device_type == "cuda" else 0
+    gradients = sum(weight.nbytes for weight in low) + widened
+    copies = sum(copy.nbytes for copy in rounded)
+    kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[id(tensor)] = tensor.numel() * tensor.element_size()
-        alive.append(tensor)
+        kept[id(tensor)] = tensor
         return tensor
 
-    alive: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        fake = generator(source)
-        discriminator(source, fake)
-        discriminator(source, source)
-    activations = sum(kept.values()) - num_parameters * BYTES_OF_FLOAT
-    checkpoint = sum(map(num_bytes, networks)) + 2 * num_parameters * BYTES_OF_FLOAT
+        fake = low_generator(source)
+        low_discriminator(source, fake)
+        low_discriminator(source, source)
+    activations = sum(tensor.nbytes for place, tensor in kept.items() if place not in set(map(id, low)))
     return Footprint(
         weights=num_bytes(generator),
         checkpoint=checkpoint,
-        memory=2 * checkpoint + num_parameters * BYTES_OF_FLOAT + max(activations, 0),
+        rounded=copies,
+        gradients=gradients,
+        memory=2 * checkpoint + copies + gradients + activations,
     )
 
 
 def num_bytes(network: nn.Module) -> int:
     """Bytes of a network's parameters and buffers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return sum(tensor.nbytes for tensor in network.state_dict().values())

@@ -10,6 +10,7 @@ from gan.pictures import PictureError, check_pair_size, picture_size
 from gan.sizes import state_size
 from runner.config import Data, Experiment
 from runner.experiment import Trial
+from runner.resources import this_machine
 from runner.sources import Source, read_picture
 
 SYNTHETIC_HALF = (600, 600)
@@ -46,14 +47,19 @@ def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mappin
 
 
 def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: dict[str, int]) -> list[str]:
-    """Lines for the screen.
+    """Lines for the screen; memory is that of a trial on this machine.
 
     Args:
         num_patches: training patches under each of the trials' patchings.
     """
-    from gan.footprint import training_footprint  # torch comes with it, which only this plan of memory needs
+    import torch  # which only this plan of memory needs
+
+    from gan.footprint import training_footprint
+    from gan.precision import resolve_precision
     from gan.state import ModelSettings
 
+    has_gpu = experiment.resources.gpus_per_worker != 0 and this_machine().gpus > 0
+    device = torch.device("cuda" if has_gpu else "cpu")
     lines = [f"{experiment.name}: {len(trials)} trial{'s' * (len(trials) != 1)}"]
     finished = running = 0
     for trial in trials:
@@ -61,13 +67,14 @@ def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: 
         training, patches = config.training, num_patches[config.data.patching]
         steps = training.epochs * steps_per_epoch(patches, training.batch_size, config.resources.workers)
         model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
+        precision = resolve_precision(training.precision, device)
+        memory = training_footprint(model, training.batch_size, precision, device.type).memory
         disk = trial_disk(config)
         finished += disk.finished
         running = max(running, disk.running)
         lines.append(
             f"  {trial.name}: {training.epochs} epochs of {patches} patches, {steps:,} steps; "
-            f"memory about {size(training_footprint(model, training.batch_size).memory)}, "
-            f"disk {size(disk.finished)} when finished"
+            f"memory about {size(memory)} in {precision}, disk {size(disk.finished)} when finished"
         )
     stores = sum(count * row_bytes(experiment.data) for count in num_patches.values())
     lines.append(
