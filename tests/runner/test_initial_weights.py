@@ -11,8 +11,10 @@ import safetensors.torch
 import torch
 
 import runner.export
+import runner.loop
 import runner.train
 import runner.tune
+from gan.state import TrainState
 from runner.experiment import load_experiment, plan_trials
 from runner.records import fixed_fields
 from runner.report.command import write_report
@@ -108,6 +110,47 @@ def test_a_run_killed_after_its_file_is_gone_ends_with_the_same_bits(weights: Pa
     ended = train(tmp_path, path)
     assert ended.code == 0, ended.output
     assert "is gone: trials go on with what they were begun with" in ended.output
+    assert_same_end(tiny_trial(tmp_path), tiny_trial(tmp_path / "whole"))
+
+
+IN_BF16 = ("--set", "training.precision=bf16", "--set", "training.epochs=4")
+
+
+def test_in_bf16_the_first_step_is_computed_with_the_files_weights_rounded(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: dict[str, torch.Tensor] = {}
+    fit = runner.loop.fit
+
+    def watched_fit(state: TrainState, *args: Any, **kwargs: Any) -> bool:
+        assert state.step == 0
+        first.update({name: tensor.clone() for name, tensor in state.low_generator.state_dict().items()})
+        return fit(state, *args, **kwargs)
+
+    monkeypatch.setattr(runner.loop, "fit", watched_fit)
+    path = weights / "latest_net_G.pth"
+    experiment = write_experiment(tmp_path, **{**TINY, **starting_from(path)})
+    storage = str(tmp_path / "results")
+    assert runner.train.main([str(experiment), "--in-process", "--storage", storage, *IN_BF16]) == 0
+    expected = safetensors.torch.load_file(weights / "generator.safetensors")
+    assert first.keys() == expected.keys()
+    for name, tensor in expected.items():
+        is_rounded = ".conv." in name or name.startswith("last.")
+        assert torch.equal(first[name], tensor.bfloat16() if is_rounded else tensor), name
+
+
+def test_in_bf16_a_run_killed_before_and_after_its_first_checkpoint_ends_with_the_same_bits(
+    weights: Path, tmp_path: Path
+) -> None:
+    path = weights / "latest_net_G.pth"
+    (tmp_path / "whole").mkdir()
+    assert train(tmp_path / "whole", path, *IN_BF16).code == 0
+    for call in (2, 10):
+        death = Death("runner.metrics_log.MetricsLog.add", call)
+        assert train(tmp_path, path, *IN_BF16, deaths=[death]).code == KILLED
+    assert list((tiny_trial(tmp_path) / "checkpoints").glob("step_*"))
+    ended = train(tmp_path, path, *IN_BF16)
+    assert ended.code == 0, ended.output
     assert_same_end(tiny_trial(tmp_path), tiny_trial(tmp_path / "whole"))
 
 
