@@ -11,6 +11,7 @@ from gan.generator import Generator
 from gan.reference import FIRST_LAYER, to_reference
 
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UPDATES = ".num_batches_tracked"  # of a batch norm: nothing depends on it, and files of old versions of torch have none
 
 
@@ -28,8 +29,8 @@ def fitted(tensors: Mapping[str, Tensor], channels: int, patch_size: int) -> dic
         tensors: under our names, or under those of the reference implementation.
 
     Raises:
-        ValueError: a layer is missing, too many, of another shape or not finite. The text names the first one and the
-            sizes that the tensors are for.
+        ValueError: a layer is missing, too many, of another shape or type, or not finite. The text names the first
+            one and the sizes that the tensors are for.
     """
     wanted = wanted_tensors(tensors, channels, patch_size)
     if problem := first_misfit(tensors, wanted):
@@ -53,8 +54,10 @@ def first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) ->
                 return f"its layer {name} is missing"
         elif tensors[name].shape != shape:
             return f"its layer {name} is {by(tensors[name].shape)}, not {by(shape)}"
-        elif not torch.isfinite(tensors[name]).all():
-            return f"its layer {name} is not finite"
+        elif not name.endswith(UPDATES) and tensors[name].dtype not in FLOATS:
+            return f"its layer {name} is of {tensors[name].dtype}, not of floats of 16, 32 or 64 bits"
+        elif not torch.isfinite(tensors[name].float()).all():
+            return f"its layer {name} is not finite in fp32"
     return next((f"its layer {name} is none of this U-Net's" for name in tensors if name not in wanted), "")
 
 

@@ -65,7 +65,7 @@ def check_place(place: Path, out: str) -> None:
         raise StorageError(
             f"--out is {out!r}: that is no ordinary file, so that it can't be replaced; give another name"
         )
-    if place.exists() and any((parent / TRIAL_FILE).is_file() for parent in place.parents):
+    if place.exists() and any((folder / TRIAL_FILE).is_file() for folder in (place.parent / "_").resolve().parents):
         raise StorageError(
             f"--out is {out!r}: that file is in a trial's folder, which may need it; give the name of a file elsewhere"
         )

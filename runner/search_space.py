@@ -98,7 +98,7 @@ def read_search_space(sweep: Mapping[str, Any]) -> SearchSpace:
 
     Raises:
         ConfigError: a field that can't be swept, an empty list, a range that is none or that its field has no room
-            for, samples or seeds that are missing or don't fit the rest.
+            for, samples or seeds that are missing or don't fit the rest, more than 10,000 trials.
     """
     lists: dict[str, Sequence[Choice]] = {}
     ranges: dict[str, Range] = {}
@@ -126,7 +126,13 @@ def read_search_space(sweep: Mapping[str, Any]) -> SearchSpace:
         raise ConfigError(
             f"sweep.{SEEDS} is {show(sweep[SEEDS])}, but sweep.{SEED} lists the seeds itself: keep one of the two"
         )
-    return SearchSpace(lists, ranges, read_count(sweep, SAMPLES), read_count(sweep, SEEDS))
+    space = SearchSpace(lists, ranges, read_count(sweep, SAMPLES), read_count(sweep, SEEDS))
+    if space.num_cells > MAX_COUNT:
+        raise ConfigError(
+            f"sweep asks for {space.num_cells:,} trials ({', '.join(sweep)}): at most {MAX_COUNT:,} are allowed; give "
+            "fewer values, samples or seeds"
+        )
+    return space
 
 
 def swept_field(key: str) -> str:

@@ -16,7 +16,7 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
     """The named tensors of a safetensors file, or of a state that torch.save has written, on the processor.
 
     Raises:
-        ValueError: the file is damaged, of another kind, or holds anything but named tensors.
+        ValueError: the file is damaged, of another kind, or holds anything but named, plain tensors.
     """
     if content[HEADER_PLACE] == b"{":
         try:
@@ -30,10 +30,15 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
     except Exception as error:  # there is no end to the ways in which a damaged or hostile pickle can fail
         raise ValueError("it holds more than tensors, or is damaged; nothing of it was executed") from error
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+        isinstance(name, str) and isinstance(tensor, Tensor) and is_plain(tensor) for name, tensor in state.items()
     ):
-        raise ValueError("it holds something else than named tensors: save the generator's state_dict alone")
+        raise ValueError("it holds something else than named, plain tensors: save the generator's state_dict alone")
     return dict(state)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """True where a tensor has all its numbers: it is not sparse, of tensors itself, or a shape without any."""
+    return tensor.layout == torch.strided and not tensor.is_nested and tensor.device.type == "cpu"
 
 
 def check_sums(content: bytes) -> None:

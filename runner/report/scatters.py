@@ -8,7 +8,7 @@ from runner.report.curves import HEIGHT, NUM_COLOURS, WIDTH, Tick, linear_ticks,
 from runner.report.figures import Figure, Metric, figure, present
 from runner.report.heatmaps import shown
 from runner.report.records import TrialRecord, swept
-from runner.search_space import Range
+from runner.search_space import Range, is_number
 
 MARGIN = 0.06  # of an axis, beyond its outermost point
 
@@ -81,16 +81,21 @@ def draw_scatters(
     legend = names if 1 < len(names) <= NUM_COLOURS else []
     colours = [legend.index(group) if legend else 0 for group in groups]
     charts = [
-        draw_scatter([(t, c) for t, c in zip(able, colours, strict=True) if name in t.params], metric, drawn[name])
+        draw_scatter([(t, c) for t, c in zip(able, colours, strict=True) if has_number(t, name)], metric, drawn[name])
         for name in drawn
-        for metric in present([trial for trial in able if name in trial.params], metrics)
+        for metric in present([trial for trial in able if has_number(trial, name)], metrics)
     ]
     return Scatters(legend, charts) if charts else None
 
 
 def is_drawn(trial: TrialRecord, drawn: Mapping[str, Range]) -> bool:
     """True where a parameter of the trial is among those that were drawn."""
-    return any(name in drawn for name in trial.params)
+    return any(has_number(trial, name) for name in drawn)
+
+
+def has_number(trial: TrialRecord, name: str) -> bool:
+    """True where the trial has a number for a parameter; another experiment may list none (null) for it."""
+    return is_number(trial.params.get(name))
 
 
 def group_name(trial: TrialRecord, names: Sequence[str]) -> str:

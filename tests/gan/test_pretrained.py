@@ -54,6 +54,21 @@ def test_a_layer_too_many_or_too_few_or_not_finite_is_named() -> None:
         fitted(state | {"up.1.norm.weight": torch.full((16,), torch.nan)}, 2, 64)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_a_layer_of_another_type_is_named(dtype: torch.dtype) -> None:
+    state = drawn()
+    with pytest.raises(ValueError, match=rf"its layer up\.1\.norm\.weight is of {dtype}, not of floats"):
+        fitted(state | {"up.1.norm.weight": torch.zeros(16).to(dtype)}, 2, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_other_widths_are_taken_where_fp32_can_hold_them(dtype: torch.dtype) -> None:
+    state = drawn()
+    Generator(2, 64).load_state_dict(fitted({name: tensor.to(dtype) for name, tensor in state.items()}, 2, 64))
+    with pytest.raises(ValueError, match=r"up\.1\.norm\.weight is not finite in fp32"):
+        fitted(state | {"up.1.norm.weight": torch.full((16,), 1e300, dtype=torch.float64)}, 2, 64)
+
+
 @pytest.mark.parametrize("state", [{}, {"layer": torch.zeros(3)}, {"down.0.conv.weight": torch.zeros(0, 3, 4, 4)}])
 def test_what_is_no_generator_is_told_so(state: State) -> None:
     with pytest.raises(ValueError, match="use the weights of a pix2pix U-Net with batch norm"):

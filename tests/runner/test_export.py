@@ -288,7 +288,9 @@ def test_what_cannot_be_a_file_or_belongs_to_a_trial_is_refused(trained: Path, t
     assert "no ordinary file" in refused(export(trained, "safetensors", Path("/dev/null")), capsys)
     weights = trained / "weights" / "generator.safetensors"
     before = weights.read_bytes()
-    assert "in a trial's folder" in refused(export(trained, "safetensors", weights), capsys)
+    (tmp_path / "link").symlink_to(weights.parent)
+    for place in (weights, tmp_path / "link" / weights.name, tmp_path / "link" / ".." / "log.txt"):
+        assert "in a trial's folder" in refused(export(trained, "safetensors", place), capsys)
     assert weights.read_bytes() == before
 
 

@@ -240,8 +240,15 @@ def test_files_that_would_run_code_or_are_damaged_are_refused_unexecuted(
         error = refused(check(tmp_path, path), capsys, tmp_path)
         assert "damaged" in error, path
         assert not executed.exists(), path
-    torch.save({"epoch": 3, "generator": state}, tmp_path / "whole")
-    assert "save the generator's state_dict alone" in refused(check(tmp_path, tmp_path / "whole"), capsys, tmp_path)
+    first = next(iter(state))
+    others = {
+        "whole": {"epoch": 3, "generator": state},
+        "sparse": {**state, first: state[first].to_sparse()},
+        "empty": {**state, first: state[first].to("meta")},
+    }
+    for name, content in others.items():
+        torch.save(content, tmp_path / name)
+        assert "save the generator's state_dict alone" in refused(check(tmp_path, tmp_path / name), capsys, tmp_path)
 
 
 def test_it_cannot_be_swept(weights: Path, tmp_path: Path, capsys: Capture) -> None:

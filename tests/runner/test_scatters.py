@@ -50,6 +50,15 @@ def test_trials_that_differ_in_more_than_what_was_drawn_have_colours() -> None:
     assert 0 < high < chart.points[0].y < low < 100
 
 
+def test_a_trial_of_another_experiment_that_has_no_number_there_is_no_point() -> None:
+    drawn = {"decay_start_epoch": Range("decay_start_epoch", "sweep.decay_start_epoch.uniform", 5, 50, False, True)}
+    trials = [trial(f"{epoch}", params={"decay_start_epoch": epoch}, ssim=0.1) for epoch in (None, 7)]
+    scatters = draw_scatters(trials, STUDY_METRICS, drawn)
+    assert scatters is not None
+    assert [point.about for point in scatters.charts[0].points] == ["7: SSIM 0.1000"]
+    assert draw_scatters(trials[:1], STUDY_METRICS, drawn) is None
+
+
 def test_what_went_wrong_or_has_no_figure_is_no_point() -> None:
     bad = trial("bad", params={"lambda_l1": 2.0}, status="diverged", ssim=0.9)
     waiting = trial("waiting", params={"lambda_l1": 3.0}, status="stopped", ssim=None)

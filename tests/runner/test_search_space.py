@@ -128,6 +128,10 @@ BAD = [
     ({**LAMBDA, "samples": True}, "sweep.samples is true: it must be a whole number"),
     ({**LAMBDA, "samples": None}, "sweep.samples is null: it must be a whole number"),
     ({"samples": 4}, "sweep.samples is 4, but nothing is drawn: give a field a range"),
+    (
+        {**LAMBDA, "samples": 5000, "seeds": 3},
+        "sweep asks for 15,000 trials (lambda_l1, samples, seeds): at most 10,000",
+    ),
     ({"seeds": 0}, "sweep.seeds is 0: it must be a whole number from 1 to 10000"),
     ({"seeds": 2.5}, "sweep.seeds is 2.5: it must be a whole number"),
     ({"seeds": 2, "seed": [0, 1]}, "sweep.seeds is 2, but sweep.seed lists the seeds itself: keep one of the two"),
