@@ -1,6 +1,7 @@
 """Trials that go on from a file of weights: which files are taken, what makes the trial, and when they are needed."""
 
 import hashlib
+import io
 import pickle
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from gan.state import TrainState
 from runner.experiment import load_experiment, plan_trials
 from runner.records import fixed_fields
 from runner.report.command import write_report
+from runner.weight_files import read_tensors
 from tests.runner.crashing import Death, Run, tiny_trial, train_tiny
 from tests.runner.experiments import TINY, assert_same_end, weights_digest, write_experiment
 
@@ -243,12 +245,19 @@ def test_files_that_would_run_code_or_are_damaged_are_refused_unexecuted(
     first = next(iter(state))
     others = {
         "whole": {"epoch": 3, "generator": state},
-        "sparse": {**state, first: state[first].to_sparse()},
         "empty": {**state, first: state[first].to("meta")},
     }
     for name, content in others.items():
         torch.save(content, tmp_path / name)
         assert "save the generator's state_dict alone" in refused(check(tmp_path, tmp_path / name), capsys, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of sparse tensors in files
+def test_a_sparse_tensor_is_no_weight() -> None:
+    stream = io.BytesIO()
+    torch.save({"down.0.conv.weight": torch.eye(3).to_sparse()}, stream)
+    with pytest.raises(ValueError, match="something else than named, plain tensors"):
+        read_tensors(stream.getvalue())
 
 
 def test_it_cannot_be_swept(weights: Path, tmp_path: Path, capsys: Capture) -> None:
