@@ -6,59 +6,34 @@ past the restored checkpoint are cut off and come again, the same to the last bi
 """
 
 import dataclasses
-import errno
-import math
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
 from gan.epochs import steps_per_epoch
-from gan.evaluation import MODES, evaluate, fixed_sample, generate, score
 from gan.feeding import resident_limit
-from gan.grids import comparison_png
 from gan.patches import Patches
 from gan.state import ModelSettings, TrainState
 from gan.team import Team
 from gan.training import Decision, LoggedStep, TrainingSettings, fit
 from runner.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
 from runner.control import ControlLine
+from runner.ending import Diverged, OutOfMemory, end, is_out_of_memory, stop_for_room
 from runner.initial_weights import read_copy
 from runner.job import TrialJob, first_line
 from runner.lease import Superseded
 from runner.metrics_log import MetricsLog, read_rows
-from runner.records import image_name, write_outcome
+from runner.recorder import EvaluationBrokenOff, Recorder, is_finite
 from runner.saving import Saver
-from runner.scores import EVALUATION, PREFIXES, csv_of, final_row, named
 from runner.settling import Settled, set_up_torch, settle
 from runner.starts import ended_for_lack_of_memory, read_starts, record_start
 from runner.storage import is_full
 from runner.weights import write_weights
 
-NUM_PICTURES = 4
 ASK_INTERVAL_S = 5.0
 MAX_MEMORY_DEATHS = 2
-
-
-class Diverged(Exception):
-    """A loss, or a weight, is not finite any more."""
-
-
-class OutOfMemory(Exception):
-    """The system has ended workers of this trial for lack of memory, again and again."""
-
-
-class EvaluationBrokenOff(Exception):
-    """Asked to stop in the middle of an evaluation."""
-
-
-class CanStop(Protocol):
-    """What can ask all trials to stop."""
-
-    def request_stop(self, reason: str) -> None:
-        """Asks them, with a reason for people."""
 
 
 class Platform(Protocol):
@@ -117,33 +92,6 @@ def train_trial(job: TrialJob, team: Team, device: torch.device, control: Contro
         return status
 
 
-def end(job: TrialJob, status: str, reason: str, on_this_worker: bool) -> str:
-    """Notes how the run ended, where this worker is the one to do so."""
-    if on_this_worker:
-        with job.committing():
-            job.say(f"{status}{': ' + reason if reason else ''}")
-            try:
-                write_outcome(job.trial, status, reason)
-            except OSError as error:
-                if not is_full(error):
-                    raise
-    return status
-
-
-def stop_for_room(job: TrialJob, control: CanStop, error: BaseException) -> str:
-    """A full disk stops all trials of the experiment: they write to the same place."""
-    reason = f"there is no room on the disk ({first_line(error)})"
-    control.request_stop(reason)
-    return end(job, "stopped", reason, True)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for an allocation that failed, on a GPU or on the processor."""
-    kinds = (OutOfMemory, torch.OutOfMemoryError, MemoryError)
-    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return isinstance(error, kinds) or refused or "can't allocate memory" in str(error)
-
-
 class TrialRun:
     """The callbacks of `fit` for one trial, and what they share."""
 
@@ -160,7 +108,7 @@ class TrialRun:
         self.job, self.settled, self.team, self.device = job, settled, team, device
         self.control, self.platform = control, platform
         self.train_patches = Patches.open(job.store.local_path, "train", config.data.direction)
-        self.val_patches = Patches.open(job.store.local_path, "val", config.data.direction)
+        val_patches = Patches.open(job.store.local_path, "val", config.data.direction)
         self.settings = TrainingSettings(
             precision=settled.precision,
             log_every_n_steps=config.log_every_n_steps,
@@ -170,13 +118,12 @@ class TrialRun:
         training = config.training
         self.state = TrainState(model, training.seed, training.learning_rate, settled.precision, device)
         restored_log = self.restore()
-        self.log = None
+        log = None
         if team.is_first:
             self.job = self.take_over()
-            self.log = self.open_log(restored_log)
+            log = self.open_log(restored_log)
         self.saver = Saver(self.job, settled._asdict(), self.state, control.at_save, shares_cores=device.type == "cpu")
-        self.clock = Clock(self.log.seconds if self.log else 0.0, self.state.step)
-        self.full: BaseException | None = None
+        self.recorder = Recorder(self.job, log, self.state, val_patches, control)
         self.leaving = False
         self.asked_at = time.monotonic()
         self.news: dict[str, Any] = {}
@@ -244,15 +191,15 @@ class TrialRun:
         self.tell(self.saver.wait())
         if self.team.is_first and done:
             self.finish()
-        if self.full is not None:
-            return stop_for_room(self.job, self.control, self.full)
+        if self.recorder.full is not None:
+            return stop_for_room(self.job, self.control, self.recorder.full)
         return end(self.job, "finished" if done else "stopped", self.control.stop_reason, self.team.is_first)
 
     def decide(self) -> Decision:
         """Stop when asked to, or when nothing can be written; save when that costs little."""
         self.control.at_step(self.state.step)
         self.look_at_the_write()
-        if self.control.stop_reason or self.full is not None:
+        if self.control.stop_reason or self.recorder.full is not None:
             return Decision.STOP
         if self.saver.is_due(noticed=self.leaving):
             return Decision.SAVE
@@ -263,14 +210,14 @@ class TrialRun:
 
     def act(self, decision: Decision) -> None:
         """What all workers do together between two steps."""
-        self.clock.pause()
+        self.recorder.clock.pause()
         if decision == Decision.ASK:
             self.ask()
         elif decision == Decision.TELL:
             self.tell(None)
         else:
             self.tell(self.save())
-        self.clock.go_on()
+        self.recorder.clock.go_on()
 
     def ask(self) -> None:
         """Once a machine is about to be taken away, checkpoints come every few seconds."""
@@ -287,7 +234,7 @@ class TrialRun:
 
     def on_step(self, logged: LoggedStep) -> None:
         """One row of the log."""
-        self.write_row(logged, {})
+        self.recorder.add_row(logged, {})
 
     def on_epoch(self, logged: LoggedStep, means: dict[str, float]) -> Decision:
         """The epoch's picture, and its last row with means and evaluation; then a checkpoint where one is due."""
@@ -295,47 +242,16 @@ class TrialRun:
         extra = {f"epoch_mean/{name}": value for name, value in means.items()}
         evaluates = last or logged.epoch % config.evaluation.every_n_epochs == 0
         if self.team.is_first and evaluates and is_finite(logged):
-            self.clock.pause()
             try:
-                extra |= self.evaluate(config.evaluation.num_patches)
-                if last:
-                    extra |= self.evaluate_all()
-                self.writing(lambda: self.write_picture(logged.epoch))
+                extra |= self.recorder.record_epoch(logged.epoch, last=last)
             except EvaluationBrokenOff:
                 return Decision.STOP
-            finally:
-                self.clock.go_on()
-        self.write_row(logged, extra)
-        if self.full is not None:
+        self.recorder.add_row(logged, extra)
+        if self.recorder.full is not None:
             return Decision.STOP
         self.news = {"epoch": logged.epoch, **means, **numbers(extra, "val/")}
         due = last or logged.epoch % config.checkpoint.every_n_epochs == 0
         return Decision.SAVE if due else Decision.TELL
-
-    def write_row(self, logged: LoggedStep, extra: dict[str, float]) -> None:
-        """Appends to metrics.jsonl; raises Diverged after a row whose losses are not finite."""
-        if self.log is not None:
-            pictures = (logged.step - self.clock.step) * self.settings.batch_size
-            seconds, images_per_second = self.clock.lap(logged.step, pictures)
-            row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
-            row |= {"images_per_second": images_per_second, **logged.losses, **extra}
-            log = self.log
-            self.writing(lambda: log.add(row))
-        if not is_finite(logged):
-            raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
-
-    def writing(self, write: Callable[[], None]) -> None:
-        """Writes as the trial's owner. A full disk stops the run before the next step: nothing is saved, and
-        nothing counts, that was not logged."""
-        if self.full is not None:
-            return
-        try:
-            with self.job.committing():
-                write()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            self.full = error
 
     def look_at_the_write(self) -> None:
         """A checkpoint that could not be written is known of at the next step, not at the next checkpoint."""
@@ -344,55 +260,21 @@ class TrialRun:
             return
         if not is_full(failure):
             raise failure
-        self.full = failure
-
-    def evaluate(self, num_patches: int) -> dict[str, float]:
-        """The cheap metrics over a fixed sample: `val/ssim` and so on in the study's mode, `val_eval/` in eval mode."""
-        row: dict[str, float] = {}
-        for mode in MODES:
-            summaries = evaluate(
-                self.state.low_generator,
-                self.val_patches,
-                fixed_sample(len(self.val_patches), num_patches),
-                mode,
-                self.device,
-                self.on_picture,
-            )
-            for name, summary in summaries.items():
-                row |= named(PREFIXES[mode].format("val"), name, summary._asdict())
-        return row
-
-    def evaluate_all(self) -> dict[str, float]:
-        """All metrics over all validation patches, for the last row; evaluation.csv has the value of each patch."""
-        scores = score(self.state.low_generator, self.val_patches, self.device, self.on_picture)
-        self.writing(lambda: self.job.trial.write(EVALUATION, csv_of(scores)))
-        return final_row(scores)
-
-    def on_picture(self) -> None:
-        """After each picture of an evaluation, which may take as long as hundreds of steps."""
-        self.control.at_work()
-        if self.control.stop_reason:
-            raise EvaluationBrokenOff
-
-    def write_picture(self, epoch: int) -> None:
-        """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
-        indices = fixed_sample(len(self.val_patches), NUM_PICTURES)
-        rows = generate(self.state.low_generator, self.val_patches, indices, "study", self.device)
-        self.job.trial.make_folder("images")
-        self.job.trial.write(image_name(epoch), comparison_png(rows))
+        self.recorder.full = failure
 
     def save(self) -> dict[str, Any] | None:
         """Begins a checkpoint of the state as it is; the manifest of the one before it."""
         manifest = None
-        if self.log is not None and self.full is None:
-            log, size = self.log, self.log.size
+        log = self.recorder.log
+        if log is not None and self.recorder.full is None:
+            size = log.size
             try:
                 manifest = self.saver.written()
                 self.saver.save(self.state, lambda: log.first_bytes(size))
             except OSError as error:
                 if not is_full(error):
                     raise
-                self.full = error
+                self.recorder.full = error
         self.control.at_work()
         return manifest
 
@@ -405,37 +287,6 @@ class TrialRun:
             weights = self.state.generator.state_dict()
             write_weights(self.job.trial, weights, self.state.epoch - 1, step, self.job.ids)
             remove_old_checkpoints(self.job.trial, keep.keep_finished, keep.keeps_epoch)
-
-
-class Clock:
-    """Training time, over all starts, without evaluation and saving; and pictures a second since the last row."""
-
-    def __init__(self, seconds: float, step: int) -> None:
-        self.seconds = seconds
-        self.step = step
-        self._lap = 0.0
-        self._since = time.monotonic()
-
-    def pause(self) -> None:
-        """Stops the clock."""
-        self._lap += time.monotonic() - self._since
-
-    def go_on(self) -> None:
-        """Starts it again."""
-        self._since = time.monotonic()
-
-    def lap(self, step: int, pictures: int) -> tuple[float, float]:
-        """Seconds in all, and pictures a second since the last lap."""
-        self.pause()
-        self.go_on()
-        lap, self._lap, self.step = self._lap, 0.0, step
-        self.seconds += lap
-        return round(self.seconds, 3), round(pictures / lap, 3) if lap > 0 else 0.0
-
-
-def is_finite(logged: LoggedStep) -> bool:
-    """True where all losses are; the same on all workers, for they have the same ones."""
-    return all(map(math.isfinite, logged.losses.values()))
 
 
 def numbers(row: dict[str, float], prefix: str) -> dict[str, float]:

@@ -7,9 +7,9 @@ import ray
 import ray.train
 from ray import tune
 
+from runner.ending import end, is_out_of_memory, stop_for_room
 from runner.job import TrialJob, first_line
 from runner.lease import Superseded
-from runner.loop import end, is_out_of_memory, stop_for_room
 from runner.records import read_outcome, write_outcome
 from runner.resources import Allotment
 from runner.storage import is_full

@@ -1,6 +1,7 @@
 """The commands as a person or a program meets them: exit codes, short errors, nothing half-done."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,13 @@ def test_bad_arguments_exit_with_2(capsys: Capture) -> None:
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: Capture) -> None:
-    path = write_experiment(tmp_path, sweep={"batch_size": [8, 16]})
+    path = write_experiment(tmp_path, sweep={"batch_size": [8, 16]}, training={"precision": "fp16"})
     assert runner.tune.main([str(path), "--dry-run", "--storage", str(tmp_path / "results")]) == 0
     said = capsys.readouterr().out
     assert "small: 2 trials" in said
     assert "batch_size=8: 3 epochs of 162 patches, 63 steps" in said
     assert "batch_size=16: 3 epochs of 162 patches, 33 steps" in said
-    assert "memory about" in said
+    assert len(re.findall(r"memory about \d+ MB in fp16, disk", said)) == 2
     assert not (tmp_path / "results").exists()
 
 

@@ -24,7 +24,7 @@ PLACES = {
     "runner.checkpoints.write_tensors": 12,
     "runner.saving.write_checkpoint": 6,
     "runner.loop.write_weights": 1,
-    "runner.loop.comparison_png": 3,
+    "runner.recorder.comparison_png": 3,
     f"{STORAGE}.write": 20,
     f"{STORAGE}.append": 20,
     f"{STORAGE}.rename": 6,
