@@ -11,8 +11,6 @@ from gan.generator import Generator
 from gan.precision import lowered
 from gan.state import ModelSettings
 
-BYTES_OF_FLOAT = 4
-
 
 class Footprint(NamedTuple):
     """Bytes of a training.
@@ -21,8 +19,7 @@ class Footprint(NamedTuple):
         weights: of the generator, on disk.
         checkpoint: on disk: both networks and two Adam moments of each parameter.
         rounded: the copies of the weights in bf16 or fp16 that the steps compute with; 0 in fp32.
-        gradients: of both networks, each in the type of what it is the gradient of; on a GPU those of rounded weights
-            once more in fp32, for Adam.
+        gradients: of both networks, each in the type of the weight that the steps compute with.
         memory: all that is there at once while it runs: what a checkpoint holds, the snapshot of it that is being
             saved, rounded weights, gradients, and what autograd keeps of the forward passes.
     """
@@ -35,12 +32,11 @@ class Footprint(NamedTuple):
 
 
 @functools.cache
-def training_footprint(model: ModelSettings, batch_size: int, precision: str, device_type: str) -> Footprint:
+def training_footprint(model: ModelSettings, batch_size: int, precision: str) -> Footprint:
     """From a forward pass without data.
 
     Args:
         precision: fp32, bf16 or fp16.
-        device_type: cpu or cuda.
     """
     with torch.device("meta"):
         generator = Generator(model.channels, model.patch_size)
@@ -50,11 +46,9 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str, de
     low_generator, low_discriminator = lowered(generator, precision), lowered(discriminator, precision)
     own = [weight for network in networks for weight in network.parameters()]
     low = [weight for network in (low_generator, low_discriminator) for weight in network.parameters()]
-    rounded = [copy for weight, copy in zip(own, low, strict=True) if copy is not weight]
+    rounded = sum(copy.nbytes for weight, copy in zip(own, low, strict=True) if copy is not weight)
+    gradients = sum(weight.nbytes for weight in low)
     checkpoint = sum(map(num_bytes, networks)) + 2 * sum(weight.nbytes for weight in own)
-    widened = sum(copy.numel() for copy in rounded) * BYTES_OF_FLOAT if device_type == "cuda" else 0
-    gradients = sum(weight.nbytes for weight in low) + widened
-    copies = sum(copy.nbytes for copy in rounded)
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -65,13 +59,14 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str, de
         fake = low_generator(source)
         low_discriminator(source, fake)
         low_discriminator(source, source)
-    activations = sum(tensor.nbytes for place, tensor in kept.items() if place not in set(map(id, low)))
+    weights = set(map(id, low))
+    activations = sum(tensor.nbytes for place, tensor in kept.items() if place not in weights)
     return Footprint(
         weights=num_bytes(generator),
         checkpoint=checkpoint,
-        rounded=copies,
+        rounded=rounded,
         gradients=gradients,
-        memory=2 * checkpoint + copies + gradients + activations,
+        memory=2 * checkpoint + rounded + gradients + activations,
     )
 
 

@@ -68,7 +68,7 @@ def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: 
         steps = training.epochs * steps_per_epoch(patches, training.batch_size, config.resources.workers)
         model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
         precision = resolve_precision(training.precision, device)
-        memory = training_footprint(model, training.batch_size, precision, device.type).memory
+        memory = training_footprint(model, training.batch_size, precision).memory
         disk = trial_disk(config)
         finished += disk.finished
         running = max(running, disk.running)
