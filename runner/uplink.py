@@ -149,12 +149,12 @@ class TrackedRun:
         return not self.is_open and note.items() >= wanted.items()
 
     def _whose(self) -> dict[str, str]:
-        values = json.dumps([os.environ.get(name) for name in DESTINATION])
-        return {"id": self._identity.id, "destination": hashlib.sha256(values.encode()).hexdigest()}
+        return {"id": self._identity.id, "destination": _hashed(*(os.environ.get(name) for name in DESTINATION))}
 
     @property
     def _place(self) -> str:
-        return str(self._folder.local_path)
+        # Hashed: no file of a run's folder says where it lay.
+        return _hashed(str(self._folder.local_path))
 
     def _read_note(self) -> dict[str, Any]:
         try:
@@ -162,6 +162,10 @@ class TrackedRun:
         except (FileNotFoundError, ValueError):
             return {}
         return note if isinstance(note, dict) else {}
+
+
+def _hashed(*values: str | None) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:
