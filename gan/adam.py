@@ -16,7 +16,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 CHUNK = 2**20
 
 
-class Piece(NamedTuple):
+class Span(NamedTuple):
     """What belongs to one parameter, or to a run of its numbers, as views.
 
     `parameter` is its name, `run` its part (None: all of it). `rounded` is the copy that the
@@ -57,16 +57,16 @@ class Adam:
         self.moments = {
             name: [torch.zeros_like(w, requires_grad=False) for _ in MOMENTS] for name, w in weights.items()
         }
-        self._groups: list[list[Piece]] = [[]]
-        self._alone: list[Piece] = []  # each updated and rounded by one kernel
+        self._groups: list[list[Span]] = [[]]
+        self._alone: list[Span] = []  # each updated and rounded by one kernel
         scratch = torch.empty(CHUNK)
         for (name, weight), rounded in zip(weights.items(), low.parameters(), strict=True):
             exp_avg, exp_avg_sq = self.moments[name]
-            whole = Piece(name, None, weight.detach(), exp_avg, exp_avg_sq)
+            whole = Span(name, None, weight.detach(), exp_avg, exp_avg_sq)
             if rounded is weight:
                 self._groups[0].append(whole)
             elif device.type == "cpu":
-                self._groups += ([piece] for piece in runs(whole._replace(rounded=rounded.detach()), scratch))
+                self._groups += ([span] for span in runs(whole._replace(rounded=rounded.detach()), scratch))
             elif has_kernels(device):
                 self._alone.append(whole._replace(rounded=rounded.detach()))
             else:
@@ -91,18 +91,18 @@ class Adam:
             scale: what the gradients are to be divided by, a scalar on the device.
             found_inf: see `begin_update`.
         """
-        for piece in self._alone:
-            if piece.parameter in gradients:
-                self._update_alone(piece, gradients[piece.parameter], scale, found_inf)
+        for span in self._alone:
+            if span.parameter in gradients:
+                self._update_alone(span, gradients[span.parameter], scale, found_inf)
         for group in self._groups:
-            part = [piece for piece in group if piece.parameter in gradients]
+            part = [span for span in group if span.parameter in gradients]
             if not part:
                 continue
             torch._fused_adam_(
-                [piece.weight for piece in part],
-                widened(part, [gradients[piece.parameter] for piece in part]),
-                [piece.exp_avg for piece in part],
-                [piece.exp_avg_sq for piece in part],
+                [span.weight for span in part],
+                widened(part, [gradients[span.parameter] for span in part]),
+                [span.exp_avg for span in part],
+                [span.exp_avg_sq for span in part],
                 [],
                 [self.num_updates] * len(part),
                 lr=self.learning_rate,
@@ -117,10 +117,10 @@ class Adam:
             )
             round_weights(part)
 
-    def _update_alone(self, piece: Piece, gradient: Tensor, scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _update_alone(self, span: Span, gradient: Tensor, scale: Tensor | None, found_inf: Tensor | None) -> None:
         from gan import kernels  # needs Triton, which is only there for GPUs
 
-        weight, moments, rounded = piece.weight, (piece.exp_avg, piece.exp_avg_sq), cast(Tensor, piece.rounded)
+        weight, moments, rounded = span.weight, (span.exp_avg, span.exp_avg_sq), cast(Tensor, span.rounded)
         if gradient.stride() != weight.stride():
             gradient = torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
         kernels.adam(
@@ -135,8 +135,8 @@ class Adam:
             round_weights(group)
 
 
-def runs(whole: Piece, scratch: Tensor) -> Iterator[Piece]:
-    """A piece in runs of CHUNK numbers; their gradients are widened in the same place one after another."""
+def runs(whole: Span, scratch: Tensor) -> Iterator[Span]:
+    """A span in runs of CHUNK numbers; their gradients are widened in the same place one after another."""
     channels_last = not whole.weight.is_contiguous()
     tensors = whole.weight, whole.exp_avg, whole.exp_avg_sq, whole.rounded
     flat = [flattened(tensor, channels_last=channels_last) for tensor in tensors if tensor is not None]
@@ -144,7 +144,7 @@ def runs(whole: Piece, scratch: Tensor) -> Iterator[Piece]:
         run = slice(start, min(start + CHUNK, flat[0].numel()))
         weight, exp_avg, exp_avg_sq, rounded = (tensor[run] for tensor in flat)
         wide = scratch[: run.stop - run.start]
-        yield Piece(whole.parameter, run, weight, exp_avg, exp_avg_sq, rounded, wide, channels_last)
+        yield Span(whole.parameter, run, weight, exp_avg, exp_avg_sq, rounded, wide, channels_last)
 
 
 def flattened(tensor: Tensor, *, channels_last: bool) -> Tensor:
@@ -152,17 +152,17 @@ def flattened(tensor: Tensor, *, channels_last: bool) -> Tensor:
     return (tensor.permute(0, 2, 3, 1) if channels_last else tensor).reshape(-1)
 
 
-def widened(group: Sequence[Piece], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Each piece's part of its parameter's gradient in fp32, in the weight's memory format."""
+def widened(group: Sequence[Span], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Each span's part of its parameter's gradient in fp32, in the weight's memory format."""
     parts = [
-        gradient if piece.run is None else flattened(gradient, channels_last=piece.channels_last)[piece.run]
-        for piece, gradient in zip(group, gradients, strict=True)
+        gradient if span.run is None else flattened(gradient, channels_last=span.channels_last)[span.run]
+        for span, gradient in zip(group, gradients, strict=True)
     ]
     copied, copies, result = [], [], []
-    for piece, part in zip(group, parts, strict=True):
-        place = piece.wide
-        if place is None and part.stride() != piece.weight.stride():
-            place = torch.empty_like(piece.weight)
+    for span, part in zip(group, parts, strict=True):
+        place = span.wide
+        if place is None and part.stride() != span.weight.stride():
+            place = torch.empty_like(span.weight)
         if place is not None:
             copied.append(part)
             copies.append(place)
@@ -172,9 +172,9 @@ def widened(group: Sequence[Piece], gradients: Sequence[Tensor]) -> list[Tensor]
     return result
 
 
-def round_weights(group: Sequence[Piece]) -> None:
+def round_weights(group: Sequence[Span]) -> None:
     """The copies that the network computes with, from the weights."""
-    pairs = [(piece.rounded, piece.weight) for piece in group if piece.rounded is not None]
+    pairs = [(span.rounded, span.weight) for span in group if span.rounded is not None]
     if pairs:
         rounded, weights = zip(*pairs, strict=True)
         torch._foreach_copy_(rounded, weights)
