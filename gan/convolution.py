@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from gan.devices import has_kernels
 from gan.precision import memory_format_of
+from gan.streams import SideStream
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
 
@@ -20,19 +21,33 @@ KERNEL, STRIDE, PADDING = 4, 2, 1
 MAX_PRODUCT_POSITIONS = {"cpu": 256, "cuda": 1024}
 
 
-def downsample(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolution to half the side: (N, C, H, W) by (O, C, 4, 4) gives (N, O, H/2, W/2)."""
-    if not as_product(x, weight, x.shape[2] // STRIDE, x.shape[3] // STRIDE):
+def downsample(x: Tensor, weight: Tensor, side: SideStream | None = None) -> Tensor:
+    """Convolution to half the side: (N, C, H, W) by (O, C, 4, 4) gives (N, O, H/2, W/2).
+
+    Args:
+        side: takes the weights' gradient beside the one by x; who uses it, waits for that stream.
+    """
+    if as_product(x, weight, x.shape[2] // STRIDE, x.shape[3] // STRIDE):
+        product: Tensor = DownsamplingProduct.apply(x, weight, side)
+        return product
+    if side is None:
         return F.conv2d(x, weight, stride=STRIDE, padding=PADDING)
-    result: Tensor = DownsamplingProduct.apply(x, weight)
+    result: Tensor = Convolution.apply(x, weight, None, False, side)
     return result
 
 
-def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Transposed convolution to twice the side: (N, C, H, W) by (C, O, 4, 4) gives (N, O, 2H, 2W)."""
-    if bias is not None or not as_product(x, weight, x.shape[2], x.shape[3]):
+def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None, side: SideStream | None = None) -> Tensor:
+    """Transposed convolution to twice the side: (N, C, H, W) by (C, O, 4, 4) gives (N, O, 2H, 2W).
+
+    Args:
+        side: as for `downsample`.
+    """
+    if bias is None and as_product(x, weight, x.shape[2], x.shape[3]):
+        product: Tensor = UpsamplingProduct.apply(x, weight, side)
+        return product
+    if side is None:
         return F.conv_transpose2d(x, weight, bias, stride=STRIDE, padding=PADDING)
-    result: Tensor = UpsamplingProduct.apply(x, weight)
+    result: Tensor = Convolution.apply(x, weight, bias, True, side)
     return result
 
 
@@ -42,41 +57,83 @@ def as_product(x: Tensor, weight: Tensor, height: int, width: int) -> bool:
     return able and x.shape[0] * height * width <= MAX_PRODUCT_POSITIONS[x.device.type]
 
 
+class Convolution(Function):
+    """PyTorch's convolution, of which the weights' gradient is taken beside the other one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, side: SideStream
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, weight)
+        ctx.transposed, ctx.side = transposed, side
+        ctx.bias_sizes = None if bias is None else list(bias.shape)
+        convolve = F.conv_transpose2d if transposed else F.conv2d
+        return convolve(x, weight, bias, stride=STRIDE, padding=PADDING)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+
+        def by(*wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+            stride, padding, dilation, more = [STRIDE] * 2, [PADDING] * 2, [1, 1], [0, 0]
+            sizes = (ctx.bias_sizes, stride, padding, dilation, ctx.transposed, more, 1)
+            return torch.ops.aten.convolution_backward(gradients[0], x, weight, *sizes, wanted)
+
+        has_bias = ctx.bias_sizes is not None
+        _, of_weight, of_bias = ctx.side.compute(lambda: by(False, True, has_bias), gradients[0], x)
+        of_x = by(True, False, False)[0] if ctx.needs_input_grad[0] else None
+        return of_x, of_weight, of_bias, None, None
+
+
 class DownsamplingProduct(Function):
     """The windows, a row each, times the weights. Each way's gradient is the other way."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, side: SideStream | None) -> Tensor:
         windows = gathered(x, weight)
         ctx.save_for_backward(windows, weight)
+        ctx.side = side
         height, width = x.shape[2] // STRIDE, x.shape[3] // STRIDE
         return as_picture(F.linear(windows, as_matrix(weight)), height, width, weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         windows, weight = ctx.saved_tensors
         rows = as_rows(gradients[0])
+        of_weight = weight_gradient(rows, windows, weight, ctx.side)
         of_windows = rows @ as_matrix(weight)
         height, width = gradients[0].shape[2:]
-        return scattered(of_windows, height, width, weight), like_weight(rows.t() @ windows, weight)
+        return scattered(of_windows, height, width, weight), of_weight, None
 
 
 class UpsamplingProduct(Function):
     """Each position times the weights is a window of the result, where windows overlap their sum."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, side: SideStream | None) -> Tensor:
         rows = as_rows(x)
         ctx.save_for_backward(rows, weight)
+        ctx.side = side
         return scattered(rows @ as_matrix(weight), x.shape[2], x.shape[3], weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         windows = gathered(gradients[0], weight)
+        of_weight = weight_gradient(rows, windows, weight, ctx.side)
         height, width = gradients[0].shape[2] // STRIDE, gradients[0].shape[3] // STRIDE
         of_rows = F.linear(windows, as_matrix(weight))
-        return as_picture(of_rows, height, width, weight), like_weight(rows.t() @ windows, weight)
+        return as_picture(of_rows, height, width, weight), of_weight, None
+
+
+def weight_gradient(rows: Tensor, windows: Tensor, weight: Tensor, side: SideStream | None) -> Tensor:
+    """The gradient by a layer's weights, from its smaller side's rows and its larger side's windows."""
+
+    def product() -> Tensor:
+        # Of a single row the product is exact either way, and as quick as its result is written this way.
+        return rows.t() * windows if len(rows) == 1 else rows.t() @ windows
+
+    return like_weight(product() if side is None else side.compute(product, rows, windows), weight)
 
 
 def in_channels_last(weight: Tensor) -> bool:

@@ -1,6 +1,5 @@
 """How a step's batch comes to the device."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,18 +15,27 @@ LOADED_AT_ONCE = 256
 
 
 class Batch(NamedTuple):
-    """What a worker learns from in one step, on its device.
+    """What a worker learns from in one step.
 
     Attributes:
-        source, target: (n, 3, S, S) uint8.
-        jitter: (3, n) int64, the tops, lefts and flips of `gan.jitter.jitter_pair`.
+        source, target: (m, 3, S, S) uint8, the n patches of the batch, or all that stay on the device.
+        places: (4, n) int64: which of them each picture is, and the tops, lefts and flips of `gan.jitter.jitter_pair`.
         dropout: (n, bytes) uint8, the bits of `gan.randomness.dropout_masks`.
     """
 
     source: Tensor
     target: Tensor
-    jitter: Tensor
+    places: Tensor
     dropout: Tensor
+
+    @property
+    def size(self) -> int:
+        """Its number of pictures, n."""
+        return self.places.shape[1]
+
+    def on(self, device: torch.device) -> "Batch":
+        """The same on a device; where it comes from pinned memory the host does not wait."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 def resident_limit(device: torch.device, share: float) -> int:
@@ -42,17 +50,16 @@ def resident_limit(device: torch.device, share: float) -> int:
 
 
 class Feed:
-    """Gives the batches of an epoch's plan. On a GPU nothing here waits for what it computes.
+    """Gives the batches of an epoch's plan, for a GPU in pinned memory.
 
     Args:
         resident_bytes: patches that take no more than that are brought to the device once, for good.
     """
 
     def __init__(self, patches: Patches, device: torch.device, resident_bytes: int = 0) -> None:
-        self._device = device
-        self._read: Callable[[NDArray[np.int64]], tuple[Tensor, Tensor]] = patches.__getitem__
-        if 0 < len(patches) * bytes_of_pair(patches.patch_size) <= resident_bytes:
-            self._read = Resident(patches, device).__getitem__
+        self._patches, self._pins = patches, device.type == "cuda"
+        fits = 0 < len(patches) * bytes_of_pair(patches.patch_size) <= resident_bytes
+        self._resident = resident(patches, device) if fits else None
 
     def batch(self, plan: EpochPlan, share: slice, dropout: NDArray[np.uint8]) -> Batch:
         """The patches at some places of the plan, and how to jitter them.
@@ -60,37 +67,26 @@ class Feed:
         Args:
             dropout: the bits for these pictures.
         """
-        source, target = self._read(plan.indices[share])
-        jitter = np.stack([plan.tops[share], plan.lefts[share], plan.flips[share]])
-        tensors = source, target, torch.from_numpy(jitter), torch.from_numpy(dropout)
-        return Batch(*(to_device(tensor, self._device) for tensor in tensors))
+        indices = plan.indices[share]
+        source, target = self._resident or self._patches[indices]
+        if self._resident is None:
+            indices = np.arange(len(indices))
+        places = np.stack([indices, plan.tops[share], plan.lefts[share], plan.flips[share]])
+        tensors = source, target, torch.from_numpy(places), torch.from_numpy(dropout)
+        return Batch(*(t.pin_memory() if self._pins and not t.is_cuda else t for t in tensors))
 
 
-class Resident:
-    """All patches on the device, as uint8."""
-
-    def __init__(self, patches: Patches, device: torch.device) -> None:
-        shape = (len(patches), 3, patches.patch_size, patches.patch_size)
-        self._pair = [torch.empty(shape, dtype=torch.uint8, device=device) for _ in range(2)]
-        for start in range(0, len(patches), LOADED_AT_ONCE):
-            places = np.arange(start, min(start + LOADED_AT_ONCE, len(patches)))
-            for whole, part in zip(self._pair, patches[places], strict=True):
-                whole[start : start + len(places)].copy_(part)
-
-    def __getitem__(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """As Patches', on the device."""
-        places = to_device(torch.from_numpy(indices), self._pair[0].device)
-        source, target = (whole.index_select(0, places) for whole in self._pair)
-        return source, target
+def resident(patches: Patches, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All patches on the device, sources and targets, as uint8."""
+    shape = (len(patches), 3, patches.patch_size, patches.patch_size)
+    source, target = (torch.empty(shape, dtype=torch.uint8, device=device) for _ in range(2))
+    for start in range(0, len(patches), LOADED_AT_ONCE):
+        places = np.arange(start, min(start + LOADED_AT_ONCE, len(patches)))
+        for whole, part in zip((source, target), patches[places], strict=True):
+            whole[start : start + len(places)].copy_(part)
+    return source, target
 
 
 def bytes_of_pair(patch_size: int) -> int:
     """Of a patch's source and target."""
     return 2 * 3 * patch_size**2
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """From the processor to the device; to a GPU from pinned memory, so that the host need not wait."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gan.convolution import downsample, upsample
 from gan.normalisation import normalised
+from gan.streams import SideStream
 
 MAX_WIDTH = 8
 NUM_DROPOUT_BLOCKS = 3
@@ -22,21 +23,22 @@ class DownBlock(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels) if normalise else nn.Identity()
 
-    def forward(self, x: Tensor, slopes: Sequence[float]) -> list[Tensor]:
+    def forward(self, x: Tensor, slopes: Sequence[float], side: SideStream | None) -> list[Tensor]:
         """The block's leaky ReLU for each slope."""
-        return normalised(self.norm, downsample(x, self.conv.weight), slopes)
+        return normalised(self.norm, downsample(x, self.conv.weight, side), slopes)
 
 
 class UpBlock(nn.Module):
-    """4x4 transposed convolution of stride 2, batch norm, dropout by a given mask, ReLU."""
+    """4x4 transposed convolution of stride 2, batch norm, dropout by a given mask, ReLU, after the skip's channels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
 
-    def forward(self, x: Tensor, dropout_mask: Tensor | None) -> Tensor:
-        return normalised(self.norm, upsample(x, self.conv.weight), [RELU], dropout_mask)[0]
+    def forward(self, x: Tensor, skip: Tensor, dropout_mask: Tensor | None, side: SideStream | None) -> Tensor:
+        x = upsample(x, self.conv.weight, side=side)
+        return normalised(self.norm, x, [RELU], dropout_mask, skip)[0]
 
 
 class Generator(nn.Module):
@@ -91,34 +93,38 @@ class Generator(nn.Module):
         x = skips.pop()
         return self.decode(x, *reversed(skips), dropout_masks=dropout_masks)
 
-    def encode(self, x: Tensor, start: int = 0, stop: int | None = None) -> list[Tensor]:
+    def encode(
+        self, x: Tensor, start: int = 0, stop: int | None = None, side: SideStream | None = None
+    ) -> list[Tensor]:
         """Goes down some levels.
 
         Args:
             x: the source, in the weights' type, or what the level above `start` handed down.
+            side: see `gan.convolution.downsample`.
 
         Returns:
             what the last of them hands down, and what each of them hands to the decoder.
         """
         skips = []
         for down in self.down[start:stop]:
-            x, skip = down(x, (LEAK, RELU))
+            x, skip = down(x, (LEAK, RELU), side)
             skips.append(skip)
         return [x, *skips]
 
     def decode(
-        self, x: Tensor, *skips: Tensor, dropout_masks: Sequence[Tensor], start: int = 0, stop: int | None = None
-    ) -> Tensor:
+        self, x: Tensor, *skips: Tensor, dropout_masks: Sequence[Tensor], start: int = 0, stop: int | None = None,
+        side: SideStream | None = None,
+    ) -> Tensor:  # fmt: skip
         """Goes up some levels; where the last block is among them, to the fake target.
 
         Args:
             x: what the bottleneck handed over, or the result of the block before `start`.
             skips: what the encoder handed over at the level that each block comes up to.
+            side: see `gan.convolution.downsample`.
         """
         blocks = list(enumerate(self.up))[start:stop]
         for (block, up), skip in zip(blocks, skips, strict=True):
-            x = up(x, dropout_masks[block] if block < len(dropout_masks) else None)
-            x = torch.cat([skip, x], dim=1)
+            x = up(x, skip, dropout_masks[block] if block < len(dropout_masks) else None, side)
         if stop is None or stop > len(self.up):
-            x = torch.tanh(upsample(x, self.last.weight, self.last.bias))
+            x = torch.tanh(upsample(x, self.last.weight, self.last.bias, side))
         return x

@@ -32,14 +32,15 @@ class GraphedStep:
 
     def __call__(self, batch: Batch) -> None:
         """One step."""
-        if len(batch.source) != self._batch_size:
+        if batch.size != self._batch_size:
             self._learn(batch)
             return
         if self._graph is None or self._batch is None:
-            self._batch = Batch(*(tensor.clone() for tensor in batch))
+            self._batch = batch.on(self._state.device)
             self._graph = self._capture(self._batch)
         for place, tensor in zip(self._batch, batch, strict=True):
-            place.copy_(tensor)
+            if place is not tensor:  # patches that stay on the device are read where they are
+                place.copy_(tensor, non_blocking=True)
         self._graph.replay()
 
     def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:

@@ -18,13 +18,16 @@ from gan.triton_kernels import (
     gather_kernel,
     gradient_kernel,
     gradient_sums_kernel,
+    jitter_kernel,
     moments_kernel,
     normalise_kernel,
     scatter_kernel,
 )
 
 OLDEST_CAPABILITY = (8, 0)
-ADAM_BLOCK = 2048
+# Adam is bound by the memory. So few programs of so many threads reach its speed, and leave the other multiprocessors
+# to the gradients beside them, whose kernels would wait for a place otherwise.
+ADAM_BLOCK, ADAM_PROGRAMS, ADAM_WARPS = 8192, 64, 32
 ROWS, CHANNELS = 64, 32
 MAX_PARTS = 32  # a power of two
 ROWS_A_PART = 128
@@ -48,10 +51,10 @@ def adam(
 ) -> None:  # fmt: skip
     """One update of a weight, all tensors in the same order in memory; see `gan.adam.Adam.update`."""
     count = weight.numel()
-    adam_kernel[(triton.cdiv(count, ADAM_BLOCK),)](
+    adam_kernel[(min(triton.cdiv(count, ADAM_BLOCK), ADAM_PROGRAMS),)](
         weight, *moments, gradient, rounded, learning_rate, num_updates, scale, found_inf, count,
         BETA1=betas[0], BETA2=betas[1], LOG_BETA1=math.log(betas[0]), LOG_BETA2=math.log(betas[1]), EPSILON=epsilon,
-        SCALED=scale is not None, BLOCK=ADAM_BLOCK,
+        SCALED=scale is not None, BLOCK=ADAM_BLOCK, num_warps=ADAM_WARPS,
     )  # fmt: skip
 
 
@@ -98,7 +101,7 @@ class Normalised(NamedTuple):
 
 def normalise(
     x: Tensor, weight: Tensor, bias: Tensor, running: Sequence[Tensor], mask: Tensor | None,
-    slopes: Sequence[float], momentum: float, epsilon: float,
+    slopes: Sequence[float], momentum: float, epsilon: float, skip: Tensor | None = None,
 ) -> Normalised:  # fmt: skip
     """Batch norm by the batch's statistics, times a mask, and one or two leaky ReLUs of it.
 
@@ -107,22 +110,25 @@ def normalise(
         running: mean and variance, brought up to date, and the number of batches.
         mask: (N, C, H, W) uint8, contiguous.
         slopes: of the ReLUs below 0.
+        skip: (N, C, H, W), for one slope only: what the result has as its first C of 2 C channels.
     """
     number, channels, height, width = x.shape
     rows = number * height * width
     x, x_stride = with_rows(x)
+    skip, skip_stride = (None, 0) if skip is None else with_rows(skip)
+    width_of_result = channels if skip is None else 2 * channels
     num_parts, rows_a_part = parts_of(rows)
     partial = x.new_empty((2, num_parts, channels), dtype=torch.float32)
     saved = x.new_empty((2, channels), dtype=torch.float32)
-    results = [x.new_empty((rows, channels)) for _ in slopes]
+    results = [x.new_empty((rows, width_of_result)) for _ in slopes]
     moments_kernel[(triton.cdiv(channels, CHANNELS), num_parts)](
         x, partial[0], partial[1], rows, channels, x_stride, rows_a_part, ROWS=ROWS, CHANNELS=CHANNELS
     )
     normalise_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(channels, CHANNELS))](
-        x, mask, results[0], results[-1], partial[0], partial[1], weight, bias, *running, saved[0], saved[1],
-        rows, channels, x_stride, height * width, rows_a_part, num_parts, momentum, epsilon,
+        x, mask, skip, results[0], results[-1], partial[0], partial[1], weight, bias, *running, saved[0], saved[1],
+        rows, channels, x_stride, skip_stride, height * width, rows_a_part, num_parts, momentum, epsilon,
         FIRST_SLOPE=slopes[0], SECOND_SLOPE=slopes[-1], TWO=len(slopes) == 2, MASKED=mask is not None,
-        ROWS=ROWS, CHANNELS=CHANNELS, PARTS=MAX_PARTS,
+        SKIPPED=skip is not None, ROWS=ROWS, CHANNELS=CHANNELS, PARTS=MAX_PARTS,
     )  # fmt: skip
     return Normalised([as_pictures(x, result) for result in results], saved[0], saved[1])
 
@@ -151,6 +157,15 @@ def normalise_backward(
         *arguments, of_x, of_weight, of_bias, *sizes, num_parts, **constants, PARTS=MAX_PARTS
     )
     return as_pictures(x, of_x), of_weight, of_bias
+
+
+def jitter(source: Tensor, target: Tensor, places: Tensor, enlarged: int) -> tuple[Tensor, Tensor]:
+    """See `gan.jitter.jitter_batch`; `enlarged` is the side that patches are enlarged to."""
+    number, size = places.shape[1], source.shape[-1]
+    results = [source.new_empty((number * size * size, 3), dtype=torch.float32) for _ in range(2)]
+    jitter_kernel[(number * size,)](source, target, places, *results, number, size, enlarged, SIZE=size)
+    like = source[:1].expand(number, -1, -1, -1)
+    return as_pictures(like, results[0]), as_pictures(like, results[1])
 
 
 def gather(x: Tensor) -> Tensor:

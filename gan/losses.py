@@ -32,6 +32,11 @@ def judgement_loss(logits: Tensor, judgement: float) -> Tensor:
     return binary_cross_entropy_with_logits(wide, torch.full_like(wide, judgement))
 
 
+def judgement_gradient(logits: Tensor, judgement: float) -> Tensor:
+    """The gradient of `judgement_loss` by the logits, float32 of their shape."""
+    return (torch.sigmoid(logits.float()) - judgement) / logits.numel()
+
+
 def generator_loss(fake_logits: Tensor, fake: Tensor, target: Tensor, lambda_l1: float) -> GeneratorLoss:
     """The fake is to be taken for real, and near the target.
 

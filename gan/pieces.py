@@ -53,6 +53,6 @@ def leaf(result: Tensor) -> Tensor:
     return result.detach().requires_grad_()
 
 
-def gradients_by(parameters: Mapping[str, Tensor], loss: Tensor) -> dict[str, Tensor]:
-    """A loss's gradients by parameters, under their names; nothing is accumulated."""
-    return dict(zip(parameters, grad(loss, list(parameters.values())), strict=True))
+def gradients_by(parameters: Mapping[str, Tensor], result: Tensor, by_result: Tensor) -> dict[str, Tensor]:
+    """Gradients by parameters, under their names, from the one by what was computed of them; nothing is accumulated."""
+    return dict(zip(parameters, grad(result, list(parameters.values()), by_result.to(result.dtype)), strict=True))

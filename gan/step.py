@@ -11,13 +11,15 @@ from torch.nn.functional import l1_loss
 
 from gan.adam import Adam
 from gan.generator import Generator
-from gan.losses import DiscriminatorLoss, GeneratorLoss, judgement_loss
+from gan.losses import DiscriminatorLoss, GeneratorLoss, judgement_gradient, judgement_loss
 from gan.pieces import Pieces, gradients_by, leaf
 from gan.state import TrainState
+from gan.streams import SideStream
 from gan.team import Team
 
-# Most of the decoder's weights are in its first blocks, whose gradients come last: cut there, they are updated in time.
-DECODER_CUTS = (0, 2, 4)
+# Gradients come from the last block to the first. Most of the weights are in the middle, at the bottleneck; what comes
+# last is small, so that little is left to update when all gradients are there.
+ENCODER_CUTS, DECODER_CUTS = (0, 2, 4), (0, 2, 4)
 
 
 def train_step(
@@ -47,26 +49,26 @@ def train_step(
     source, real = source.to(kind), target.to(kind)
 
     with judging.beside():
-        real_d_loss = judgement_loss(discriminator(source, real), 1.0)
-        of_real = gradients_by(judges, updates.scaled(real_d_loss))
+        real_logits = discriminator(source, real)
+        of_real = gradients_by(judges, real_logits, updates.scaled(judgement_gradient(real_logits, 1.0)))
 
-    pieces, generated = generate(generator, source, masks)
+    pieces, generated = generate(generator, source, masks, updating)
     fake = leaf(generated)
 
     with judging.beside():
         judged = leaf(generated)
         fake_logits = discriminator(source, judged)
-        fooled = judgement_loss(fake_logits, 1.0)
-        (by_judgement,) = grad(updates.scaled(fooled), judged, retain_graph=True)
+        by_fooled = updates.scaled(judgement_gradient(fake_logits, 1.0)).to(fake_logits.dtype)
+        (by_judgement,) = grad(fake_logits, judged, by_fooled, retain_graph=True)
     distance = l1_loss(fake.float(), target)
     (by_distance,) = grad(updates.scaled(lambda_l1 * distance), fake)
     judging.join()
 
     with judging.beside():
-        fake_d_loss = judgement_loss(fake_logits, 0.0)
-        of_discriminator = gradients_by(judges, updates.scaled(fake_d_loss))
+        of_discriminator = gradients_by(judges, fake_logits, updates.scaled(judgement_gradient(fake_logits, 0.0)))
         torch._foreach_add_(list(of_discriminator.values()), list(of_real.values()))
         updates.make(state.discriminator_optimizer, of_discriminator)
+        losses = all_losses(real_logits, fake_logits, distance, lambda_l1)
 
     kept = []  # until all has been joined
     for of_piece in pieces.gradients([by_judgement + by_distance]):
@@ -76,9 +78,6 @@ def train_step(
 
     judging.join()
     updating.join()
-    for_generator = GeneratorLoss(fooled + lambda_l1 * distance, fooled, distance)
-    for_discriminator = DiscriminatorLoss(real_d_loss + fake_d_loss, real_d_loss, fake_d_loss)
-    losses = torch.stack([loss.detach() for loss in (*for_generator, *for_discriminator)])
     team.average_([losses, *running_statistics(generator), *running_statistics(discriminator)])
     updates.finish()
     return losses
@@ -97,7 +96,7 @@ class Updates:
                 optimizer.begin_update()
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """What gradients are taken of."""
+        """A loss, or a gradient of it, as the backward passes have it."""
         scale = self._loss_scale.scale
         return loss if scale is None else loss * scale
 
@@ -122,17 +121,23 @@ class Updates:
         self._loss_scale.update(overflow)
 
 
-def generate(generator: Generator, source: Tensor, masks: Sequence[Tensor]) -> tuple[Pieces, Tensor]:
-    """The fake, and the pieces that it was computed in: the levels above and below half the depth, then the decoder."""
+def generate(
+    generator: Generator, source: Tensor, masks: Sequence[Tensor], side: SideStream
+) -> tuple[Pieces, Tensor]:  # fmt: skip
+    """The fake, and the pieces that it was computed in, the encoder's and then the decoder's.
+
+    Args:
+        side: see `gan.convolution.downsample`.
+    """
     pieces, x, waiting = Pieces(), source, list[Tensor]()
     depth = len(generator.down)
-    for start, stop in ((0, depth // 2), (depth // 2, depth)):
-        encode = functools.partial(generator.encode, start=start, stop=stop)
+    for start, stop in itertools.pairwise((*ENCODER_CUTS, depth)):
+        encode = functools.partial(generator.encode, start=start, stop=stop, side=side)
         x, *skips = pieces.run(within(generator, "down", start, stop), encode, x)
         waiting += skips
     x = waiting.pop()
     for start, stop in itertools.pairwise((*DECODER_CUTS, depth)):
-        decode = functools.partial(generator.decode, dropout_masks=masks, start=start, stop=stop)
+        decode = functools.partial(generator.decode, dropout_masks=masks, start=start, stop=stop, side=side)
         skips = [waiting.pop() for _ in generator.up[start:stop]]
         (x,) = pieces.run(within(generator, "up", start, stop), decode, x, *skips)
     return pieces, x
@@ -144,6 +149,15 @@ def within(generator: Generator, kind: str, start: int, stop: int) -> dict[str, 
     if kind == "up" and stop > len(generator.up):
         blocks["last"] = generator.last
     return {name: p for prefix, block in blocks.items() for name, p in block.named_parameters(prefix)}
+
+
+@torch.no_grad()
+def all_losses(real_logits: Tensor, fake_logits: Tensor, distance: Tensor, lambda_l1: float) -> Tensor:
+    """The six losses, in the order of LOSS_NAMES."""
+    fooled = judgement_loss(fake_logits, 1.0)
+    real_d_loss, fake_d_loss = judgement_loss(real_logits, 1.0), judgement_loss(fake_logits, 0.0)
+    for_generator = GeneratorLoss(fooled + lambda_l1 * distance, fooled, distance)
+    return torch.stack([*for_generator, *DiscriminatorLoss(real_d_loss + fake_d_loss, real_d_loss, fake_d_loss)])
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

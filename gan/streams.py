@@ -1,12 +1,16 @@
 """Work that a GPU does beside other work."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 # Small kernels leave most of a GPU idle. Among those that wait, it takes the smaller number first.
 FIRST, LAST = -1, 0
+
+T = TypeVar("T")
 
 
 class SideStream:
@@ -31,6 +35,19 @@ class SideStream:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             yield
+
+    def compute(self, work: Callable[[], T], *reads: Tensor) -> T:
+        """What some work results in; its results are for this stream alone until `join`.
+
+        Args:
+            reads: what the work reads: its memory is not given to others before that is done.
+        """
+        with self.beside():
+            result = work()
+        if self._stream is not None:
+            for tensor in reads:
+                tensor.record_stream(self._stream)
+        return result
 
     def join(self) -> None:
         """What is called next waits for this stream's work."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gan.epochs import steps_per_epoch
 from gan.feeding import Batch, Feed
 from gan.graph import GraphedStep, runs_as_graph
-from gan.jitter import jitter_margin, jitter_pair
+from gan.jitter import jitter_batch, jitter_margin
 from gan.losses import LOSS_NAMES
 from gan.patches import Patches
 from gan.randomness import EpochPlan, dropout_bits, dropout_masks, plan_epoch
@@ -151,7 +151,8 @@ def take_step(
 
 def learn_from(batch: Batch, state: TrainState, lambda_l1: float, team: Team) -> None:
     """A step's whole computation on the device: jitter, dropout masks, both updates, the losses' sums."""
-    source, target = jitter_pair(batch.source, batch.target, *batch.jitter.unbind())
+    batch = batch.on(state.device)
+    source, target = jitter_batch(batch.source, batch.target, batch.places)
     masks = dropout_masks(batch.dropout, state.generator.dropout_shapes)
     losses = train_step(state, source, target, masks, lambda_l1, team)
     state.losses.copy_(losses)

@@ -15,25 +15,26 @@ def adam_kernel(
 ):  # fmt: skip
     if SCALED:
         count = tl.where(tl.load(found_inf) == 0.0, count, 0)
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    g = tl.load(gradient + place, mask=inside).to(tl.float32)
-    if SCALED:
-        g = g / tl.load(scale)
     updates = tl.load(num_updates).to(tl.float64)
     correction1 = (1.0 - tl.exp(updates * LOG_BETA1)).to(tl.float32)
-    correction2 = (1.0 - tl.exp(updates * LOG_BETA2)).to(tl.float32)
-    m = tl.load(exp_avg + place, mask=inside)
-    v = tl.load(exp_avg_sq + place, mask=inside)
-    m = m + (g - m) * (1.0 - BETA1)
-    v = BETA2 * v + (1.0 - BETA2) * g * g
+    correction2 = tl.sqrt((1.0 - tl.exp(updates * LOG_BETA2)).to(tl.float32))
     step = tl.load(learning_rate) / correction1
-    w = tl.load(weight + place, mask=inside)
-    w = w - step * m / (tl.sqrt(v) / tl.sqrt(correction2) + EPSILON)
-    tl.store(exp_avg + place, m, mask=inside)
-    tl.store(exp_avg_sq + place, v, mask=inside)
-    tl.store(weight + place, w, mask=inside)
-    tl.store(rounded + place, w.to(rounded.dtype.element_ty), mask=inside)
+    for start in range(tl.program_id(0) * BLOCK, count, tl.num_programs(0) * BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        inside = place < count
+        g = tl.load(gradient + place, mask=inside).to(tl.float32)
+        if SCALED:
+            g = g / tl.load(scale)
+        m = tl.load(exp_avg + place, mask=inside)
+        v = tl.load(exp_avg_sq + place, mask=inside)
+        w = tl.load(weight + place, mask=inside)
+        m = m + (g - m) * (1.0 - BETA1)
+        v = BETA2 * v + (1.0 - BETA2) * g * g
+        w = w - step * m / (tl.sqrt(v) / correction2 + EPSILON)
+        tl.store(exp_avg + place, m, mask=inside)
+        tl.store(exp_avg_sq + place, v, mask=inside)
+        tl.store(weight + place, w, mask=inside)
+        tl.store(rounded + place, w.to(rounded.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "rows_a_part"])
@@ -67,10 +68,10 @@ def moments_kernel(
 
 @triton.jit(do_not_specialize=["rows", "area", "rows_a_part", "num_parts"])
 def normalise_kernel(
-    x, mask, first_result, second_result, means, squares, weight, bias, running_mean, running_var, num_batches,
-    saved_mean, saved_rstd, rows, channels, x_stride, area, rows_a_part, num_parts, momentum, epsilon,
+    x, mask, skip, first_result, second_result, means, squares, weight, bias, running_mean, running_var, num_batches,
+    saved_mean, saved_rstd, rows, channels, x_stride, skip_stride, area, rows_a_part, num_parts, momentum, epsilon,
     FIRST_SLOPE: tl.constexpr, SECOND_SLOPE: tl.constexpr, TWO: tl.constexpr, MASKED: tl.constexpr,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+    SKIPPED: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
@@ -103,6 +104,11 @@ def normalise_kernel(
         place = (long_row // area * channels * area + long_row % area)[:, None] + channel[None, :] * area
         y *= tl.load(mask + place, mask=inside).to(tl.float32)
     place = long_row[:, None] * channels + channel[None, :]
+    if SKIPPED:
+        passed = tl.load(skip + long_row[:, None] * skip_stride + channel[None, :], mask=inside)
+        place += long_row[:, None] * channels
+        tl.store(first_result + place, passed, mask=inside)
+        place += channels
     kind = first_result.dtype.element_ty
     tl.store(first_result + place, tl.where(y > 0, y, FIRST_SLOPE * y).to(kind), mask=inside)
     if TWO:
@@ -189,6 +195,47 @@ def gradient_kernel(
     value = (gradient - (total / rows)[None, :] - normal * (product / rows)[None, :]) * (rstd * gamma)[None, :]
     place = row.to(tl.int64)[:, None] * channels + channel[None, :]
     tl.store(of_x + place, value.to(of_x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sampled_position(pixel, size, enlarged):
+    """Where a picture of `size` is read for a pixel of it enlarged, as grid_sample reckons; borders go on outside."""
+    position = (2.0 * pixel.to(tl.float32) + 1.0) / enlarged - 1.0
+    position = ((position + 1.0) * size - 1.0) / 2.0
+    return tl.minimum(tl.maximum(position, 0.0), size - 1.0)
+
+
+@triton.jit
+def jitter_row(picture, result, x, y, size):
+    """One row of one channel, in [-1, 1]; the places of the result are three apart."""
+    left, top = tl.floor(x), tl.floor(y)
+    right_share, bottom_share = x - left, y - top
+    first_column, first_row = left.to(tl.int32), top.to(tl.int32)
+    second_column, second_row = tl.minimum(first_column + 1, size - 1), tl.minimum(first_row + 1, size - 1)
+    value = tl.zeros_like(x)
+    for below in tl.static_range(2):
+        for beside in tl.static_range(2):
+            row = second_row if below else first_row
+            column = second_column if beside else first_column
+            share = (right_share if beside else 1.0 - right_share) * (bottom_share if below else 1.0 - bottom_share)
+            value += share * (tl.load(picture + row * size + column).to(tl.float32) / 127.5 - 1.0)
+    tl.store(result, tl.minimum(tl.maximum(value, -1.0), 1.0))
+
+
+@triton.jit(do_not_specialize=["number", "size", "enlarged"])
+def jitter_kernel(source, target, places, jittered_source, jittered_target, number, size, enlarged, SIZE: tl.constexpr):
+    """One row of a pair."""
+    picture, row = tl.program_id(0) // size, tl.program_id(0) % size
+    index, top = tl.load(places + picture), tl.load(places + number + picture)
+    left, flip = tl.load(places + 2 * number + picture), tl.load(places + 3 * number + picture)
+    column = tl.arange(0, SIZE)
+    y = sampled_position(top + row, size, enlarged)
+    x = sampled_position(left + tl.where(flip != 0, size - 1 - column, column), size, enlarged)
+    result = (tl.program_id(0).to(tl.int64) * size + column) * 3
+    for channel in tl.static_range(3):
+        plane = (index * 3 + channel) * size * size
+        jitter_row(source + plane, jittered_source + result + channel, x, y, size)
+        jitter_row(target + plane, jittered_target + result + channel, x, y, size)
 
 
 @triton.jit(do_not_specialize=["height", "width"])

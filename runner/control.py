@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from statistics import median
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 
@@ -12,7 +12,7 @@ class Progress(NamedTuple):
 
     Attributes:
         step: steps done.
-        step_s: seconds that a step takes: the median of the last hundred, 0 before there are any.
+        step_s: seconds that a step takes: the mean of the last hundred, 0 before there are any.
         signs_of_work: grows with whatever is done: a step, a picture evaluated, a file written.
     """
 
@@ -111,6 +111,7 @@ class ControlLine:
         self._control = control
         self._step = 0
         self._step_times: deque[float] = deque(maxlen=NUM_STEP_TIMES)
+        self._warm = False
         self._signs_of_work = 0
         self._last_step_at = 0.0
         self._closed = threading.Event()
@@ -135,8 +136,9 @@ class ControlLine:
     def at_step(self, step: int) -> None:
         """Notes the place in the run; cheap enough for every step."""
         now = time.monotonic()
-        if self._last_step_at:
+        if self._last_step_at and self._warm:
             self._step_times.append(now - self._last_step_at)
+        self._warm = self._warm or bool(self._last_step_at)  # the first step sets things up
         self._step = step
         self._last_step_at = now
         self._signs_of_work += 1
@@ -154,7 +156,8 @@ class ControlLine:
         if not self._signs_of_work:
             return None
         times = self._step_times.copy()
-        return Progress(self._step, median(times) if times else 0.0, self._signs_of_work)
+        # Beside a GPU the host runs ahead until it reads something back: the mean is right, single times are not.
+        return Progress(self._step, fmean(times) if times else 0.0, self._signs_of_work)
 
     def _run(self) -> None:
         while not self._closed.wait(self.INTERVAL_S):

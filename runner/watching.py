@@ -57,11 +57,11 @@ def watch(job: TrialJob, control: Any, over: threading.Event) -> None:
 def timeout_s(setting: Literal["auto"] | float, step_s: float) -> float:
     """After how many seconds of silence a worker is taken to hang.
 
-    `auto` is 50 times the median step, and two minutes at least. Until its first steps are done, a worker
+    `auto` is 50 times the mean step, and two minutes at least. Until its first steps are done, a worker
     has a quarter of an hour: it may be reading a large checkpoint over a slow network.
 
     Args:
-        step_s: the median step; 0 where it is not known yet.
+        step_s: the mean step; 0 where it is not known yet.
     """
     if not step_s:
         return FIRST_STEP_TIMEOUT_S if setting == "auto" else max(FIRST_STEP_TIMEOUT_S, setting)

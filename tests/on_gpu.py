@@ -20,11 +20,13 @@ from gan.devices import has_kernels
 from gan.discriminator import Discriminator
 from gan.feeding import Feed
 from gan.graph import rehearse
+from gan.jitter import jitter_batch, jitter_pair
 from gan.normalisation import normalised
 from gan.patches import Patches
 from gan.precision import lowered
 from gan.randomness import dropout_bits, plan_epoch
 from gan.state import ModelSettings, TrainState
+from gan.streams import LAST, SideStream
 from gan.team import Team
 from gan.training import Decision, TrainingSettings, fit, learn_from
 from runner.settling import Settled, set_up_torch
@@ -123,20 +125,42 @@ def test_normalised_activations_are_pytorchs(size: tuple[int, ...], slopes: list
         assert float((mine - other).norm() / other.norm()) < 1e-4
 
 
-@pytest.mark.parametrize("size", [(1, 512, 2, 2), (1, 512, 16, 16), (4, 64, 8, 8)])
-def test_products_are_convolutions(size: tuple[int, ...]) -> None:
+def test_a_skip_connections_channels_come_first() -> None:
+    norm, size = nn.BatchNorm2d(64).to(GPU), (2, 64, 32, 32)
+    x, skip = pictures(*size).requires_grad_(), pictures(*size, seed=1).requires_grad_()
+    expected = torch.cat([skip, F.relu(norm(x))], dim=1)
+    (result,) = normalised(norm, x, [0.0], None, skip)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    given = pictures(*expected.shape, seed=2)
+    found, wanted = (torch.autograd.grad(y, [x, skip, norm.weight, norm.bias], given) for y in (result, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_jitter_is_grid_samples() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    source, target = torch.randint(0, 256, (2, 5, 3, 256, 256), generator=numbers, dtype=torch.uint8).to(GPU)
+    places = torch.tensor([[3, 0, 4], [0, 30, 3], [30, 2, 0], [1, 0, 1]], device=GPU)
+    indices, *draws = places.unbind()
+    expected = jitter_pair(source[indices], target[indices], *draws)
+    torch.testing.assert_close(jitter_batch(source, target, places), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 512, 2, 2), (1, 512, 16, 16), (4, 64, 8, 8), (1, 16, 128, 128)])
+def test_products_are_convolutions_and_so_are_gradients_beside_one_another(size: tuple[int, ...]) -> None:
     x, weight = pictures(*size).requires_grad_(), pictures(32, size[1], 4, 4, seed=1).requires_grad_()
-    up = pictures(size[1], 32, 4, 4, seed=2).requires_grad_()
-    for mine, other, parameter in (
-        (downsample(x, weight), F.conv2d(x, weight, stride=2, padding=1), weight),
-        (upsample(x, up), F.conv_transpose2d(x, up, stride=2, padding=1), up),
+    up, bias = pictures(size[1], 32, 4, 4, seed=2).requires_grad_(), torch.randn(32, device=GPU, requires_grad=True)
+    side = SideStream(GPU, LAST)
+    for mine, other, parameters in (
+        (downsample(x, weight), F.conv2d(x, weight, stride=2, padding=1), [weight]),
+        (downsample(x, weight, side), F.conv2d(x, weight, stride=2, padding=1), [weight]),
+        (upsample(x, up), F.conv_transpose2d(x, up, stride=2, padding=1), [up]),
+        (upsample(x, up, side=side), F.conv_transpose2d(x, up, stride=2, padding=1), [up]),
+        (upsample(x, up, bias, side), F.conv_transpose2d(x, up, bias, stride=2, padding=1), [up, bias]),
     ):
         given = pictures(*other.shape, seed=3)
-        pairs = zip(
-            [mine, *torch.autograd.grad(mine, [x, parameter], given)],
-            [other, *torch.autograd.grad(other, [x, parameter], given)],
-            strict=True,
-        )
+        found, wanted = (torch.autograd.grad(y, [x, *parameters], given) for y in (mine, other))
+        side.join()
+        pairs = zip([mine, *found], [other, *wanted], strict=True)
         for a, b in pairs:
             assert float((a - b).detach().norm() / b.detach().norm()) < 2e-3  # TF32 may be on
 
@@ -166,5 +190,8 @@ def test_patches_stay_on_the_gpu_and_are_those_of_the_store(patches: Patches) ->
     bits = dropout_bits([(8, 2, 2)], 2, slice(0, 2), 0, 0)
     resident, read = Feed(patches, GPU, 10**9), Feed(patches, GPU)
     for start in range(0, len(patches), 2):
-        batches = [feed.batch(plan, slice(start, start + 2), bits) for feed in (resident, read)]
-        assert all(torch.equal(a, b) and a.is_cuda for a, b in zip(*batches, strict=True))
+        stays, comes = (feed.batch(plan, slice(start, start + 2), bits).on(GPU) for feed in (resident, read))
+        assert (len(stays.source), len(comes.source)) == (len(patches), 2)
+        for mine, other in zip(stays[:2], comes[:2], strict=True):
+            assert mine.is_cuda
+            assert torch.equal(mine[stays.places[0]], other[comes.places[0]])

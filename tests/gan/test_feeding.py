@@ -23,11 +23,15 @@ def test_patches_that_stay_on_the_device_give_the_same_batches(
     dropout = np.arange(3 * 4, dtype=np.uint8).reshape(3, 4)
     batch = resident.batch(plan, slice(4, 7), dropout)
     monkeypatch.undo()
-    for mine, other in zip(batch, reading.batch(plan, slice(4, 7), dropout), strict=True):
-        assert torch.equal(mine, other)
-    assert torch.equal(batch.source, patches[plan.indices[4:7]][0])
-    assert batch.jitter.tolist() == [plan.tops[4:7].tolist(), plan.lefts[4:7].tolist(), plan.flips[4:7].tolist()]
-    monkeypatch.setattr(gan.feeding, "Resident", None)
+    other = reading.batch(plan, slice(4, 7), dropout)
+    assert (len(batch.source), len(other.source), batch.size, other.size) == (len(patches), 3, 3, 3)
+    for mine, theirs in ((batch.source, other.source), (batch.target, other.target)):
+        assert torch.equal(mine[batch.places[0]], theirs[other.places[0]])
+    assert torch.equal(other.source, patches[plan.indices[4:7]][0])
+    for one in (batch, other):
+        assert one.places[1:].tolist() == [draws[4:7].tolist() for draws in (plan.tops, plan.lefts, plan.flips)]
+        assert torch.equal(one.dropout, torch.from_numpy(dropout))
+    monkeypatch.setattr(gan.feeding, "resident", None)
     Feed(patches, CPU, fits - 1).batch(plan, slice(4, 7), dropout)
     with pytest.raises(TypeError):
         Feed(patches, CPU, fits)

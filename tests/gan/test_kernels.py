@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gan.adam import BETAS, EPSILON
+from gan.jitter import enlarged_size, jitter_batch, jitter_margin
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton comes with PyTorch for NVIDIA GPUs only", allow_module_level=True)
@@ -57,6 +58,30 @@ def test_normalised_activations_and_their_gradients_are_pytorchs(
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_skip_connections_channels_come_first(size: tuple[int, ...]) -> None:
+    x, wide = pictures(*size), pictures(size[0], 2 * size[1], *size[2:], seed=1)
+    norm = nn.BatchNorm2d(size[1])
+    for skip in (pictures(*size, seed=2), wide[:, : size[1]], wide[:, size[1] :]):
+        running = [buffer.clone() for buffer in norm.buffers()]
+        weight, bias = norm.weight.detach(), norm.bias.detach()
+        done = kernels.normalise(x, weight, bias, running, None, [0.0], 0.1, norm.eps, skip)
+        expected = torch.cat([skip, F.relu(nn.BatchNorm2d(size[1])(x))], dim=1)
+        torch.testing.assert_close(done.results, [expected.detach()], rtol=1e-4, atol=1e-4)
+
+
+def test_jitter_is_the_one_of_a_processor() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    source, target = torch.randint(0, 256, (2, 3, 3, 64, 64), generator=numbers, dtype=torch.uint8)
+    margin = jitter_margin(64)
+    places = torch.tensor([[2, 0], [0, margin], [margin, 2], [1, 0]])
+    for mine, other in zip(
+        kernels.jitter(source, target, places, enlarged_size(64)), jitter_batch(source, target, places), strict=True
+    ):
+        assert mine.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(mine, other, rtol=0, atol=2e-5)
+
+
 def test_statistics_survive_a_mean_that_dwarfs_the_deviations() -> None:
     x = pictures(1, 8, 64, 64) + 1000
     running = [torch.zeros(8), torch.ones(8), torch.tensor(0)]
@@ -82,7 +107,9 @@ def test_windows_are_gathered_and_scattered_as_a_convolution_does(size: tuple[in
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [None, 8.0])
-def test_updates_are_adams(kind: torch.dtype, scale: float | None) -> None:
+def test_updates_are_adams(kind: torch.dtype, scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "ADAM_BLOCK", 512)
+    monkeypatch.setattr(kernels, "ADAM_PROGRAMS", 3)  # of which each has several blocks
     weight, rate = pictures(10, 30, 4, 4).requires_grad_(), torch.tensor(0.02)
     mine, moments = weight.detach().clone(), [torch.zeros_like(weight.detach()) for _ in range(2)]
     rounded, updates = mine.to(kind), torch.tensor(0.0)

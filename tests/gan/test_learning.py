@@ -52,7 +52,7 @@ class PlainDown(nn.Module):
         super().__init__()
         self.conv, self.norm = block.conv, block.norm
 
-    def forward(self, x: torch.Tensor, slopes: Sequence[float]) -> list[torch.Tensor]:
+    def forward(self, x: torch.Tensor, slopes: Sequence[float], side: None) -> list[torch.Tensor]:
         x = self.norm(self.conv(x))
         return [F.leaky_relu(x, slope) for slope in slopes]
 
@@ -64,9 +64,9 @@ class PlainUp(nn.Module):
         super().__init__()
         self.conv, self.norm = block.conv, block.norm
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, mask: torch.Tensor | None, side: None) -> torch.Tensor:
         x = self.norm(self.conv(x))
-        return F.relu(x if mask is None else x * mask)
+        return torch.cat([skip, F.relu(x if mask is None else x * mask)], dim=1)
 
 
 def plain_losses(patches: Patches) -> list[dict[str, float]]:
