@@ -25,11 +25,11 @@ from gan.triton_kernels import (
 )
 
 OLDEST_CAPABILITY = (8, 0)
-# Adam is bound by the memory. So few programs of so many threads reach its speed, and leave the other multiprocessors
-# to the gradients beside them, whose kernels would wait for a place otherwise.
-ADAM_BLOCK, ADAM_PROGRAMS, ADAM_WARPS = 8192, 64, 32
+# Adam waits for the memory. Blocks that are soon done make room for the gradients that are computed beside it.
+ADAM_BLOCK, ADAM_WARPS = 1024, 8
 ROWS, CHANNELS = 64, 32
 MAX_PARTS = 32  # a power of two
+WINDOW_ROWS, WINDOW_CHANNELS = 16, 64
 ROWS_A_PART = 128
 
 
@@ -51,7 +51,7 @@ def adam(
 ) -> None:  # fmt: skip
     """One update of a weight, all tensors in the same order in memory; see `gan.adam.Adam.update`."""
     count = weight.numel()
-    adam_kernel[(min(triton.cdiv(count, ADAM_BLOCK), ADAM_PROGRAMS),)](
+    adam_kernel[(triton.cdiv(count, ADAM_BLOCK),)](
         weight, *moments, gradient, rounded, learning_rate, num_updates, scale, found_inf, count,
         BETA1=betas[0], BETA2=betas[1], LOG_BETA1=math.log(betas[0]), LOG_BETA2=math.log(betas[1]), EPSILON=epsilon,
         SCALED=scale is not None, BLOCK=ADAM_BLOCK, num_warps=ADAM_WARPS,
@@ -174,8 +174,8 @@ def gather(x: Tensor) -> Tensor:
     x, x_stride = with_rows(x)
     num_windows = number * height * width // 4
     windows = x.new_empty((num_windows, 16 * channels))
-    block = min(triton.next_power_of_2(channels), 512)
-    gather_kernel[(16 * num_windows, triton.cdiv(channels, block))](
+    block = min(triton.next_power_of_2(channels), WINDOW_CHANNELS)
+    gather_kernel[(num_windows, triton.cdiv(channels, block))](
         x, windows, height // 2, width // 2, channels, x_stride, BLOCK=block
     )
     return windows
@@ -185,6 +185,8 @@ def scatter(windows: Tensor, number: int, height: int, width: int) -> Tensor:
     """The sum of (N h w, 16 C) windows at their places: (N, C, 2h, 2w)."""
     channels = windows.shape[1] // 16
     rows = windows.new_empty((4 * number * height * width, channels))
-    block = min(triton.next_power_of_2(channels), 512)
-    scatter_kernel[(len(rows), triton.cdiv(channels, block))](windows, rows, height, width, channels, BLOCK=block)
+    block = min(triton.next_power_of_2(channels), WINDOW_CHANNELS)
+    scatter_kernel[(triton.cdiv(len(rows), WINDOW_ROWS), triton.cdiv(channels, block))](
+        windows, rows, len(rows), height, width, channels, ROWS=WINDOW_ROWS, BLOCK=block
+    )
     return rows.view(number, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)

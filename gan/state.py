@@ -32,7 +32,8 @@ class TrainState:
         generator, discriminator: with their weights in fp32.
         low_generator, low_discriminator: what the steps compute with, see `gan.precision.lowered`; in fp32 they
             are the networks themselves.
-        judging, updating: where a GPU does the discriminator's work, and updates of the generator.
+        judging_real, judging_fake: where a GPU does the discriminator's work on either pair.
+        weighing, updating: where it takes the gradients by the generator's weights, and where it updates them.
         step: updates done.
         epoch: the epoch that the next step belongs to, from 1.
         epoch_step: steps done in that epoch.
@@ -53,7 +54,8 @@ class TrainState:
         self.low_discriminator = lowered(self.discriminator, precision)
         self.generator_optimizer = Adam(self.generator, self.low_generator, learning_rate)
         self.discriminator_optimizer = Adam(self.discriminator, self.low_discriminator, learning_rate)
-        self.judging, self.updating = SideStream(device, FIRST), SideStream(device, LAST)
+        self.judging_real, self.judging_fake = SideStream(device, FIRST), SideStream(device, FIRST)
+        self.weighing, self.updating = SideStream(device, LAST), SideStream(device, LAST)
         self.loss_scale = LossScale(device, enabled=precision == "fp16")
         self.device = device
         self.step = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.autograd import grad
+from torch.func import functional_call
 from torch.nn.functional import l1_loss
 
 from gan.adam import Adam
@@ -40,7 +41,8 @@ def train_step(
         The six losses in the order of LOSS_NAMES, float32 on the device: means over the whole batch.
     """
     generator, discriminator = state.low_generator, state.low_discriminator
-    judging, updating = state.judging, state.updating
+    judging_real, judging_fake = state.judging_real, state.judging_fake
+    weighing, updating = state.weighing, state.updating
     generator.train()
     discriminator.train()
     judges = dict(discriminator.named_parameters())
@@ -48,36 +50,39 @@ def train_step(
     kind = generator.last.weight.dtype
     source, real = source.to(kind), target.to(kind)
 
-    with judging.beside():
-        real_logits = discriminator(source, real)
-        of_real = gradients_by(judges, real_logits, updates.scaled(judgement_gradient(real_logits, 1.0)))
+    with judging_real.beside():
+        of_its_own = {name: leaf(parameter) for name, parameter in judges.items()}  # a leaf belongs to one stream
+        real_logits = functional_call(discriminator, of_its_own, (source, real))
+        judged_real = judging_real.mark()
+        of_real = gradients_by(of_its_own, real_logits, updates.scaled(judgement_gradient(real_logits, 1.0)))
 
-    pieces, generated = generate(generator, source, masks, updating)
+    pieces, generated = generate(generator, source, masks, weighing)
     fake = leaf(generated)
 
-    with judging.beside():
+    with judging_fake.beside(judged_real):  # which changes running statistics first
         judged = leaf(generated)
         fake_logits = discriminator(source, judged)
         by_fooled = updates.scaled(judgement_gradient(fake_logits, 1.0)).to(fake_logits.dtype)
         (by_judgement,) = grad(fake_logits, judged, by_fooled, retain_graph=True)
     distance = l1_loss(fake.float(), target)
     (by_distance,) = grad(updates.scaled(lambda_l1 * distance), fake)
-    judging.join()
+    judging_fake.join()
 
-    with judging.beside():
+    with judging_fake.beside(judging_real.mark()):
         of_discriminator = gradients_by(judges, fake_logits, updates.scaled(judgement_gradient(fake_logits, 0.0)))
         torch._foreach_add_(list(of_discriminator.values()), list(of_real.values()))
         updates.make(state.discriminator_optimizer, of_discriminator)
+    with judging_real.beside():
         losses = all_losses(real_logits, fake_logits, distance, lambda_l1)
 
     kept = []  # until all has been joined
     for of_piece in pieces.gradients([by_judgement + by_distance]):
         kept.append(of_piece)
-        with updating.beside():
+        with updating.beside(weighing.mark()):
             updates.make(state.generator_optimizer, of_piece)
 
-    judging.join()
-    updating.join()
+    for side in (judging_real, judging_fake, weighing, updating):
+        side.join()
     team.average_([losses, *running_statistics(generator), *running_statistics(discriminator)])
     updates.finish()
     return losses
@@ -91,9 +96,7 @@ class Updates:
         self._loss_scale, self._team = state.loss_scale, team
         self._optimizers = state.generator_optimizer, state.discriminator_optimizer
         self._waiting: list[tuple[Adam, Mapping[str, Tensor]]] = []
-        if not self._loss_scale.enabled:
-            for optimizer in self._optimizers:
-                optimizer.begin_update()
+        self._begun: set[Adam] = set()
 
     def scaled(self, loss: Tensor) -> Tensor:
         """A loss, or a gradient of it, as the backward passes have it."""
@@ -105,8 +108,11 @@ class Updates:
         self._team.average_(list(gradients.values()))
         if self._loss_scale.enabled:
             self._waiting.append((optimizer, gradients))
-        else:
-            optimizer.update(gradients)
+            return
+        if optimizer not in self._begun:
+            self._begun.add(optimizer)
+            optimizer.begin_update()
+        optimizer.update(gradients)
 
     def finish(self) -> None:
         """Makes the updates that waited, or leaves them all out."""

@@ -27,12 +27,18 @@ class SideStream:
         self._stream = new_stream(device, priority) if device.type == "cuda" else None
 
     @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
-        """What is called inside begins when all work given so far is done, and nobody waits for it."""
+    def beside(self, mark: torch.cuda.Event | None = None) -> Iterator[None]:
+        """What is called inside begins when all work given so far is done, and nobody waits for it.
+
+        Args:
+            mark: another stream's, to be waited for.
+        """
         if self._stream is None:
             yield
             return
         self._stream.wait_stream(torch.cuda.current_stream())
+        if mark is not None:
+            self._stream.wait_event(mark)
         with torch.cuda.stream(self._stream):
             yield
 
@@ -48,6 +54,10 @@ class SideStream:
             for tensor in reads:
                 tensor.record_stream(self._stream)
         return result
+
+    def mark(self) -> torch.cuda.Event | None:
+        """Stands for the end of the work given so far."""
+        return None if self._stream is None else self._stream.record_event()
 
     def join(self) -> None:
         """What is called next waits for this stream's work."""

@@ -15,26 +15,25 @@ def adam_kernel(
 ):  # fmt: skip
     if SCALED:
         count = tl.where(tl.load(found_inf) == 0.0, count, 0)
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    g = tl.load(gradient + place, mask=inside).to(tl.float32)
+    if SCALED:
+        g = g / tl.load(scale)
     updates = tl.load(num_updates).to(tl.float64)
     correction1 = (1.0 - tl.exp(updates * LOG_BETA1)).to(tl.float32)
-    correction2 = tl.sqrt((1.0 - tl.exp(updates * LOG_BETA2)).to(tl.float32))
+    correction2 = (1.0 - tl.exp(updates * LOG_BETA2)).to(tl.float32)
+    m = tl.load(exp_avg + place, mask=inside)
+    v = tl.load(exp_avg_sq + place, mask=inside)
+    m = m + (g - m) * (1.0 - BETA1)
+    v = BETA2 * v + (1.0 - BETA2) * g * g
     step = tl.load(learning_rate) / correction1
-    for start in range(tl.program_id(0) * BLOCK, count, tl.num_programs(0) * BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        inside = place < count
-        g = tl.load(gradient + place, mask=inside).to(tl.float32)
-        if SCALED:
-            g = g / tl.load(scale)
-        m = tl.load(exp_avg + place, mask=inside)
-        v = tl.load(exp_avg_sq + place, mask=inside)
-        w = tl.load(weight + place, mask=inside)
-        m = m + (g - m) * (1.0 - BETA1)
-        v = BETA2 * v + (1.0 - BETA2) * g * g
-        w = w - step * m / (tl.sqrt(v) / correction2 + EPSILON)
-        tl.store(exp_avg + place, m, mask=inside)
-        tl.store(exp_avg_sq + place, v, mask=inside)
-        tl.store(weight + place, w, mask=inside)
-        tl.store(rounded + place, w.to(rounded.dtype.element_ty), mask=inside)
+    w = tl.load(weight + place, mask=inside)
+    w = w - step * m / (tl.sqrt(v) / tl.sqrt(correction2) + EPSILON)
+    tl.store(exp_avg + place, m, mask=inside)
+    tl.store(exp_avg_sq + place, v, mask=inside)
+    tl.store(weight + place, w, mask=inside)
+    tl.store(rounded + place, w.to(rounded.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "rows_a_part"])
@@ -240,29 +239,29 @@ def jitter_kernel(source, target, places, jittered_source, jittered_target, numb
 
 @triton.jit(do_not_specialize=["height", "width"])
 def gather_kernel(x, windows, height, width, channels, x_stride, BLOCK: tl.constexpr):
-    """One of a window's sixteen rows of channels; outside the picture they are 0."""
-    program = tl.program_id(0)
-    window, tap = program // 16, program % 16
+    """A window's sixteen rows of channels; outside the picture they are 0."""
+    window, tap = tl.program_id(0), tl.arange(0, 16)
     picture, cell = window // (height * width), window % (height * width)
     row = cell // width * 2 - 1 + tap // 4
     column = cell % width * 2 - 1 + tap % 4
     seen = (row >= 0) & (row < 2 * height) & (column >= 0) & (column < 2 * width)
-    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    channel = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     known = channel < channels
     source = ((picture * 2 * height + row) * 2 * width + column).to(tl.int64) * x_stride
-    value = tl.load(x + source + channel, mask=known & seen, other=0.0)
-    tl.store(windows + program.to(tl.int64) * channels + channel, value, mask=known)
+    value = tl.load(x + source[:, None] + channel, mask=known & seen[:, None], other=0.0)
+    place = (window * 16 + tap).to(tl.int64) * channels
+    tl.store(windows + place[:, None] + channel, value, mask=known)
 
 
-@triton.jit(do_not_specialize=["height", "width"])
-def scatter_kernel(windows, x, height, width, channels, BLOCK: tl.constexpr):
-    """The sum of the up to four windows' rows that fall on one position."""
-    program = tl.program_id(0)
-    picture, place = program // (4 * height * width), program % (4 * height * width)
+@triton.jit(do_not_specialize=["positions", "height", "width"])
+def scatter_kernel(windows, x, positions, height, width, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Of some positions the sum of the up to four windows' rows that fall on each."""
+    position = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    picture, place = position // (4 * height * width), position % (4 * height * width)
     row, column = place // (2 * width), place % (2 * width)
-    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    known = channel < channels
-    total = tl.zeros((BLOCK,), tl.float32)
+    channel = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    known = (position < positions)[:, None] & (channel < channels)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
     for down in tl.static_range(2):
         for right in tl.static_range(2):
             cell_row, cell_column = (row + 1) // 2 - down, (column + 1) // 2 - right
@@ -270,5 +269,7 @@ def scatter_kernel(windows, x, height, width, channels, BLOCK: tl.constexpr):
             seen = (cell_row >= 0) & (cell_row < height) & (cell_column >= 0) & (cell_column < width)
             window = (picture * height + cell_row) * width + cell_column
             source = (window * 16 + tap).to(tl.int64) * channels
-            total += tl.load(windows + source + channel, mask=known & seen, other=0.0).to(tl.float32)
-    tl.store(x + program.to(tl.int64) * channels + channel, total.to(x.dtype.element_ty), mask=known)
+            value = tl.load(windows + source[:, None] + channel, mask=known & seen[:, None], other=0.0)
+            total += value.to(tl.float32)
+    place = position.to(tl.int64) * channels
+    tl.store(x + place[:, None] + channel, total.to(x.dtype.element_ty), mask=known)

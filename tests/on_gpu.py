@@ -142,7 +142,7 @@ def test_jitter_is_grid_samples() -> None:
     places = torch.tensor([[3, 0, 4], [0, 30, 3], [30, 2, 0], [1, 0, 1]], device=GPU)
     indices, *draws = places.unbind()
     expected = jitter_pair(source[indices], target[indices], *draws)
-    torch.testing.assert_close(jitter_batch(source, target, places), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(jitter_batch(source, target, places), expected, rtol=0, atol=5e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 512, 2, 2), (1, 512, 16, 16), (4, 64, 8, 8), (1, 16, 128, 128)])

@@ -107,9 +107,7 @@ def test_windows_are_gathered_and_scattered_as_a_convolution_does(size: tuple[in
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [None, 8.0])
-def test_updates_are_adams(kind: torch.dtype, scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "ADAM_BLOCK", 512)
-    monkeypatch.setattr(kernels, "ADAM_PROGRAMS", 3)  # of which each has several blocks
+def test_updates_are_adams(kind: torch.dtype, scale: float | None) -> None:
     weight, rate = pictures(10, 30, 4, 4).requires_grad_(), torch.tensor(0.02)
     mine, moments = weight.detach().clone(), [torch.zeros_like(weight.detach()) for _ in range(2)]
     rounded, updates = mine.to(kind), torch.tensor(0.0)
