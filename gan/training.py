@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import torch
+
 from gan.epochs import steps_per_epoch
 from gan.feeding import Batch, Feed
 from gan.graph import GraphedStep, runs_as_graph
@@ -16,6 +18,9 @@ from gan.randomness import EpochPlan, dropout_bits, dropout_masks, plan_epoch
 from gan.state import TrainState
 from gan.step import train_step
 from gan.team import Team
+
+# Steps that a GPU has been given, and works at, while the host writes the row of one before them.
+STEPS_AHEAD = {"cpu": 0, "cuda": 10}
 
 
 class Decision(IntEnum):
@@ -87,7 +92,8 @@ def fit(
         resident_bytes: see `gan.feeding.Feed`.
         decide: asked before each step; the first worker's answer counts for all.
         act: called on every worker with each decision but GO_ON, at a moment when the state may be saved.
-        on_step: called on every worker every `log_every_n_steps`, but not at an epoch's last step.
+        on_step: called on every worker every `log_every_n_steps`, but not at an epoch's last step: STEPS_AHEAD steps
+            later, but before `act` and `on_epoch` are.
         on_epoch: called on every worker after an epoch's last step, with the losses' means over the
             epoch's pictures, while the state still stands at the epoch's end. Its decision is acted on at
             the next epoch's start, but for STOP: that breaks off here, and `on_epoch` is called for the
@@ -100,6 +106,7 @@ def fit(
         ValueError: there are fewer patches than workers.
     """
     feed = Feed(patches, state.device, resident_bytes)
+    rows = Rows(state, on_step)
     learn: Callable[[Batch], None] = functools.partial(learn_from, state=state, lambda_l1=settings.lambda_l1, team=team)
     if runs_as_graph(state.device, team):
         learn = GraphedStep(state, learn, settings.batch_size)
@@ -113,13 +120,14 @@ def fit(
         for _ in range(state.epoch_step, num_steps):
             decision = Decision(team.agree(decide()))
             if decision != Decision.GO_ON:
+                rows.tell()
                 act(decision)
             if decision == Decision.STOP:
                 return False
             take_step(state, feed, learn, plan, settings, team)
-            if state.epoch_step < num_steps and state.step % settings.log_every_n_steps == 0:
-                on_step(logged_step(state))
-        decision = Decision(team.agree(on_epoch(logged_step(state), epoch_means(state))))
+            rows.after_step(logs=state.epoch_step < num_steps and state.step % settings.log_every_n_steps == 0)
+        rows.tell()
+        decision = Decision(team.agree(on_epoch(NotedStep(state).logged(), epoch_means(state))))
         if decision != Decision.STOP:
             state.begin_next_epoch()
         if decision != Decision.GO_ON:
@@ -127,6 +135,46 @@ def fit(
         if decision == Decision.STOP:
             return False
     return True
+
+
+class Rows:
+    """Tells of steps that are logged: on a GPU some steps later, so that it has work while the host writes."""
+
+    def __init__(self, state: TrainState, on_step: Callable[[LoggedStep], None]) -> None:
+        self._state, self._on_step = state, on_step
+        self._ahead = STEPS_AHEAD[state.device.type]
+        self._noted: NotedStep | None = None
+
+    def after_step(self, *, logs: bool) -> None:
+        """Notes the step just done, where it is logged; tells of what is noted in time."""
+        if logs:
+            self.tell()
+            self._noted = NotedStep(self._state)
+        if self._noted is not None and self._state.step - self._noted.step >= self._ahead:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tells of what is noted, now."""
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            self._on_step(noted.logged())
+
+
+class NotedStep:
+    """A step whose losses are on their way from the device; the host need not wait for them yet."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.step, self._epoch = state.step, state.epoch
+        on_gpu = state.device.type == "cuda"
+        self._losses = torch.empty(state.losses.shape, pin_memory=on_gpu)
+        self._losses.copy_(state.losses, non_blocking=True)
+        self._arrival = torch.cuda.current_stream(state.device).record_event() if on_gpu else None
+
+    def logged(self) -> LoggedStep:
+        """The step with its losses, once they are here."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return LoggedStep(self.step, self._epoch, dict(zip(LOSS_NAMES, self._losses.tolist(), strict=True)))
 
 
 def take_step(
@@ -165,11 +213,6 @@ def set_learning_rate(state: TrainState, learning_rate: float) -> None:
     """Sets the rate of both optimizers."""
     for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
         optimizer.learning_rate.fill_(learning_rate)
-
-
-def logged_step(state: TrainState) -> LoggedStep:
-    """The last step with its losses, read back from the device."""
-    return LoggedStep(state.step, state.epoch, dict(zip(LOSS_NAMES, state.losses.tolist(), strict=True)))
 
 
 def epoch_means(state: TrainState) -> dict[str, float]:

@@ -234,7 +234,7 @@ class TrialRun:
 
     def on_step(self, logged: LoggedStep) -> None:
         """One row of the log."""
-        self.recorder.add_row(logged, {})
+        self.recorder.add_row(logged, {}, synced=False)
 
     def on_epoch(self, logged: LoggedStep, means: dict[str, float]) -> Decision:
         """The epoch's picture, and its last row with means and evaluation; then a checkpoint where one is due."""
@@ -246,7 +246,7 @@ class TrialRun:
                 extra |= self.recorder.record_epoch(logged.epoch, last=last)
             except EvaluationBrokenOff:
                 return Decision.STOP
-        self.recorder.add_row(logged, extra)
+        self.recorder.add_row(logged, extra, synced=True)
         if self.recorder.full is not None:
             return Decision.STOP
         self.news = {"epoch": logged.epoch, **means, **numbers(extra, "val/")}

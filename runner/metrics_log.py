@@ -55,12 +55,16 @@ class MetricsLog:
         """The log as it was when it had that size."""
         return self._trial.read(METRICS)[:size]
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Appends a row; raises ValueError where its step is not past the last one."""
+    def add(self, row: Mapping[str, Any], *, synced: bool = True) -> None:
+        """Appends a row; raises ValueError where its step is not past the last one.
+
+        Args:
+            synced: see `Storage.append`. What a power cut takes comes again, once the checkpoint before it is restored.
+        """
         if row["step"] <= self.last_step:
             raise ValueError(f"step {row['step']} is logged already (last: {self.last_step})")
         line = encode_row(row)
-        self._trial.append(METRICS, line)
+        self._trial.append(METRICS, line, synced=synced)
         self.last_step = row["step"]
         self.size += len(line)
 

@@ -41,15 +41,19 @@ class Recorder:
         self.full: BaseException | None = None
         self._job, self._state, self._val_patches, self._control = job, state, val_patches, control
 
-    def add_row(self, logged: LoggedStep, extra: dict[str, float]) -> None:
-        """Appends to metrics.jsonl; raises Diverged after a row whose losses are not finite."""
+    def add_row(self, logged: LoggedStep, extra: dict[str, float], *, synced: bool) -> None:
+        """Appends to metrics.jsonl; raises Diverged after a row whose losses are not finite.
+
+        Args:
+            synced: wait for the disk, which may take longer than many steps of a GPU.
+        """
         if self.log is not None:
             pictures = (logged.step - self.clock.step) * self._job.config.training.batch_size
             seconds, images_per_second = self.clock.lap(logged.step, pictures)
             row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
             row |= {"images_per_second": images_per_second, **logged.losses, **extra}
             log = self.log
-            self.writing(lambda: log.add(row))
+            self.writing(lambda: log.add(row, synced=synced))
         if not is_finite(logged):
             raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
 

@@ -167,14 +167,19 @@ class Storage:
             Path(temporary).unlink(missing_ok=True)
         return True
 
-    def append(self, name: str, data: bytes) -> None:
-        """Adds bytes at a file's end in one write and waits until the disk has them."""
+    def append(self, name: str, data: bytes, *, synced: bool = True) -> None:
+        """Adds bytes at a file's end in one write.
+
+        Args:
+            synced: wait until the disk has them, and what was added before.
+        """
         with open(self._path(name), "ab", buffering=0) as stream:
             start = stream.tell()
             if stream.write(data) != len(data):  # a full disk: no torn line may be left
                 stream.truncate(start)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
-            os.fsync(stream.fileno())
+            if synced:
+                os.fsync(stream.fileno())
 
     def rename(self, name: str, new_name: str) -> None:
         """Moves a file or folder inside this one; raises OSError where a folder stands in the way."""

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+import gan.training
 from gan.epochs import steps_per_epoch
 from gan.evaluation import evaluate, fixed_sample, generate
 from gan.grids import comparison_png
@@ -203,6 +204,40 @@ def test_an_epoch_with_no_step_left_is_ended_first(patches: Patches) -> None:
     few = settings(batch_size=5)  # five steps an epoch, of which five are done
     assert fit(state, patches, few, on_epoch=note)
     assert ended == [5, 10]
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 3])
+def test_rows_that_come_later_are_the_same_and_come_before_what_is_done_with_the_state(
+    patches: Patches, log_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(ahead: int) -> tuple[list[LoggedStep], list[tuple[str, int, int]]]:
+        monkeypatch.setitem(gan.training.STEPS_AHEAD, "cpu", ahead)
+        state, rows, order = new_state(), list[LoggedStep](), list[tuple[str, int, int]]()
+
+        def on_step(logged: LoggedStep) -> None:
+            rows.append(logged)
+            order.append(("row", state.step, logged.step))
+
+        def on_epoch(logged: LoggedStep, means: dict[str, float]) -> Decision:
+            order.append(("epoch", state.step, len(rows)))
+            return Decision.GO_ON
+
+        fit(
+            state, patches, settings(epochs=2, log_every_n_steps=log_every),
+            decide=lambda: Decision.SAVE if state.step in (4, 5) else Decision.GO_ON,
+            act=lambda decision: order.append(("save", state.step, len(rows))),
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )  # fmt: skip
+        return rows, order
+
+    rows, order = told(0)
+    later_rows, later_order = told(3)
+    assert later_rows == rows
+    assert all(step == row for kind, step, row in order if kind == "row")
+    assert any(step > row for kind, step, row in later_order if kind == "row")
+    assert all(0 <= step - row <= 3 for kind, step, row in later_order if kind == "row")
+    assert [entry for entry in later_order if entry[0] != "row"] == [entry for entry in order if entry[0] != "row"]
 
 
 def test_epoch_means_are_over_the_epochs_pictures(patches: Patches) -> None:
