@@ -43,10 +43,11 @@ class SideStream:
             yield
 
     def compute(self, work: Callable[[], T], *reads: Tensor) -> T:
-        """What some work results in; its results are for this stream alone until `join`.
+        """What some work done beside results in; other streams wait for `mark` or `join` before they read it.
 
         Args:
-            reads: what the work reads: its memory is not given to others before that is done.
+            reads: what the work reads, which need not be kept: its memory is not given to others before that is done,
+                and inside of a CUDA graph not at all.
         """
         with self.beside():
             result = work()
