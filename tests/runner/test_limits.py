@@ -35,11 +35,11 @@ def largest_file(checkpoint: Path) -> int:
     return max(path.stat().st_size for path in checkpoint.iterdir())
 
 
-def failing_add(log: MetricsLog, row: Mapping[str, Any]) -> None:
+def failing_add(log: MetricsLog, row: Mapping[str, Any], **how: bool) -> None:
     """The log, on a disk that is full when the eighth step is logged and has room again afterwards."""
     if row["step"] == 8:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    ADD(log, row)
+    ADD(log, row, **how)
 
 
 ADD = MetricsLog.add

@@ -34,6 +34,17 @@ def test_only_one_of_two_creates_a_file(tmp_path: Path) -> None:
     assert storage.names() == ["lock"]
 
 
+def test_what_is_added_waits_for_the_disk_where_it_is_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    storage = Storage.open(tmp_path)
+    storage.append("file", b"one", synced=False)
+    storage.append("file", b"two")
+    storage.append("file", b"three", synced=False)
+    assert synced == [6]
+    assert storage.read("file") == b"onetwothree"
+
+
 def test_rows_past_the_restored_step_are_cut_off_and_a_torn_row_too(tmp_path: Path) -> None:
     trial = Storage.open(tmp_path)
     log = reopen_log(trial, 0)
