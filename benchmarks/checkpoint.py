@@ -8,6 +8,7 @@ beside training takes from the steps.
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,14 @@ def beside_training(folder: Storage, state: TrainState, wait_s: float) -> dict[s
     experiment = Experiment(name="bench")
     job = TrialJob(folder, "trial", experiment, {}, IDS, folder, 1, "", 1)
     job.trial.make_folder()
-    saver = Saver(job, {}, state, lambda: None, shares_cores=True)
+    saver = Saver(job, {}, state, lambda: None, shares_cores=True, clock=time.monotonic)
     picture = torch.zeros(1, 3, 256, 256)
     masks = [torch.ones(1, *shape) for shape in state.generator.dropout_shapes]
 
     def step() -> None:
         train_step(state, picture, picture, masks, 100.0, Team())
         state.step += 1
+        saver.is_due(noticed=False)
 
     step()
     alone = run_steps(step, lambda: False)
@@ -88,6 +90,7 @@ def beside_training(folder: Storage, state: TrainState, wait_s: float) -> dict[s
     beside = run_steps(step, saver.is_writing)
     saver.wait()
     saver.close()
+    saver.is_due(noticed=False)
     taken_s = sum(beside) - len(beside) * step_s
     cost_s = saver.cost_s
     return {

@@ -122,8 +122,11 @@ class TrialRun:
         if team.is_first:
             self.job = self.take_over()
             log = self.open_log(restored_log)
-        self.saver = Saver(self.job, settled._asdict(), self.state, control.at_save, shares_cores=device.type == "cpu")
         self.recorder = Recorder(self.job, log, self.state, val_patches, control)
+        self.saver = Saver(
+            self.job, settled._asdict(), self.state, control.at_save,
+            shares_cores=device.type == "cpu", clock=self.recorder.clock.now,
+        )  # fmt: skip
         self.leaving = False
         self.asked_at = time.monotonic()
         self.news: dict[str, Any] = {}

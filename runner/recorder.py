@@ -127,6 +127,10 @@ class Clock:
         self._lap = 0.0
         self._since = time.monotonic()
 
+    def now(self) -> float:
+        """The time while the clock runs."""
+        return self.seconds + self._lap + time.monotonic() - self._since
+
     def pause(self) -> None:
         """Stops the clock."""
         self._lap += time.monotonic() - self._since

@@ -4,8 +4,10 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from statistics import median
 from typing import Any
 
 from gan.snapshot import Snapshot, is_finite
@@ -18,16 +20,21 @@ SAVE_SHARE = 0.035
 MIN_INTERVAL_S = 10.0
 NOTICED_INTERVAL_S = 5.0
 WRITER_NICENESS = 10
+NUM_STEPS = 50
 
 
 class Saver:
     """Writes a trial's checkpoints, one at a time, as often as costs at most 3.5 % of the time.
 
-    What a save costs is the time that training waits for it, and on a processor the time that the writing
-    thread takes from the training's cores.
+    What a save costs is the time that training waits for it, and on a processor what the steps beside the write take
+    longer than others: at least the processor time of the writing thread, and at most twice that, so that something
+    else that holds steps up does not keep checkpoints away.
 
     Attributes:
         cost_s: of the last save.
+
+    Args:
+        clock: training time in seconds: it stands still while training does.
     """
 
     def __init__(
@@ -38,29 +45,42 @@ class Saver:
         on_tensor: Callable[[], None],
         *,
         shares_cores: bool,
+        clock: Callable[[], float],
     ) -> None:
         self._job = job
         self._settled = settled
         self._on_tensor = on_tensor
         self._shares_cores = shares_cores
+        self._clock = clock
+        self._steps = StepTimes()
         self._snapshot = Snapshot()
         self._pool = ThreadPoolExecutor(1, "saver", initializer=yield_to_training)
         self._write: Future[dict[str, Any] | None] | None = None
         self._started = self._last_save_at = time.monotonic()
         self.cost_s = self._total_cost_s = 0.0
-        self._stall_s = 0.0
+        self._stall_s = self._processor_s = 0.0
         self._saved_place = place_of(restored)
 
     def is_due(self, *, noticed: bool) -> bool:
-        """True when a save costs little enough by now, and the one before it is written.
+        """True when a save costs little enough by now, and the one before it is written. Asked before each step.
 
         Args:
             noticed: the machine is about to be taken away, so that any moment may be the last.
         """
-        if self.is_writing():
+        writing = self.is_writing()
+        self._steps.at_step(self._clock(), writing=writing)
+        if writing:
             return False
+        self._count_slower_steps()
         interval = NOTICED_INTERVAL_S if noticed else max(self.cost_s / SAVE_SHARE, MIN_INTERVAL_S)
         return time.monotonic() - self._last_save_at > interval
+
+    def _count_slower_steps(self) -> None:
+        """After a write: adds to its cost what steps beside it took longer than the thread's processor time tells."""
+        more_s = min(max(self._steps.taken_s() - self._processor_s, 0.0), self._processor_s)
+        self._processor_s = 0.0
+        self.cost_s += more_s
+        self._total_cost_s += more_s
 
     def is_writing(self) -> bool:
         """True while a checkpoint is on its way to storage."""
@@ -84,6 +104,7 @@ class Saver:
             return
         start = time.monotonic()
         self.wait()
+        self._count_slower_steps()
         self._snapshot.take(state.state_dict())
         ended = state.epoch - 1 if state.epoch_step == 0 else 0
         place = Place(state.step, ended, self._settled)
@@ -122,7 +143,8 @@ class Saver:
             lambda: write_checkpoint(job.trial, groups, log(), place, job.ids, job.committing, self._on_tensor)
         )
         self._make_room()
-        self.cost_s = self._stall_s + (time.thread_time() - start_cpu) * self._shares_cores
+        self._processor_s = (time.thread_time() - start_cpu) * self._shares_cores
+        self.cost_s = self._stall_s + self._processor_s
         self._total_cost_s += self.cost_s
         written_s = time.monotonic() - start
         megabytes = sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6
@@ -147,6 +169,28 @@ class Saver:
         keep = self._job.config.checkpoint
         with self._job.committing():
             remove_old_checkpoints(self._job.trial, keep.keep, keep.keeps_epoch)
+
+
+class StepTimes:
+    """How long steps take, those beside a write apart from the others."""
+
+    def __init__(self) -> None:
+        self._alone: deque[float] = deque(maxlen=NUM_STEPS)
+        self._beside: list[float] = []
+        self._last_at: float | None = None
+        self._was_writing = False
+
+    def at_step(self, now: float, *, writing: bool) -> None:
+        """Between two steps."""
+        if self._last_at is not None:
+            times = self._beside if writing or self._was_writing else self._alone
+            times.append(now - self._last_at)
+        self._last_at, self._was_writing = now, writing
+
+    def taken_s(self) -> float:
+        """How much longer steps beside a write took, 0 where it is not known; they are forgotten."""
+        beside, self._beside = self._beside, []
+        return sum(beside) - len(beside) * median(self._alone) if self._alone else 0.0
 
 
 def place_of(state: TrainState) -> tuple[int, int]:

@@ -197,7 +197,7 @@ def test_a_run_that_did_not_survive_makes_the_exit_code_1_and_what_has_no_time_i
 def test_a_short_drill_tries_what_time_allows_and_all_is_survived(tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     process = subprocess.run(
-        [sys.executable, "-m", "runner.drill", "--minutes", "3", "--seed", "5", "--json", str(table)],
+        [sys.executable, "-m", "runner.drill", "--minutes", "2", "--seed", "5", "--json", str(table)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,0 +1,89 @@
+"""What a checkpoint costs, and how soon the next one comes."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import runner.saving
+from gan.state import ModelSettings, TrainState
+from runner.experiment import Experiment
+from runner.job import TrialJob
+from runner.records import Fingerprints
+from runner.saving import Saver, StepTimes
+from runner.storage import Storage
+
+
+def test_steps_beside_a_write_are_told_from_the_others() -> None:
+    times = StepTimes()
+    assert times.taken_s() == 0.0
+    now = 0.0
+    for seconds, writing in ((9.0, 0), (1.0, 0), (1.0, 0), (1.0, 1), (2.5, 1), (2.0, 0), (1.0, 0)):
+        now += seconds
+        times.at_step(now, writing=bool(writing))
+    # The write began before the third step of one second, and ended in the one of two.
+    assert times.taken_s() == pytest.approx((1.0 + 2.5 + 2.0) - 3 * 1.0)
+    assert times.taken_s() == 0.0
+
+
+class Write:
+    """A checkpoint's write that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+
+    def __call__(self, *_: object) -> dict[str, object]:
+        assert self.may_end.wait(60)
+        return {"files": {}}
+
+
+@pytest.fixture
+def write(monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    write = Write()
+    monkeypatch.setattr(runner.saving, "write_checkpoint", write)
+    yield write
+    write.may_end.set()
+
+
+@pytest.mark.parametrize(
+    ("beside_s", "more_s"),
+    [(1.0, 0.0), (2.5, 1.0), (40.0, 2.0)],
+    ids=["no slower", "slower than the thread's time", "held up by something else"],
+)
+def test_a_save_costs_what_steps_beside_it_take_longer(
+    beside_s: float, more_s: float, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor_s = 2.0
+    thread_times = iter([10.0, 10.0 + processor_s])
+    monkeypatch.setattr(runner.saving.time, "thread_time", lambda: next(thread_times))
+    now = 0.0
+    state = TrainState(ModelSettings(1, 16, 64), 0, 2e-4, "fp32", torch.device("cpu"))
+    storage = Storage.open(tmp_path)
+    job = TrialJob(storage, "trial", Experiment(name="test"), {}, Fingerprints("config", "data"), storage, 1, "", 1)
+    job.trial.make_folder()
+    saver = Saver(job, {}, state, lambda: None, shares_cores=True, clock=lambda: now)
+
+    def step(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        state.step += 1
+        saver.is_due(noticed=False)
+
+    for _ in range(5):
+        step(1.0)
+    saver.save(state, lambda: b"")
+    stall_s = saver._stall_s
+    step(beside_s)
+    assert saver.is_writing()
+    write.may_end.set()
+    saver.wait()
+    step(beside_s)
+    # Steps alone take one second. The thread's own time is the least that counts, twice that the most.
+    assert saver.cost_s == pytest.approx(stall_s + processor_s + more_s)
+    assert not saver.is_due(noticed=False)
+    monkeypatch.setattr(runner.saving, "SAVE_SHARE", 1e12)
+    monkeypatch.setattr(runner.saving, "MIN_INTERVAL_S", -1.0)
+    assert saver.is_due(noticed=False)
+    saver.close()
