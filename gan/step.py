@@ -12,7 +12,7 @@ from torch.nn.functional import l1_loss
 
 from gan.adam import Adam
 from gan.generator import Generator
-from gan.losses import DiscriminatorLoss, GeneratorLoss, judgement_gradient, judgement_loss
+from gan.losses import GeneratorLoss, discriminator_loss, judgement_gradient, judgement_loss
 from gan.pieces import Pieces, gradients_by, leaf
 from gan.state import TrainState
 from gan.streams import SideStream
@@ -161,9 +161,8 @@ def within(generator: Generator, kind: str, start: int, stop: int) -> dict[str, 
 def all_losses(real_logits: Tensor, fake_logits: Tensor, distance: Tensor, lambda_l1: float) -> Tensor:
     """The six losses, in the order of LOSS_NAMES."""
     fooled = judgement_loss(fake_logits, 1.0)
-    real_d_loss, fake_d_loss = judgement_loss(real_logits, 1.0), judgement_loss(fake_logits, 0.0)
     for_generator = GeneratorLoss(fooled + lambda_l1 * distance, fooled, distance)
-    return torch.stack([*for_generator, *DiscriminatorLoss(real_d_loss + fake_d_loss, real_d_loss, fake_d_loss)])
+    return torch.stack([*for_generator, *discriminator_loss(real_logits, fake_logits)])
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

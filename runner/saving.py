@@ -189,8 +189,10 @@ class StepTimes:
 
     def taken_s(self) -> float:
         """How much longer steps beside a write took, 0 where it is not known; they are forgotten."""
+        if not (self._beside and self._alone):
+            return 0.0
         beside, self._beside = self._beside, []
-        return sum(beside) - len(beside) * median(self._alone) if self._alone else 0.0
+        return sum(beside) - len(beside) * median(self._alone)
 
 
 def place_of(state: TrainState) -> tuple[int, int]:
