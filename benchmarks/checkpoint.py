@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
-from gan.snapshot import Snapshot
-from gan.state import ModelSettings, TrainState
-from gan.step import train_step
-from gan.team import Team
-from runner.checkpoints import Place, read_checkpoint, write_checkpoint
-from runner.config import Experiment
-from runner.job import TrialJob
-from runner.records import Fingerprints
-from runner.saving import SAVE_SHARE, Saver
-from runner.storage import Storage
+from gan.training.process_group import ProcessGroup
+from gan.training.snapshot import Snapshot
+from gan.training.state import ModelSettings, TrainState
+from gan.training.step import train_step
+from runner.config.schema import Experiment
+from runner.records.checkpoints import RunPosition, read_checkpoint, write_checkpoint
+from runner.records.trial_file import Fingerprints
+from runner.storage.folder import Storage
+from runner.trial.async_checkpointer import SAVE_SHARE, AsyncCheckpointer
+from runner.trial.job import TrialJob
 
 IDS = Fingerprints("config", "data")
 MIN_STEPS, MIN_STEPS_S = 8, 5.0
@@ -45,7 +45,7 @@ def main() -> None:
 def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
     """Medians of repeats, one thing after the other in this process."""
     state = TrainState(ModelSettings(channels), 0, 2e-4, "fp32", torch.device("cpu"))
-    snapshot, place = Snapshot(), Place(0, 0, {})
+    snapshot, place = Snapshot(), RunPosition(0, 0, {})
     snapshot.take(state.state_dict())
     content = np.ones(total_bytes(snapshot), np.uint8)
     times: dict[str, list[float]] = {"wait": [], "write": [], "read": [], "plain_write": [], "plain_read": []}
@@ -69,30 +69,30 @@ def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
 
 
 def beside_training(folder: Storage, state: TrainState, wait_s: float) -> dict[str, Any]:
-    """What one save takes from the steps that run beside it, against what the saver thinks it takes."""
+    """What one save takes from the steps that run beside it, against what the checkpointer thinks it takes."""
     experiment = Experiment(name="bench")
     job = TrialJob(folder, "trial", experiment, {}, IDS, folder, 1, "", 1)
     job.trial.make_folder()
-    saver = Saver(job, {}, state, lambda: None, shares_cores=True, clock=time.monotonic)
+    checkpointer = AsyncCheckpointer(job, {}, state, lambda: None, shares_cores=True, clock=time.monotonic)
     picture = torch.zeros(1, 3, 256, 256)
     masks = [torch.ones(1, *shape) for shape in state.generator.dropout_shapes]
 
     def step() -> None:
-        train_step(state, picture, picture, masks, 100.0, Team())
+        train_step(state, picture, picture, masks, 100.0, ProcessGroup())
         state.step += 1
-        saver.is_due(noticed=False)
+        checkpointer.is_due(preemption_notice=False)
 
     step()
     alone = run_steps(step, lambda: False)
     step_s = statistics.median(alone)
     state.step += 1
-    saver.save(state, lambda: b"")
-    beside = run_steps(step, saver.is_writing)
-    saver.wait()
-    saver.close()
-    saver.is_due(noticed=False)
+    checkpointer.save(state, lambda: b"")
+    beside = run_steps(step, checkpointer.is_writing)
+    checkpointer.wait()
+    checkpointer.close()
+    checkpointer.is_due(preemption_notice=False)
     taken_s = sum(beside) - len(beside) * step_s
-    cost_s = saver.cost_s
+    cost_s = checkpointer.cost_s
     return {
         "step_s": round(step_s, 4),
         "wait_in_steps": round(wait_s / step_s, 3),

@@ -24,18 +24,18 @@ import numpy as np
 import torch
 
 from benchmarks.figures import Spread, benchmark_parser, publish, ratios, seconds, spread
-from gan.jitter import jitter_margin, jitter_pair
-from gan.patches import Patches
-from gan.pictures import decode_picture
-from gan.state import ModelSettings, TrainState
-from gan.training import Decision, LoggedStep, TrainingSettings, fit
-from runner.config import Data
-from runner.preparation import Cut, PatchStore, prepare_patches
-from runner.resources import num_cores
-from runner.shards import cut_in_this_process
-from runner.sources import find_source, store_fingerprint
-from runner.storage import Storage
-from runner.synthesis import draw_pair
+from gan.data.jitter import jitter_margin, jitter_pair
+from gan.data.patches import Patches
+from gan.data.pictures import decode_picture
+from gan.training.loop import Decision, LoggedStep, TrainingSettings, fit
+from gan.training.state import ModelSettings, TrainState
+from runner.config.schema import Data
+from runner.data.patch_store import Cut, PatchStore, prepare_patches
+from runner.data.shards import cut_in_this_process
+from runner.data.sources import find_source, store_fingerprint
+from runner.data.synthesis import draw_pair
+from runner.storage.folder import Storage
+from runner.trial.resources import num_cores
 
 NUM_DIFFERENT = 64
 READ_BATCHES = (1, 4, 10, 64)
@@ -127,11 +127,11 @@ def ray_started(with_ray: bool) -> Iterator[dict[str, Cut]]:
     if not with_ray:
         yield {"in_process": cut_in_this_process}
         return
-    from runner.cluster import start_ray, stop_ray
+    from runner.on_ray.cluster import start_ray, stop_ray
 
     start_ray(None, "benchmark", dashboard=False)
     try:
-        from runner.ray_cutting import cut_with_ray
+        from runner.on_ray.prepare import cut_with_ray
 
         yield {"in_process": cut_in_this_process, "ray": cut_with_ray}
     finally:

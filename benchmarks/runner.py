@@ -21,9 +21,9 @@ import torch
 import yaml
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
-from gan.patches import Patches
-from gan.state import ModelSettings, TrainState
-from gan.training import Decision, LoggedStep, TrainingSettings, fit
+from gan.data.patches import Patches
+from gan.training.loop import Decision, LoggedStep, TrainingSettings, fit
+from gan.training.state import ModelSettings, TrainState
 
 TRIAL_S = 300.0
 SETTLED_STEP = 20
@@ -242,7 +242,7 @@ def pauses_between(trials: list[Span], at_once: int) -> list[float]:
 
 
 def bare_speed(experiment: dict[str, Any], store: Path) -> float:
-    """Steps a second of gan.fit alone on one core, once settled."""
+    """Steps a second of gan.fit alone on one core, once runtime."""
     torch.set_num_threads(1)
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as the runner has it
@@ -269,14 +269,14 @@ def bare_speed(experiment: dict[str, Any], store: Path) -> float:
 
 
 def logged_speed(trial: Path) -> float:
-    """Steps a second as metrics.jsonl has them, once settled."""
+    """Steps a second as metrics.jsonl has them, once runtime."""
     return steps_per_s([(row["step"], row["seconds"]) for row in read_lines(trial / "metrics.jsonl")])
 
 
 def steps_per_s(times: list[tuple[int, float]]) -> float:
     """From (step, seconds) pairs, from SETTLED_STEP on."""
-    settled = [(step, at) for step, at in times if step >= SETTLED_STEP]
-    (first_step, start), (last_step, end) = settled[0], settled[-1]
+    runtime = [(step, at) for step, at in times if step >= SETTLED_STEP]
+    (first_step, start), (last_step, end) = runtime[0], runtime[-1]
     return (last_step - first_step) / (end - start)
 
 

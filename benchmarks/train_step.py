@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
-from gan.feeding import resident_limit
-from gan.graph import runs_as_graph
-from gan.memory import keep_freed_memory
-from gan.patches import Patches
-from gan.precision import LOWER_TYPES, resolve_precision
-from gan.state import ModelSettings, TrainState
-from gan.team import Team
-from gan.training import Decision, TrainingSettings, fit
+from gan.data.batches import resident_limit
+from gan.data.patches import Patches
+from gan.gpu.cuda_graph import runs_as_graph
+from gan.training.allocator import keep_freed_memory
+from gan.training.loop import Decision, TrainingSettings, fit
+from gan.training.precision import LOWER_TYPES, resolve_precision
+from gan.training.process_group import ProcessGroup
+from gan.training.state import ModelSettings, TrainState
 
 PATCH_SIZE = 256
 STEPS_AN_EPOCH = 8
@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "channels": arguments.channels,
         "precision": precision,
         "deterministic": not arguments.not_deterministic,
-        "cuda_graph": runs_as_graph(device, Team()),
+        "cuda_graph": runs_as_graph(device, ProcessGroup()),
         "ours_s": ours_s.median,
         "ours_s_spread": ours_s,
         "images_per_s": arguments.batch_size / ours_s.median,

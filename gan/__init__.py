@@ -8,26 +8,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gan.discriminator import Discriminator
-    from gan.evaluation import evaluate
-    from gan.generator import Generator
-    from gan.patches import Patches
-    from gan.state import ModelSettings, TrainState
-    from gan.team import Team
-    from gan.training import TrainingSettings, fit
-    from gan.translation import translate
+    from gan.data.patches import Patches
+    from gan.evaluation.evaluate import evaluate
+    from gan.evaluation.translate import translate
+    from gan.networks.discriminator import Discriminator
+    from gan.networks.generator import Generator
+    from gan.training.loop import TrainingSettings, fit
+    from gan.training.process_group import ProcessGroup
+    from gan.training.state import ModelSettings, TrainState
 
 HOMES = {
-    "Discriminator": "discriminator",
-    "Generator": "generator",
-    "ModelSettings": "state",
-    "Patches": "patches",
-    "Team": "team",
-    "TrainState": "state",
-    "TrainingSettings": "training",
-    "evaluate": "evaluation",
-    "fit": "training",
-    "translate": "translation",
+    "Discriminator": "networks.discriminator",
+    "Generator": "networks.generator",
+    "ModelSettings": "training.state",
+    "Patches": "data.patches",
+    "ProcessGroup": "training.process_group",
+    "TrainState": "training.state",
+    "TrainingSettings": "training.loop",
+    "evaluate": "evaluation.evaluate",
+    "fit": "training.loop",
+    "translate": "evaluation.translate",
 }
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "Generator",
     "ModelSettings",
     "Patches",
-    "Team",
+    "ProcessGroup",
     "TrainState",
     "TrainingSettings",
     "evaluate",

@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from rich.console import Console
+import rich.console
 
-from runner.checking import Options
+from runner.config.loading import ExperimentSource, load_experiment
+from runner.console import Console
 from runner.errors import Exit
-from runner.experiment import ExperimentSource, load_experiment
-from runner.metrics_log import read_rows
-from runner.records import TRIALS, image_name, read_outcome
-from runner.repeats import repeated_cells
+from runner.records.metrics_log import read_rows
+from runner.records.results import TrialResult
+from runner.records.results_files import cell_row
+from runner.records.seeds import repeated_cells
+from runner.records.trial_file import TRIALS, image_name, read_outcome
 from runner.report.reading import read_results
-from runner.results import Result
-from runner.results_files import cell_row
-from runner.run import run_experiment as run
-from runner.screen import Screen
-from runner.storage import Storage
+from runner.storage.folder import Storage
+from runner.sweep.check import Options
+from runner.sweep.run import run_experiment as run
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-    from gan.generator import Generator
+    from gan.networks.generator import Generator
 
 
 def run_experiment(
@@ -82,10 +82,10 @@ def run_experiment(
     name = load_experiment(source, options.overrides).name
     with contextlib.ExitStack() as stack:
         if in_process:
-            from runner.settling import torch_settings_kept
+            from runner.trial.runtime import torch_settings_kept
 
             stack.enter_context(torch_settings_kept())
-        code = run(source, options, Screen(Console(quiet=True)) if quiet else Screen())
+        code = run(source, options, Console(rich.console.Console(quiet=True)) if quiet else Console())
     if code == Exit.INTERRUPTED:
         raise KeyboardInterrupt("interrupted; the same call goes on from the last checkpoint")
     return load_results(Path(storage) / name)
@@ -137,7 +137,7 @@ class TrialResults:
     @property
     def images(self) -> dict[int, Path]:
         """The pictures by the epoch that they were made after: PNGs, a row source | target | generated a tile."""
-        from runner.report.pictures import picture_epochs
+        from runner.report.charts.pictures import picture_epochs
 
         return {epoch: self.folder / image_name(epoch) for epoch in picture_epochs(Storage.open(self.folder))}
 
@@ -153,7 +153,7 @@ class TrialResults:
         Args:
             image: the source, (H, W, 3) uint8; or a Pillow picture of any mode, or a JPEG, PNG or TIFF by its path,
                 which are turned upright.
-            mode, overlap: as gan.translation.Tiling's.
+            mode, overlap: as gan.evaluation.translate.Tiling's.
 
         Raises:
             DataError: the trial has no weights yet. They are read at the first call, and kept.
@@ -163,10 +163,10 @@ class TrialResults:
         """
         from PIL import Image
 
-        from gan.pictures import load_pixels, rgb_pixels
-        from gan.translation import Tiling, translate
-        from runner.settling import torch_settings_kept
-        from runner.translation import read_picture, set_up_device
+        from gan.data.pictures import load_pixels, rgb_pixels
+        from gan.evaluation.translate import Tiling, translate
+        from runner.models.translation import read_picture, set_up_device
+        from runner.trial.runtime import torch_settings_kept
 
         if isinstance(image, str | os.PathLike):
             image = read_picture(Path(image))
@@ -178,9 +178,9 @@ class TrialResults:
 
     @functools.cached_property
     def _generator(self) -> "Generator":
-        from runner.trained import open_trained
+        from runner.models.trained import open_trained_model
 
-        return open_trained(self.folder).generator
+        return open_trained_model(self.folder).generator
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Results:
     @property
     def over_seeds(self) -> pa.Table:
         """over_seeds.csv: a row a cell of the sweep, means and spreads over its seeds; empty where nothing repeats."""
-        cells = repeated_cells([Result(trial.parameters, trial.row) for trial in self.trials])
+        cells = repeated_cells([TrialResult(trial.parameters, trial.row) for trial in self.trials])
         return as_table(list(map(cell_row, cells)))
 
     def __len__(self) -> int:

@@ -80,9 +80,9 @@ def parse_duration(text: str) -> float:
 
 def run_training(arguments: argparse.Namespace, *, single: bool, in_process: bool = False) -> Exit:
     """Runs what the parsed options of a training command ask for."""
-    from runner.checking import Options
-    from runner.run import run_experiment
-    from runner.screen import Screen
+    from runner.console import Console
+    from runner.sweep.check import Options
+    from runner.sweep.run import run_experiment
 
     options = Options(
         overrides=tuple(arguments.overrides),
@@ -96,7 +96,7 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
         in_process=in_process,
         single=single,
     )
-    return run_experiment(arguments.experiment, options, Screen())
+    return run_experiment(arguments.experiment, options, Console())
 
 
 def run_command(

@@ -45,16 +45,16 @@ def run_evaluate(arguments: argparse.Namespace) -> Exit:
     """Evaluates, shows and writes what the options ask for."""
     for path in (arguments.json, arguments.csv):
         check_target(path)
-    from runner.evaluation import Request, evaluate_trial, json_of, results_table
-    from runner.scores import csv_of
-    from runner.screen import Screen
+    from runner.console import Console
+    from runner.models.evaluation import Request, evaluate_trial, json_of, results_table
+    from runner.records.evaluation_csv import csv_of
 
-    screen = Screen()
+    console = Console()
     request = Request(
         arguments.trial, arguments.checkpoint, arguments.data, arguments.inception_weights, arguments.lpips_weights
     )
-    evaluation = evaluate_trial(request, screen)
-    screen.console.print(results_table(evaluation))
+    evaluation = evaluate_trial(request, console)
+    console.rich.print(results_table(evaluation))
     if arguments.json:
         write_file(arguments.json, json_of(evaluation))
     if arguments.csv:
@@ -71,7 +71,7 @@ def check_target(path: str | None) -> None:
 
 def write_file(path: str, content: bytes) -> None:
     """Writes the file whole; raises StorageError where that can't be done."""
-    from runner.storage import Storage
+    from runner.storage.folder import Storage
 
     place = Path(path).absolute()
     try:

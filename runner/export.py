@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_export(arguments: argparse.Namespace) -> Exit:
     """Writes what the options ask for."""
-    from runner.exporting import export_trial
-    from runner.screen import Screen
+    from runner.console import Console
+    from runner.models.export import export_trial
 
-    export_trial(arguments.trial, arguments.checkpoint, arguments.format, arguments.out, Screen().say)
+    export_trial(arguments.trial, arguments.checkpoint, arguments.format, arguments.out, Console().print)
     return Exit.FINISHED
 
 

@@ -49,18 +49,18 @@ def pixels(text: str) -> int:
 
 def run_translate(arguments: argparse.Namespace) -> Exit:
     """Checks all that can be wrong at once, then goes from picture to picture."""
-    from runner.checking import open_storage
+    from runner.console import Console
     from runner.errors import DataError
-    from runner.picture_files import find_pictures
-    from runner.screen import Screen
+    from runner.models.picture_files import find_pictures
+    from runner.sweep.check import open_storage
 
     out = open_storage(arguments.out, "--out")
     pictures = find_pictures(arguments.inputs, out)
-    from gan.translation import Tiling  # torch comes with it
-    from runner.trained import open_trained
-    from runner.translation import TranslationJob, set_up_device, translate_files
+    from gan.evaluation.translate import Tiling  # torch comes with it
+    from runner.models.trained import open_trained_model
+    from runner.models.translation import TranslationJob, set_up_device, translate_files
 
-    trained = open_trained(arguments.trial, arguments.checkpoint)
+    trained = open_trained_model(arguments.trial, arguments.checkpoint)
     size = trained.config.data.patch_size
     if arguments.overlap is not None and arguments.overlap > size // 2:
         raise DataError(
@@ -72,13 +72,13 @@ def run_translate(arguments: argparse.Namespace) -> Exit:
         direction=trained.config.data.direction if arguments.pairs else None,
         tiling=Tiling(arguments.mode, arguments.overlap),
     )
-    screen = Screen()
-    screen.say(f"{trained.trial.shown}: {trained.epochs} epochs, tiles of {size} pixels, {arguments.mode} mode")
+    console = Console()
+    console.print(f"{trained.trial.shown}: {trained.epochs} epochs, tiles of {size} pixels, {arguments.mode} mode")
     if trained.config.data.patching == "resize":
-        screen.say(f"note: this trial saw pictures shrunk to {size} pixels: give pictures of that scale")
+        console.print(f"note: this trial saw pictures shrunk to {size} pixels: give pictures of that scale")
     try:
         with unwound_on_sigterm():
-            num_done = translate_files(job, pictures, out, screen)
+            num_done = translate_files(job, pictures, out, console)
     except KeyboardInterrupt:
         show_error(f"interrupted; the pictures that stand in {out.shown} are whole, the same command begins anew")
         return Exit.INTERRUPTED

@@ -12,24 +12,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import gan.training
+import gan.training.loop
 from benchmarks.train_step import NoisePatches
-from gan.adam import BETAS, EPSILON, Adam
-from gan.convolution import downsample, upsample
-from gan.devices import has_kernels
-from gan.discriminator import Discriminator
-from gan.feeding import Feed
-from gan.graph import rehearse
-from gan.jitter import jitter_batch, jitter_pair
-from gan.normalisation import normalised
-from gan.patches import Patches
-from gan.precision import lowered
-from gan.randomness import dropout_bits, plan_epoch
-from gan.state import ModelSettings, TrainState
-from gan.streams import LAST, SideStream
-from gan.team import Team
-from gan.training import Decision, TrainingSettings, fit, learn_from
-from runner.settling import Settled, set_up_torch
+from gan.data.batches import BatchLoader
+from gan.data.jitter import jitter_batch, jitter_pair
+from gan.data.patches import Patches
+from gan.data.randomness import dropout_bits, plan_epoch
+from gan.gpu.availability import has_kernels
+from gan.gpu.batch_norm import normalised
+from gan.gpu.cuda_graph import warm_up
+from gan.gpu.streams import LAST, SideStream
+from gan.networks.convolution import downsample, upsample
+from gan.networks.discriminator import Discriminator
+from gan.training.loop import Decision, TrainingSettings, fit, learn_from
+from gan.training.optimizer import BETAS, EPSILON, Adam
+from gan.training.precision import low_precision_copy
+from gan.training.process_group import ProcessGroup
+from gan.training.state import ModelSettings, TrainState
+from runner.trial.runtime import RuntimeSettings, set_up_torch
 
 GPU = torch.device("cuda", 0)
 MODEL = ModelSettings(channels=16, patch_size=256)
@@ -38,7 +38,7 @@ PRECISIONS = ["bf16", "fp16", "fp32"]
 
 @pytest.fixture(autouse=True, scope="module")
 def deterministic() -> None:
-    set_up_torch(Settled(1, "bf16", ""), deterministic=True)
+    set_up_torch(RuntimeSettings(1, "bf16", ""), deterministic=True)
 
 
 def settings(precision: str, batch_size: int) -> TrainingSettings:
@@ -62,7 +62,7 @@ def train(state: TrainState, precision: str, batch_size: int, until: int) -> dic
 
 def everything(state: TrainState) -> dict[str, torch.Tensor]:
     saved = {f"{group}.{name}": t for group, tensors in state.state_dict().items() for name, t in tensors.items()}
-    saved |= {f"low.{name}": t for name, t in state.low_generator.named_parameters()}
+    saved |= {f"low.{name}": t for name, t in state.compute_generator.named_parameters()}
     return {name: t.detach().clone() for name, t in saved.items()}
 
 
@@ -79,7 +79,7 @@ def test_a_resumed_training_and_one_without_the_graph_have_the_same_bits(
     train(first, precision, batch_size, 6)
     second.load_state_dict(first.state_dict())
     assert different(undisturbed, train(second, precision, batch_size, 14)) == []
-    monkeypatch.setattr(gan.training, "runs_as_graph", lambda *_: False)
+    monkeypatch.setattr(gan.training.loop, "runs_as_graph", lambda *_: False)
     assert different(undisturbed, train(new_state(precision), precision, batch_size, 14)) == []
 
 
@@ -87,10 +87,10 @@ def test_a_resumed_training_and_one_without_the_graph_have_the_same_bits(
 def test_a_rehearsal_leaves_the_state_as_it_was(precision: str) -> None:
     state = new_state(precision)
     before = train(state, precision, 1, 2)
-    feed, plan = Feed(NoisePatches(4), GPU), plan_epoch(0, 1, 4, 30)  # type: ignore[arg-type]
+    loader, plan = BatchLoader(NoisePatches(4), GPU), plan_epoch(0, 1, 4, 30)  # type: ignore[arg-type]
     bits = dropout_bits(state.generator.dropout_shapes, 1, slice(0, 1), 0, 2)
-    learn = functools.partial(learn_from, state=state, lambda_l1=100.0, team=Team())
-    rehearse(state, learn, feed.batch(plan, slice(2, 3), bits))
+    learn = functools.partial(learn_from, state=state, lambda_l1=100.0, group=ProcessGroup())
+    warm_up(state, learn, loader.batch(plan, slice(2, 3), bits))
     assert different(before, everything(state)) == []
 
 
@@ -170,7 +170,7 @@ def test_updates_are_adams(precision: str) -> None:
     ours, plain = Discriminator(8, 70).to(GPU), Discriminator(8, 70).to(GPU)
     ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plain.load_state_dict(ours.state_dict())
-    low = lowered(ours, precision)
+    low = low_precision_copy(ours, precision)
     adam = Adam(ours, low, 2e-2)
     theirs = torch.optim.Adam(plain.parameters(), lr=2e-2, betas=BETAS, eps=EPSILON)
     for _ in range(3):
@@ -188,9 +188,9 @@ def test_updates_are_adams(precision: str) -> None:
 def test_patches_stay_on_the_gpu_and_are_those_of_the_store(patches: Patches) -> None:
     plan = plan_epoch(0, 1, len(patches), 8)
     bits = dropout_bits([(8, 2, 2)], 2, slice(0, 2), 0, 0)
-    resident, read = Feed(patches, GPU, 10**9), Feed(patches, GPU)
+    resident, read = BatchLoader(patches, GPU, 10**9), BatchLoader(patches, GPU)
     for start in range(0, len(patches), 2):
-        stays, comes = (feed.batch(plan, slice(start, start + 2), bits).on(GPU) for feed in (resident, read))
+        stays, comes = (loader.batch(plan, slice(start, start + 2), bits).on(GPU) for loader in (resident, read))
         assert (len(stays.source), len(comes.source)) == (len(patches), 2)
         for mine, other in zip(stays[:2], comes[:2], strict=True):
             assert mine.is_cuda

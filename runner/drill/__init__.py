@@ -2,8 +2,8 @@
 
 A drill reads along one arrow:
 
-    conduct -> Drill.measure (an undisturbed run) -> choose_next -> Fault.strike(Victim) -> differences -> table
+    run -> Drill.measure (an undisturbed run) -> choose_next -> Fault.inject(TargetRun) -> differences -> table
 
-`faults` lists what is done, most important first; `killing`, `stopping` and `damaging` do it to a `Victim`, which
+`faults` lists what is done, most important first; `killing`, `stopping` and `damaging` do it to a `TargetRun`, which
 is one run of the training command in a folder of its own. Only processes that the drill started are ended.
 """

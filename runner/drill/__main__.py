@@ -48,9 +48,9 @@ def minutes(text: str) -> float:
 
 def run_drill(arguments: argparse.Namespace) -> Exit:
     """Runs what the parsed options ask for."""
-    from runner.drill.conduct import conduct
+    from runner.drill.run import run
 
-    return conduct(arguments)
+    return run(arguments)
 
 
 if __name__ == "__main__":

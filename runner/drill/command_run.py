@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from runner.drill.processes import kill_session, session_processes
-from runner.storage import Storage
+from runner.storage.folder import Storage
 
 LAST_LINES = 12
 

@@ -5,16 +5,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runner.drill.faults import Fault, why_not
+from runner.console import Console
+from runner.drill.faults.catalogue import Fault, why_not
 from runner.drill.planning import Pace, choose_next
 from runner.drill.reach import Reach
 from runner.drill.table import Tally
-from runner.drill.victim import NAME, NotSurvived, NotTried, Setting, Victim
+from runner.drill.target_run import NAME, NotSurvived, NotTried, Setting, TargetRun
 from runner.errors import Exit, ResourceError
-from runner.metrics_log import read_rows
-from runner.records import TRIALS
-from runner.screen import Screen
-from runner.storage import Storage
+from runner.records.metrics_log import read_rows
+from runner.records.trial_file import TRIALS
+from runner.storage.folder import Storage
 
 SHORT_MINUTES = 8.0
 EPOCHS, EPOCHS_IN_SHORT = 40, 20
@@ -33,7 +33,7 @@ class Drill:
     """
 
     folder: Storage
-    screen: Screen
+    console: Console
     seed: int
     deadline: float
     short: bool
@@ -85,23 +85,23 @@ class Drill:
         pace = Pace(0.0, 0.0)
         folder = self.folder.at("undisturbed")
         setting = Setting(epochs, 0, folder.at("results"), self.address, self.reach, pace)
-        victim = Victim(folder, setting, 0, random.Random(self.seed), time.monotonic() + REFERENCE_WITHIN_S)
+        target = TargetRun(folder, setting, 0, random.Random(self.seed), time.monotonic() + REFERENCE_WITHIN_S)
         began = time.monotonic()
-        self.screen.say(f"undisturbed run, {epochs} epochs")
+        self.console.print(f"undisturbed run, {epochs} epochs")
         try:
-            command = victim.start(quick=True)
-            victim.expect(command, Exit.FINISHED)
+            command = target.start(quick=True)
+            target.expect(command, Exit.FINISHED)
         except NotSurvived as error:
-            raise ResourceError(f"the undisturbed run failed: {error}\n{victim.commands[-1].last_lines()}") from None
+            raise ResourceError(f"the undisturbed run failed: {error}\n{target.commands[-1].last_lines()}") from None
         finally:
-            victim.end_everything()
+            target.end_everything()
         took_s = time.monotonic() - began
         rows = read_rows(setting.reference.at(f"{NAME}/{TRIALS}/trial"))
         pace.training_s = min(NOT_STEPS * float(rows[-1]["seconds"]), took_s)
         pace.quick_start_s = took_s - pace.training_s
         if self.address is not None:
             pace.ray_start_s = pace.quick_start_s
-        self.screen.say(f"undisturbed run: {rows[-1]['step']} steps in {took_s:.0f} s")
+        self.console.print(f"undisturbed run: {rows[-1]['step']} steps in {took_s:.0f} s")
         return Setting(epochs, int(rows[-1]["step"]), setting.reference, self.address, self.reach, pace)
 
     def try_fault(self, fault: Fault, setting: Setting, tally: Tally) -> None:
@@ -112,13 +112,13 @@ class Drill:
         name = fault.name if not tally.tries else f"{fault.name}_{tally.tries + 1}"
         began = time.monotonic()
         deadline = began + PATIENCE_S + PATIENCE * expected_s
-        victim = Victim(self.folder.at(name), setting, kills, draw, deadline, fault.options)
-        self.screen.say(f"{fault.title} (about {expected_s:.0f} s; {max(self.left_s, 0) / 60:.1f} min left)")
+        target = TargetRun(self.folder.at(name), setting, kills, draw, deadline, fault.options)
+        self.console.print(f"{fault.title} (about {expected_s:.0f} s; {max(self.left_s, 0) / 60:.1f} min left)")
         reason = ""
         try:
             if not fault.own_patches:
-                victim.use_prepared_patches()
-            fault.strike(victim)
+                target.use_prepared_patches()
+            fault.inject(target)
             tally.tries += 1
         except NotTried as error:
             tally.reasons.append(str(error))
@@ -126,22 +126,22 @@ class Drill:
             tally.tries += 1
             tally.failures += 1
             reason = str(error)
-            tally.reasons.append(describe_failure(victim, reason))
+            tally.reasons.append(describe_failure(target, reason))
         finally:
-            victim.end_everything()
-            tally.kills += victim.kills
-            tally.injuries.extend(victim.injuries)
+            target.end_everything()
+            tally.kills += target.kills
+            tally.recoveries.extend(target.recoveries)
         took_s = time.monotonic() - began
         tally.worst_s = max(tally.worst_s, took_s)
         if not reason:
             setting.pace.learn(fault.cost(kills), took_s)
-        self.screen.say(f"  {f'NOT survived: {reason}' if reason else 'survived'}, {took_s:.0f} s")
+        self.console.print(f"  {f'NOT survived: {reason}' if reason else 'survived'}, {took_s:.0f} s")
 
 
-def describe_failure(victim: Victim, reason: str) -> str:
+def describe_failure(target: TargetRun, reason: str) -> str:
     """Why, where to look, and the last lines of what the command said."""
-    if not victim.commands:
-        return f"{reason}\n{victim.folder.root}"
-    command = victim.commands[-1]
+    if not target.commands:
+        return f"{reason}\n{target.folder.root}"
+    command = target.commands[-1]
     lines = "".join(f"    {line}\n" for line in command.last_lines().splitlines())
-    return f"{reason}\n  {victim.folder.root}\n  {command.line}\n{lines}".rstrip()
+    return f"{reason}\n  {target.folder.root}\n  {command.line}\n{lines}".rstrip()

@@ -67,7 +67,7 @@ def signal_worker(pid: int, number: int) -> bool:
     return True
 
 
-def ambush_worker(pid: int, folder: str, prefix: str, within_s: float) -> bool:
+def kill_worker_during_write(pid: int, folder: str, prefix: str, within_s: float) -> bool:
     """Kills a training worker as soon as a new name with that prefix stands in a folder; False where none came."""
     before = names_with(folder, prefix)
     deadline = time.monotonic() + within_s

@@ -3,9 +3,9 @@
 from typing import Any, Protocol
 
 from runner.drill.command_run import CommandRun
-from runner.drill.processes import WORKER_TITLE, ambush_worker, processes_titled, signal_worker
-from runner.starts import read_starts
-from runner.storage import TEMPORARY, Storage
+from runner.drill.processes import WORKER_TITLE, kill_worker_during_write, processes_titled, signal_worker
+from runner.records.starts import read_starts
+from runner.storage.folder import TEMPORARY, Storage
 
 
 class Reach(Protocol):
@@ -14,7 +14,7 @@ class Reach(Protocol):
     def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
         """Signals the trial's worker; False where there is none at the moment."""
 
-    def ambush(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
+    def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
         """Kills the worker as it begins to write something new into that folder of the trial; False if it did not."""
 
 
@@ -25,17 +25,19 @@ class ThisMachine:
         """By the session that they share with the command."""
         return any(signal_worker(pid, number) for pid in processes_titled(command.session, WORKER_TITLE))
 
-    def ambush(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
+    def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
         """By watching the folder from here."""
         workers = processes_titled(command.session, WORKER_TITLE)
-        return bool(workers) and ambush_worker(workers[-1], str(trial.at(folder).local_path), TEMPORARY, within_s)
+        return bool(workers) and kill_worker_during_write(
+            workers[-1], str(trial.at(folder).local_path), TEMPORARY, within_s
+        )
 
 
 class Cluster:
     """Workers on any node of a Ray cluster, reached by a task pinned to the node that a start names."""
 
     def __init__(self, address: str) -> None:
-        from runner.cluster import start_ray
+        from runner.on_ray.cluster import start_ray
 
         start_ray(address, token="", dashboard=False)
 
@@ -43,9 +45,9 @@ class Cluster:
         """By the process number that the last start noted."""
         return self._on_its_node(trial, signal_worker, number)
 
-    def ambush(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
+    def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
         """By watching the folder from the worker's own node."""
-        return self._on_its_node(trial, ambush_worker, str(trial.at(folder).local_path), TEMPORARY, within_s)
+        return self._on_its_node(trial, kill_worker_during_write, str(trial.at(folder).local_path), TEMPORARY, within_s)
 
     def num_nodes(self) -> int:
         """Machines that are alive."""
@@ -55,7 +57,7 @@ class Cluster:
 
     def close(self) -> None:
         """Leaves the cluster."""
-        from runner.cluster import stop_ray
+        from runner.on_ray.cluster import stop_ray
 
         stop_ray()
 

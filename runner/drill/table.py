@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from runner.drill.victim import Injury
-from runner.screen import Screen
+from runner.console import Console
+from runner.drill.target_run import Recovery
 
 YES, NO, NOT_TRIED = "yes", "no", "not tried"
 
@@ -27,7 +27,7 @@ class Tally:
     tries: int = 0
     failures: int = 0
     kills: int = 0
-    injuries: list[Injury] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     worst_s: float = 0.0
 
@@ -43,27 +43,27 @@ class Tally:
             "survived": self.survived,
             "tries": self.tries,
             "kills": self.kills,
-            "lost_steps": [injury.lost_steps for injury in self.injuries],
-            "recovery_s": [round(injury.recovery_s, 2) for injury in self.injuries],
+            "lost_steps": [recovery.lost_steps for recovery in self.recoveries],
+            "recovery_s": [round(recovery.recovery_s, 2) for recovery in self.recoveries],
             "reasons": self.reasons,
         }
 
 
-def print_tallies(screen: Screen, tallies: Sequence[Tally]) -> None:
+def print_tallies(console: Console, tallies: Sequence[Tally]) -> None:
     """The table, then why what is not a plain yes is none."""
     table = Table(box=None, pad_edge=False)
     for column in ("fault", "survived", "kills", "steps lost", "worst", "recovery, s", "worst"):
         table.add_column(column, justify="left" if column in ("fault", "survived") else "right", no_wrap=True)
     for tally in tallies:
-        lost = [injury.lost_steps for injury in tally.injuries]
-        seconds = [injury.recovery_s for injury in tally.injuries]
+        lost = [recovery.lost_steps for recovery in tally.recoveries]
+        seconds = [recovery.recovery_s for recovery in tally.recoveries]
         table.add_row(
             tally.title, tally.survived, str(tally.kills or "-"), *mean_and_worst(lost), *mean_and_worst(seconds)
         )
-    screen.console.print(table)
+    console.rich.print(table)
     for tally in tallies:
         for reason in tally.reasons:
-            screen.say(f"\n{tally.title}: {reason}" if tally.failures else f"{tally.title}: {reason}")
+            console.print(f"\n{tally.title}: {reason}" if tally.failures else f"{tally.title}: {reason}")
 
 
 def mean_and_worst(values: Sequence[float]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.drill.processes import kill_session
-from runner.drill.victim import NotTried
+from runner.drill.target_run import NotTried
 
 
 class TwoNodes:

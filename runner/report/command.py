@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.errors import DataError, StorageError
+from runner.records.results_files import write_results
 from runner.report.live import REPORT
 from runner.report.reading import read_results
 from runner.report.writer import Report
-from runner.results_files import write_results
-from runner.storage import Storage
+from runner.storage.folder import Storage
 
 
 def write_report(folders: Sequence[str], out: str | None) -> list[str]:

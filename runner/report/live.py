@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from runner.job import first_line
-from runner.results import Result
-from runner.storage import Storage
+from runner.records.results import TrialResult
+from runner.storage.folder import Storage
+from runner.trial.job import first_line
 
 if TYPE_CHECKING:
     from runner.report.writer import Report
@@ -22,28 +22,28 @@ class LiveReport:
     Whatever goes wrong with it is told, and is no reason to end a run.
     """
 
-    def __init__(self, experiment: Storage, say: Callable[[str], None]) -> None:
+    def __init__(self, experiment: Storage, notify: Callable[[str], None]) -> None:
         """Of an experiment's folder."""
-        self._experiment, self._say = experiment, say
+        self._experiment, self._notify = experiment, notify
         self._report: Report | None = None
         self._due_at = time.monotonic() + MIN_INTERVAL_S
 
-    def update(self, results: Sequence[Result]) -> None:
+    def update(self, results: Sequence[TrialResult]) -> None:
         """Writes the page for these results unless that was done not long ago."""
         if time.monotonic() >= self._due_at:
             self.write(results)
 
-    def write(self, results: Sequence[Result]) -> None:
+    def write(self, results: Sequence[TrialResult]) -> None:
         """Writes the page; the longer that takes, the later the next time comes."""
         started = time.monotonic()
         try:
             self._write(results)
         except Exception as error:
-            self._say(f"{REPORT} could not be written ({first_line(error)}); the trials do not depend on it")
+            self._notify(f"{REPORT} could not be written ({first_line(error)}); the trials do not depend on it")
         now = time.monotonic()
         self._due_at = now + max(MIN_INTERVAL_S, (now - started) / MAX_SHARE)
 
-    def _write(self, results: Sequence[Result]) -> None:
+    def _write(self, results: Sequence[TrialResult]) -> None:
         if self._report is None:
             from runner.report.writer import Report  # loads the templates' engine: not while trials start
 

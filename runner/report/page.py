@@ -11,16 +11,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from runner.report.curves import UNITS, draw_curves
+from runner.config.search_space import Range
+from runner.report.charts.curves import UNITS, draw_curves
+from runner.report.charts.heatmaps import heat_maps, shown
+from runner.report.charts.pictures import PictureCache, hang_galleries
+from runner.report.charts.scatters import draw_scatters, is_drawn
 from runner.report.decision import decide, join
 from runner.report.details import compare_machines, compare_settings
 from runner.report.figures import EVAL_METRICS, STUDY_METRICS, digits, duration, figure, finite, present
-from runner.report.heatmaps import heat_maps, shown
-from runner.report.pictures import PictureCache, hang_galleries
 from runner.report.records import TrialRecord, swept, values_of
-from runner.report.scatters import draw_scatters, is_drawn
 from runner.report.seeds import over_seeds, seed_table
-from runner.search_space import Range
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.config.loading import load_experiment, plan_trials, read_yaml, validate
+from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
-from runner.experiment import load_experiment, plan_trials, read_yaml, validate
-from runner.lease import is_alive, read_lease
-from runner.placing import PlacedTrial, place_trials, recorded_data_fingerprint, recorded_initial_weights
-from runner.records import TRIALS, read_outcome, read_trial_file
+from runner.process.lease import is_alive, read_lease
+from runner.records.results import TrialResult, trial_row, trial_status
+from runner.records.trial_file import TRIALS, read_outcome, read_trial_file
+from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.report.records import TrialRecord
-from runner.results import Result, trial_row, trial_status
-from runner.search_space import Range, read_search_space
-from runner.storage import Storage
+from runner.storage.folder import Storage
 
 EXPERIMENT_FILE = "experiment.yaml"
 
 
-def read_results(folder: str) -> tuple[Storage, list[Result]]:
+def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
     """An experiment's folder and the result of each of its trials, from what stands in it.
 
     Raises:
@@ -31,11 +31,11 @@ def read_results(folder: str) -> tuple[Storage, list[Result]]:
     lease = read_lease(experiment)
     is_run = lease is not None and is_alive(lease, None)
     return experiment, [
-        Result(place.trial.params, read_row(experiment, place, is_run)) for place in read_trials(experiment)
+        TrialResult(place.trial.params, read_row(experiment, place, is_run)) for place in read_trials(experiment)
     ]
 
 
-def read_trials(experiment: Storage) -> list[PlacedTrial]:
+def read_trials(experiment: Storage) -> list[Trial]:
     """The experiment's trials in their folders."""
     path = experiment.local_path / EXPERIMENT_FILE
     trials = plan_trials(load_experiment(path), str(path))
@@ -43,10 +43,10 @@ def read_trials(experiment: Storage) -> list[PlacedTrial]:
         t.config.data.patching: recorded_data_fingerprint(experiment, t.config) or "" for t in trials
     }
     initial_weights = {trial.name: recorded_initial_weights(experiment, trial) for trial in trials}
-    return place_trials(experiment, trials, fingerprints, initial_weights)
+    return find_trial_folders(experiment, trials, fingerprints, initial_weights)
 
 
-def read_row(experiment: Storage, place: PlacedTrial, is_run: bool) -> dict[str, Any]:
+def read_row(experiment: Storage, place: Trial, is_run: bool) -> dict[str, Any]:
     """A trial's row of results; it runs only while a command holds the experiment."""
     trial = experiment.at(f"{TRIALS}/{place.folder}")
     running = is_run and read_outcome(trial)["status"] == "running"
@@ -55,7 +55,7 @@ def read_row(experiment: Storage, place: PlacedTrial, is_run: bool) -> dict[str,
 
 
 def read_record(
-    experiment: Storage, result: Result, log: Sequence[Mapping[str, Any]], among_others: str = ""
+    experiment: Storage, result: TrialResult, log: Sequence[Mapping[str, Any]], among_others: str = ""
 ) -> TrialRecord:
     """A trial's result with what else the page shows of it.
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.results import ENDED_BADLY
-from runner.storage import Storage
-from runner.wording import shortest
+from runner.config.messages import shortest
+from runner.records.results import ENDED_BADLY
+from runner.storage.folder import Storage
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner.experiment import trial_name
-from runner.repeats import RepeatedCell, by_cell, counting, repeated_cells
+from runner.config.loading import trial_name
+from runner.records.results import TrialResult
+from runner.records.seeds import RepeatedCell, by_cell, counting, repeated_cells
 from runner.report.records import TrialRecord
-from runner.results import Result
 
 
 def over_seeds(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -31,7 +31,7 @@ def seed_table(trials: Sequence[TrialRecord]) -> list[tuple[str, RepeatedCell]]:
 
 def cells_of(trials: Sequence[TrialRecord]) -> list[RepeatedCell]:
     """The cells of the trials; empty where none is repeated."""
-    return repeated_cells([Result(trial.params, {**trial.row, "status": trial.status}) for trial in trials])
+    return repeated_cells([TrialResult(trial.params, {**trial.row, "status": trial.status}) for trial in trials])
 
 
 def merge(group: Sequence[TrialRecord], cell: RepeatedCell) -> TrialRecord:

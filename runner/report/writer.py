@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.metrics_log import MetricsReader
-from runner.records import TRIALS
-from runner.report.curves import COLUMNS
+from runner.records.metrics_log import MetricsReader
+from runner.records.results import TrialResult
+from runner.records.trial_file import TRIALS
+from runner.report.charts.curves import COLUMNS
+from runner.report.charts.pictures import PictureCache
 from runner.report.page import render
-from runner.report.pictures import PictureCache
 from runner.report.reading import read_drawn, read_record
-from runner.results import Result
-from runner.storage import Storage
+from runner.storage.folder import Storage
 
 
 class Report:
@@ -23,7 +23,7 @@ class Report:
         self._pictures = PictureCache()
         self._logs: dict[str, CurveLog] = {}
 
-    def render(self, results: Sequence[Sequence[Result]]) -> bytes:
+    def render(self, results: Sequence[Sequence[TrialResult]]) -> bytes:
         """The page for the experiments' results, in the order of the experiments."""
         names = distinct_names(self._experiments)
         trials = [
@@ -33,7 +33,7 @@ class Report:
         ]
         return render(names, trials, self._drawn, self._pictures)
 
-    def _log(self, experiment: Storage, result: Result) -> Sequence[Mapping[str, Any]]:
+    def _log(self, experiment: Storage, result: TrialResult) -> Sequence[Mapping[str, Any]]:
         trial = experiment.at(f"{TRIALS}/{result.row['trial']}")
         return self._logs.setdefault(trial.root, CurveLog(trial)).rows()
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 import runner.translate
 from runner import ConfigError, DataError, load_results, run_experiment
-from tests.gan.test_pictures import LYING, lying
-from tests.runner.experiments import ROOT, TINY, read_metrics, read_starts, weights_digest
-from tests.runner.laid_out import lay_out
+from tests.gan.data.test_pictures import LYING, lying
+from tests.support.experiment_folder import write_experiment_folder
+from tests.support.experiments import ROOT, TINY, read_metrics, read_starts, weights_digest
 
 QUICK = {
     **TINY,
@@ -73,6 +73,7 @@ def test_a_single_trial_has_its_log_as_a_table_and_its_pictures(tmp_path: Path) 
 def test_torch_is_left_as_it_was(tmp_path: Path) -> None:
     torch.set_num_threads(3)
     torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         run_experiment(QUICK, storage=tmp_path, in_process=True, quiet=True)
         assert torch.get_num_threads() == 3
@@ -126,7 +127,7 @@ def test_bad_input_is_raised_and_nothing_is_written(tmp_path: Path) -> None:
 
 def test_results_are_read_as_they_stand(tmp_path: Path) -> None:
     outcomes = {"batch_size=2": ("diverged", "the losses at step 7 are not finite"), "batch_size=8": ("waiting", "")}
-    results = load_results(lay_out(tmp_path, sweep={"batch_size": [2, 4, 8]}, outcomes=outcomes))
+    results = load_results(write_experiment_folder(tmp_path, sweep={"batch_size": [2, 4, 8]}, outcomes=outcomes))
     assert results.name == "sweep"
     assert [trial.status for trial in results] == ["diverged", "finished", "stopped"]
     assert results["batch_size=2"].reason == "the losses at step 7 are not finite"
@@ -167,6 +168,6 @@ def test_a_trial_translates_pictures_with_the_bits_of_the_command(tmp_path: Path
 
 
 def test_a_trial_without_weights_translates_nothing(tmp_path: Path) -> None:
-    trial = load_results(lay_out(tmp_path, epochs=1, outcomes={"trial": ("stopped", "")}))[0]
+    trial = load_results(write_experiment_folder(tmp_path, epochs=1, outcomes={"trial": ("stopped", "")}))[0]
     with pytest.raises(DataError, match="no weights and no checkpoint"):
         trial.translate(np.zeros((64, 64, 3), np.uint8))

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 import yaml
 
-import runner.data
-import runner.records
+import runner.data.__main__
+import runner.records.trial_file
 import runner.train
 import runner.translate
 import runner.tune
-from gan.pictures import decode_picture
-from runner.config import Resources
+from gan.data.pictures import decode_picture
+from runner.config.loading import load_experiment, plan_trials
+from runner.config.schema import Resources
 from runner.errors import ResourceError
-from runner.execution import exit_code
-from runner.experiment import load_experiment, plan_trials
-from runner.placing import place_trials, recorded_data_fingerprint
-from runner.records import write_trial_file
-from runner.resources import Node, allot
-from runner.settling import Settled
-from runner.storage import Storage
-from tests.runner.experiments import read_metrics, run, weights_digest, without_wall_times, write_experiment
+from runner.records.trial_file import write_trial_file
+from runner.records.trial_folders import find_trial_folders, recorded_data_fingerprint
+from runner.storage.folder import Storage
+from runner.sweep.execute import exit_code
+from runner.trial.resources import Node, resolve_resources
+from runner.trial.runtime import RuntimeSettings
+from tests.support.experiments import read_metrics, run, weights_digest, without_wall_times, write_experiment
 
 Capture = pytest.CaptureFixture[str]
 
@@ -94,11 +94,11 @@ def test_an_unwritable_storage_is_refused(tmp_path: Path, capsys: Capture) -> No
 
 def test_a_request_that_can_never_be_met_is_refused_with_what_is_there() -> None:
     with pytest.raises(ResourceError, match=r"64 core.* were asked for, but .* 2 core.* 0 GPU"):
-        allot(Resources(cpus_per_worker=64), [Node(2, 0)], 1)
+        resolve_resources(Resources(cpus_per_worker=64), [Node(2, 0)], 1)
     with pytest.raises(ResourceError, match=r"1 GPU"):
-        allot(Resources(gpus_per_worker=1.0), [Node(8, 0)], 1)
+        resolve_resources(Resources(gpus_per_worker=1.0), [Node(8, 0)], 1)
     with pytest.raises(ResourceError, match="3 worker"):
-        allot(Resources(workers=3, cpus_per_worker=1), [Node(2, 0)], 1)
+        resolve_resources(Resources(workers=3, cpus_per_worker=1), [Node(2, 0)], 1)
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_a_request_that_can_never_be_met_is_refused_with_what_is_there() -> None
 def test_auto_is_a_fixed_function_of_machine_and_config(
     resources: dict[str, Any], nodes: list[Node], num_trials: int, expected: tuple[int, int, float, int]
 ) -> None:
-    assert tuple(allot(Resources(**resources), nodes, num_trials)) == expected
+    assert tuple(resolve_resources(Resources(**resources), nodes, num_trials)) == expected
 
 
-@pytest.mark.parametrize("module", [runner.tune, runner.train, runner.translate, runner.data])
+@pytest.mark.parametrize("module", [runner.tune, runner.train, runner.translate, runner.data.__main__])
 def test_help_shows_an_example(module: Any, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         module.main(["--help"])
     assert caught.value.code == 0
-    assert f"example:\n  python -m {module.__name__}" in capsys.readouterr().out
+    assert f"example:\n  python -m {module.__name__.removesuffix('.__main__')}" in capsys.readouterr().out
 
 
 def test_bad_arguments_exit_with_2(capsys: Capture) -> None:
@@ -231,7 +231,7 @@ def test_a_folder_is_known_by_what_is_in_it_when_the_sweep_gets_another_dimensio
     folder = Storage.open(storage / "small")
     experiment = load_experiment(path)
     fingerprint = recorded_data_fingerprint(folder, experiment)
-    placed = place_trials(folder, plan_trials(experiment, ""), {"tiles": str(fingerprint)})
+    placed = find_trial_folders(folder, plan_trials(experiment, ""), {"tiles": str(fingerprint)})
     assert [(place.folder, place.finished) for place in placed] == [("trial", True), ("batch_size=16", False)]
 
 
@@ -242,13 +242,13 @@ def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) ->
         sweep = {"epochs": list(epochs)} if epochs else {}
         trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep=sweep)), "")
         for _ in range(2):
-            placed = place_trials(folder, trials, {"tiles": "data"})
+            placed = find_trial_folders(folder, trials, {"tiles": "data"})
             assert [place.folder for place in placed] == folders
             for place in placed:
                 folder.make_folder(f"trials/{place.folder}")
-                settled = Settled(1, "fp32", "")
+                runtime = RuntimeSettings(1, "fp32", "")
                 trial = folder.at(f"trials/{place.folder}")
-                write_trial_file(trial, place.trial.config, place.ids, {}, settled._asdict())
+                write_trial_file(trial, place.trial.config, place.ids, {}, runtime._asdict())
 
 
 def test_finished_results_need_no_patches(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_the_exit_code_says_whether_the_same_command_has_more_to_do(
 
 def test_the_source_may_be_gone_while_the_store_is_there(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs"
-    assert runner.data.main(["synthesize", str(pairs), "--train", "1", "--val", "1"]) == 0
+    assert runner.data.__main__.main(["synthesize", str(pairs), "--train", "1", "--val", "1"]) == 0
     assert train(tmp_path, data={"source": str(pairs)}, training={"epochs": 1}) == 0
     pairs.rename(tmp_path / "gone")
     assert train(tmp_path, data={"source": str(pairs)}, training={"epochs": 2}) == 0
@@ -288,19 +288,22 @@ def test_synthesize_draws_the_same_bytes_for_the_same_seed_and_spares_other_file
     tmp_path: Path, capsys: Capture
 ) -> None:
     for name in ("a", "b"):
-        assert runner.data.main(["synthesize", str(tmp_path / name), "--train", "2", "--val", "1", "--seed", "4"]) == 0
+        assert (
+            runner.data.__main__.main(["synthesize", str(tmp_path / name), "--train", "2", "--val", "1", "--seed", "4"])
+            == 0
+        )
     names = sorted(path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*.jpg"))
     assert names == ["train/00001.jpg", "train/00002.jpg", "val/00001.jpg"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     (tmp_path / "b" / "mine.txt").write_text("keep")
-    assert runner.data.main(["synthesize", str(tmp_path / "b")]) == 2
+    assert runner.data.__main__.main(["synthesize", str(tmp_path / "b")]) == 2
     assert "holds other files (mine.txt" in capsys.readouterr().err
 
 
 def test_in_process_needs_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner.records, "PACKAGES", ("torch", "a-package-that-is-not-there"))
-    assert runner.records.package_versions()["a-package-that-is-not-there"] == "not installed"
+    monkeypatch.setattr(runner.records.trial_file, "PACKAGES", ("torch", "a-package-that-is-not-there"))
+    assert runner.records.trial_file.package_versions()["a-package-that-is-not-there"] == "not installed"
     path = write_experiment(tmp_path, training={"epochs": 1})
     (tmp_path / "ray.py").write_text("raise ImportError('Ray must not be imported')")
     code, output = run(

@@ -1,0 +1,153 @@
+"""Metrics and pictures on validation patches, without touching the training state."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gan.data.jitter import rescale
+from gan.data.patches import Patches, PatchOrigin
+from gan.data.randomness import Purpose, dropout_bits, dropout_masks
+from gan.evaluation.bootstrap import Interval, mean_intervals
+from gan.evaluation.metrics import METRICS
+from gan.evaluation.sharpness import SHARPNESS
+from gan.networks.generator import Generator
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+MODES = ("study", "eval")
+ALL_METRICS: Mapping[str, Metric] = {**METRICS, **SHARPNESS}
+
+
+class Summary(NamedTuple):
+    """One metric over the pictures; population standard deviation."""
+
+    mean: float
+    min: float
+    max: float
+    std: float
+
+
+def fixed_sample(num_patches: int, size: int) -> NDArray[np.int64]:
+    """`size` indices (fewer where there are fewer patches), evenly spaced, always the same ones."""
+    return np.unique(np.linspace(0, num_patches - 1, min(size, num_patches)).round().astype(np.int64))
+
+
+def evaluate(
+    generator: Generator,
+    patches: Patches,
+    indices: Sequence[int] | NDArray[np.int64],
+    mode: str,
+    device: torch.device,
+    on_picture: Callable[[], None] = lambda: None,
+) -> dict[str, Summary]:
+    """Each metric over the patches, one picture at a time.
+
+    Args:
+        generator: computes in the type that its weights have.
+        mode: `study` has batch statistics and dropout on, as the study evaluates; `eval` has neither.
+        on_picture: called after each picture; what it raises breaks the evaluation off.
+    """
+    values = measure(generator, patches, indices, mode, device, METRICS, on_picture)
+    return {name: summarise(column) for name, column in zip(METRICS, values.T, strict=True)}
+
+
+def measure(
+    generator: Generator,
+    patches: Patches,
+    indices: Sequence[int] | NDArray[np.int64],
+    mode: str,
+    device: torch.device,
+    metrics: Mapping[str, Metric] = ALL_METRICS,
+    on_picture: Callable[[], None] = lambda: None,
+) -> NDArray[np.float64]:
+    """As `evaluate`, each patch by itself: (n, m), a row a patch and a column a metric."""
+    values = np.empty((len(indices), len(metrics)))
+    for row, (generated, _, target) in zip(values, generate(generator, patches, indices, mode, device), strict=True):
+        row[:] = [float(metric(generated, target)) for metric in metrics.values()]
+        on_picture()
+    return values
+
+
+class Scores(NamedTuple):
+    """Every metric of every patch in both modes.
+
+    Attributes:
+        metrics: their names.
+        places: where each of the n patches comes from.
+        values: (n, m) of each mode.
+    """
+
+    metrics: Sequence[str]
+    places: Sequence[PatchOrigin]
+    values: Mapping[str, NDArray[np.float64]]
+
+    def summaries(self, mode: str) -> dict[str, tuple[Summary, Interval]]:
+        """Each metric over the patches, and where its mean lies with 95 % confidence."""
+        values = self.values[mode]
+        intervals = mean_intervals(values, [place.name for place in self.places])
+        columns = zip(self.metrics, values.T, intervals, strict=True)
+        return {name: (summarise(column), interval) for name, column, interval in columns}
+
+
+def score(
+    generator: Generator,
+    patches: Patches,
+    device: torch.device,
+    on_picture: Callable[[], None] = lambda: None,
+    metrics: Mapping[str, Metric] = ALL_METRICS,
+) -> Scores:
+    """All metrics of all patches, in one pass a mode."""
+    indices = range(len(patches))
+    values = {mode: measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in MODES}
+    return Scores(tuple(metrics), [patches.place(index) for index in indices], values)
+
+
+def summarise(values: NDArray[np.float64]) -> Summary:
+    """Mean, extremes and spread of one value a picture; infinite values stay infinite."""
+    with np.errstate(invalid="ignore"):
+        return Summary(*(float(f(values)) for f in (np.mean, np.min, np.max, np.std)))
+
+
+@torch.no_grad()
+def generate(
+    generator: Generator,
+    patches: Patches,
+    indices: Sequence[int] | NDArray[np.int64],
+    mode: str,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(generated, source, target) of each patch in turn, each (1, 3, S, S) float32 in [-1, 1].
+
+    In study mode a patch has the same dropout masks whenever it is looked at.
+    """
+    for index in indices:
+        source, target = (rescale(picture.to(device)) for picture in patches[[int(index)]])
+        masks: list[Tensor] = []
+        if mode == "study":
+            shapes = generator.dropout_shapes
+            bits = dropout_bits(shapes, 1, slice(0, 1), 0, int(index), Purpose.EVALUATION)
+            masks = dropout_masks(torch.from_numpy(bits).to(device), shapes)
+        with inference_mode_of(generator, mode):
+            generated = generator(source, masks).float()
+        yield generated, source, target
+
+
+@contextlib.contextmanager
+def inference_mode_of(network: nn.Module, mode: str) -> Iterator[None]:
+    """Batch statistics (`study`) or running ones (`eval`); running statistics are never updated."""
+    was_training = network.training
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    network.train(mode == "study")
+    for norm in norms:
+        norm.track_running_stats = mode != "study"
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        network.train(was_training)

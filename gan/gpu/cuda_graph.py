@@ -1,0 +1,64 @@
+"""A step's computation on a GPU as one CUDA graph: one launch instead of a thousand."""
+
+from collections.abc import Callable
+
+import torch
+
+from gan.data.batches import Batch
+from gan.gpu.streams import FIRST, new_stream
+from gan.training.process_group import ProcessGroup
+from gan.training.state import TrainState
+
+NUM_WARM_UP_STEPS = 3
+
+
+def runs_as_graph(device: torch.device, group: ProcessGroup) -> bool:
+    """True on a GPU for a worker that is alone; a team's steps are launched kernel by kernel."""
+    return device.type == "cuda" and group.world_size == 1
+
+
+class GraphedStep:
+    """Learns from batches of one size by a graph, from smaller ones without.
+
+    Args:
+        learn: the step's computation; it changes the state's tensors in place and reads nothing back.
+        batch_size: pictures in the batches that the graph is for.
+    """
+
+    def __init__(self, state: TrainState, learn: Callable[[Batch], None], batch_size: int) -> None:
+        self._state, self._learn, self._batch_size = state, learn, batch_size
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._batch: Batch | None = None
+
+    def __call__(self, batch: Batch) -> None:
+        """One step."""
+        if batch.size != self._batch_size:
+            self._learn(batch)
+            return
+        if self._graph is None or self._batch is None:
+            self._batch = batch.on(self._state.device)
+            self._graph = self._capture(self._batch)
+        for place, tensor in zip(self._batch, batch, strict=True):
+            if place is not tensor:  # patches that stay on the device are read where they are
+                place.copy_(tensor, non_blocking=True)
+        self._graph.replay()
+
+    def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:
+        """The graph that learns from whatever stands in the batch's tensors; the state stays as it is."""
+        warm_up(self._state, self._learn, batch)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=new_stream(self._state.device, FIRST)):
+            self._learn(batch)
+        return graph
+
+
+def warm_up(state: TrainState, learn: Callable[[Batch], None], batch: Batch) -> None:
+    """Lets the libraries choose and load what they need, which a capture may not do; the state stays as it is."""
+    stream = new_stream(state.device, FIRST) if state.device.type == "cuda" else None
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream())
+    with state.kept(), torch.cuda.stream(stream):  # no stream, no effect
+        for _ in range(NUM_WARM_UP_STEPS):
+            learn(batch)
+    if stream is not None:
+        torch.cuda.current_stream().wait_stream(stream)

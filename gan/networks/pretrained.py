@@ -1,0 +1,78 @@
+"""Weights from elsewhere as a generator's state, or what keeps them from being one."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gan.networks.generator import Generator
+from gan.networks.reference import FIRST_LAYER, to_reference
+
+SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+UPDATES = ".num_batches_tracked"  # of a batch norm: nothing depends on it, and files of old versions of torch have none
+
+
+class Wanted(NamedTuple):
+    """A tensor of the generator: its name there, and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def fitted(tensors: Mapping[str, Tensor], channels: int, patch_size: int) -> dict[str, Tensor]:
+    """The state of `Generator(channels, patch_size)` that is in some tensors.
+
+    Args:
+        tensors: under our names, or under those of the reference implementation.
+
+    Raises:
+        ValueError: a layer is missing, too many, of another shape or type, or not finite. The text names the first
+            one and the sizes that the tensors are for.
+    """
+    wanted = wanted_tensors(tensors, channels, patch_size)
+    if problem := first_misfit(tensors, wanted):
+        raise ValueError(f"{problem} (model.channels {channels}, data.patch_size {patch_size}); {remedy(tensors)}")
+    return {name: tensors[theirs] if theirs in tensors else torch.tensor(0) for theirs, (name, _) in wanted.items()}
+
+
+def wanted_tensors(tensors: Mapping[str, Tensor], channels: int, patch_size: int) -> dict[str, Wanted]:
+    """What must be in a file for a generator of these sizes, under the names that the file uses."""
+    with torch.device("meta"):
+        state = Generator(channels, patch_size).state_dict()
+    wanted = {name: Wanted(name, tuple(tensor.shape)) for name, tensor in state.items()}
+    return to_reference(wanted, int(math.log2(patch_size))) if f"{FIRST_LAYER}.weight" in tensors else wanted
+
+
+def first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) -> str:
+    """What is wrong with the first layer, from the picture on, that is not as it is wanted; "" where all are."""
+    for name, (_, shape) in wanted.items():
+        if name not in tensors:
+            if not name.endswith(UPDATES):
+                return f"its layer {name} is missing"
+        elif tensors[name].shape != shape:
+            return f"its layer {name} is {by(tensors[name].shape)}, not {by(shape)}"
+        elif not name.endswith(UPDATES) and tensors[name].dtype not in FLOATS:
+            return f"its layer {name} is of {tensors[name].dtype}, not of floats of 16, 32 or 64 bits"
+        elif not torch.isfinite(tensors[name].float()).all():
+            return f"its layer {name} is not finite in fp32"
+    return next((f"its layer {name} is none of this U-Net's" for name in tensors if name not in wanted), "")
+
+
+def remedy(tensors: Mapping[str, Tensor]) -> str:
+    """The sizes that the tensors are for, where they are a U-Net's."""
+    first = tensors.get(f"{FIRST_LAYER}.weight", tensors.get("down.0.conv.weight"))
+    num_convolutions = sum(tensor.dim() == 4 for tensor in tensors.values())
+    patch_size = 2 ** (num_convolutions // 2)
+    if first is not None and first.dim() == 4 and SMALLEST_SIZE <= patch_size <= LARGEST_SIZE:
+        channels = len(first)
+        if channels and not first_misfit(tensors, wanted_tensors(tensors, channels, patch_size)):
+            return f"these weights need model.channels {channels} and data.patch_size {patch_size}"
+    return "use the weights of a pix2pix U-Net with batch norm, of pictures of three colours"
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """64x3x4x4."""
+    return "x".join(map(str, shape)) or "a single number"

@@ -1,0 +1,78 @@
+"""How much memory a training needs, from the shapes alone: nothing is allocated."""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from gan.networks.discriminator import Discriminator
+from gan.networks.generator import Generator
+from gan.training.precision import low_precision_copy
+from gan.training.state import ModelSettings
+
+
+class Footprint(NamedTuple):
+    """Bytes of a training.
+
+    Attributes:
+        weights: of the generator, on disk.
+        checkpoint: on disk: both networks and two Adam moments of each parameter.
+        rounded: the copies of the weights in bf16 or fp16 that the steps compute with; 0 in fp32.
+        gradients: of both networks, each in the type of the weight that the steps compute with.
+        memory: all that is there at once while it runs: what a checkpoint holds, the snapshot of it that is being
+            saved, rounded weights, gradients, and what autograd keeps of the forward passes.
+    """
+
+    weights: int
+    checkpoint: int
+    rounded: int
+    gradients: int
+    memory: int
+
+
+@functools.cache
+def training_footprint(model: ModelSettings, batch_size: int, precision: str) -> Footprint:
+    """From a forward pass without data.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+    """
+    with torch.device("meta"):
+        generator = Generator(model.channels, model.patch_size)
+        discriminator = Discriminator(model.channels, model.receptive_field)
+        source = torch.empty(batch_size, 3, model.patch_size, model.patch_size)
+    networks = (generator, discriminator)
+    compute_generator, compute_discriminator = (
+        low_precision_copy(generator, precision),
+        low_precision_copy(discriminator, precision),
+    )
+    own = [weight for network in networks for weight in network.parameters()]
+    low = [weight for network in (compute_generator, compute_discriminator) for weight in network.parameters()]
+    rounded = sum(copy.nbytes for weight, copy in zip(own, low, strict=True) if copy is not weight)
+    gradients = sum(weight.nbytes for weight in low)
+    checkpoint = sum(map(num_bytes, networks)) + 2 * sum(weight.nbytes for weight in own)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[id(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        fake = compute_generator(source)
+        compute_discriminator(source, fake)
+        compute_discriminator(source, source)
+    weights = set(map(id, low))
+    activations = sum(tensor.nbytes for place, tensor in kept.items() if place not in weights)
+    return Footprint(
+        weights=num_bytes(generator),
+        checkpoint=checkpoint,
+        rounded=rounded,
+        gradients=gradients,
+        memory=2 * checkpoint + rounded + gradients + activations,
+    )
+
+
+def num_bytes(network: nn.Module) -> int:
+    """Bytes of a network's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in network.state_dict().values())

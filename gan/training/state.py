@@ -1,0 +1,181 @@
+"""The state of a training: all that is needed to go on from any step, bit for bit."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gan.data.randomness import draw_weights
+from gan.gpu.streams import FIRST, LAST, SideStream
+from gan.networks.discriminator import Discriminator
+from gan.networks.generator import Generator
+from gan.training.losses import LOSS_NAMES
+from gan.training.optimizer import MOMENTS, Adam
+from gan.training.precision import low_precision_copy, memory_format_of
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the two networks are: see Generator and Discriminator."""
+
+    channels: int = 64
+    receptive_field: int = 70
+    patch_size: int = 256
+
+
+class TrainState:
+    """Both networks, both optimizers, and the place in the run.
+
+    Attributes:
+        generator, discriminator: with their weights in fp32.
+        compute_generator, compute_discriminator: what the steps compute with, see
+            `gan.training.precision.low_precision_copy`; in fp32 they are the networks themselves.
+        judging_real, judging_fake: where a GPU does the discriminator's work on either pair.
+        weighing, updating: where it takes the gradients by the generator's weights, and where it updates them.
+        step: updates done.
+        epoch: the epoch that the next step belongs to, from 1.
+        epoch_step: steps done in that epoch.
+        losses: (6,) float32 on the device: those of the last step, in the order of LOSS_NAMES.
+        loss_sums: (7,) float64 on the device: each of the six losses summed over the epoch's pictures,
+            and their number.
+    """
+
+    def __init__(self, model: ModelSettings, seed: int, learning_rate: float, precision: str, device: torch.device):
+        self.generator = Generator(model.channels, model.patch_size)
+        self.discriminator = Discriminator(model.channels, model.receptive_field)
+        draw_weights(self.generator, seed, 0)
+        draw_weights(self.discriminator, seed, 1)
+        memory_format = memory_format_of(device, precision)
+        self.generator.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.discriminator.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.compute_generator = low_precision_copy(self.generator, precision)
+        self.compute_discriminator = low_precision_copy(self.discriminator, precision)
+        self.generator_optimizer = Adam(self.generator, self.compute_generator, learning_rate)
+        self.discriminator_optimizer = Adam(self.discriminator, self.compute_discriminator, learning_rate)
+        self.judging_real, self.judging_fake = SideStream(device, FIRST), SideStream(device, FIRST)
+        self.weighing, self.updating = SideStream(device, LAST), SideStream(device, LAST)
+        self.loss_scale = LossScale(device, enabled=precision == "fp16")
+        self.device = device
+        self.step = 0
+        self.epoch = 1
+        self.epoch_step = 0
+        self.losses = torch.zeros(len(LOSS_NAMES), device=device)
+        self.loss_sums = torch.zeros(len(LOSS_NAMES) + 1, dtype=torch.float64, device=device)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Named groups of named tensors; `progress` is the place in the run. Tensors are not copied."""
+        return {
+            "generator": dict(self.generator.state_dict()),
+            "discriminator": dict(self.discriminator.state_dict()),
+            "generator_optimizer": adam_state(self.generator_optimizer),
+            "discriminator_optimizer": adam_state(self.discriminator_optimizer),
+            "progress": {
+                "place": torch.tensor([self.step, self.epoch, self.epoch_step]),
+                "losses": self.losses,
+                "loss_sums": self.loss_sums,
+                "loss_scale": self.loss_scale.state,
+            },
+        }
+
+    def load_state_dict(self, groups: dict[str, dict[str, Tensor]]) -> None:
+        """Takes over what `state_dict` gave, from any device.
+
+        Raises:
+            KeyError, RuntimeError: a group or tensor is missing, too many, or of another shape.
+        """
+        self.generator.load_state_dict(groups["generator"])
+        self.discriminator.load_state_dict(groups["discriminator"])
+        load_adam_state(self.generator_optimizer, groups["generator_optimizer"])
+        load_adam_state(self.discriminator_optimizer, groups["discriminator_optimizer"])
+        progress = groups["progress"]
+        self.step, self.epoch, self.epoch_step = (int(value) for value in progress["place"])
+        self.losses.copy_(progress["losses"])
+        self.loss_sums.copy_(progress["loss_sums"])
+        self.loss_scale.state.copy_(progress["loss_scale"])
+        self.generator_optimizer.refresh_compute_copy()
+        self.discriminator_optimizer.refresh_compute_copy()
+
+    def start_from(self, generator: Mapping[str, Tensor]) -> None:
+        """Takes over a generator's weights and statistics in place of the drawn ones, before the first step.
+
+        Raises:
+            RuntimeError: a tensor is missing, too many, or of another shape.
+        """
+        self.generator.load_state_dict(dict(generator))
+        self.generator_optimizer.refresh_compute_copy()
+
+    def begin_next_epoch(self) -> None:
+        """Moves to the next epoch's first step."""
+        self.epoch += 1
+        self.epoch_step = 0
+        self.loss_sums.zero_()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever is done to the state inside is undone at the end."""
+        groups = {name: {key: t.detach().clone() for key, t in g.items()} for name, g in self.state_dict().items()}
+        try:
+            yield
+        finally:
+            self.load_state_dict(groups)
+
+
+class LossScale:
+    """What fp16 losses are multiplied by, so that small gradients survive: halved after an overflow,
+    whose update is left out, doubled after 2,000 steps without one (Micikevicius et al. 2018).
+
+    Decided on the device: the host never waits for it.
+    """
+
+    INITIAL = 2.0**14
+    SMALLEST, LARGEST = 1.0, 2.0**24
+    GROWTH_INTERVAL = 2000.0
+
+    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self.state = torch.tensor([self.INITIAL if enabled else 1.0, 0.0], device=device)
+
+    @property
+    def scale(self) -> Tensor | None:
+        """The factor, a scalar on the device; None where losses are not scaled."""
+        return self.state[0] if self.enabled else None
+
+    def overflow(self, gradients: list[Tensor]) -> Tensor | None:
+        """A scalar on the device: 1 where a number among the scaled gradients is not finite, 0 otherwise."""
+        if not self.enabled:
+            return None
+        largest = torch.stack([norm.float() for norm in torch._foreach_norm(gradients, float("inf"))])
+        return (~largest.isfinite().all()).float()
+
+    def update(self, overflow: Tensor | None) -> None:
+        """Adjusts the scale after a step."""
+        if overflow is None:
+            return
+        scale, streak = self.state.unbind()
+        streak = (streak + 1) * (1 - overflow)
+        grows = streak >= self.GROWTH_INTERVAL
+        scale = torch.where(grows, scale * 2, torch.where(overflow > 0, scale / 2, scale))
+        self.state.copy_(torch.stack([scale.clamp(self.SMALLEST, self.LARGEST), torch.where(grows, 0.0, streak)]))
+
+
+def adam_state(optimizer: Adam) -> dict[str, Tensor]:
+    """The number of updates, and the moments by the names of the parameters they belong to."""
+    moments = {
+        f"{name}.{key}": value
+        for name, values in optimizer.moments.items()
+        for key, value in zip(MOMENTS, values, strict=True)
+    }
+    return {"num_updates": optimizer.num_updates, **moments}
+
+
+def load_adam_state(optimizer: Adam, tensors: dict[str, Tensor]) -> None:
+    """Takes over what `adam_state` gave; raises KeyError or RuntimeError where it does not fit."""
+    own = adam_state(optimizer)
+    if own.keys() != tensors.keys():
+        raise KeyError(f"optimizer state: {sorted(own.keys() ^ tensors.keys())[:3]} do not fit")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise RuntimeError(f"optimizer state {name}: {tuple(tensors[name].shape)} for {tuple(value.shape)}")
+        value.copy_(tensors[name])

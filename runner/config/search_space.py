@@ -1,0 +1,224 @@
+"""What `sweep:` says, and the values that it gives to each trial.
+
+Lists are a grid. Ranges are drawn from, `samples` times: what sample i gives to a field is a function of
+(training.seed, field, i) alone, the same on every machine, so that more samples or more fields leave those that
+there were as they are. Each sample is combined with the whole grid, and `seeds` repeats all of it.
+"""
+
+import difflib
+import hashlib
+import itertools
+import math
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal, localcontext
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from runner.config.messages import explain, show
+from runner.config.schema import NOT_SWEPT, SWEEP_FIELDS, SWEEP_SECTIONS
+from runner.errors import ConfigError
+
+SAMPLES, SEEDS, SEED = "samples", "seeds", "seed"
+UNIFORM, LOG_UNIFORM = "uniform", "log_uniform"
+MAX_COUNT = 10_000
+DRAWN_DIGITS = 6  # significant ones: the value trained with is the one in the trial's name
+
+
+class Choice(NamedTuple):
+    """A value that a field is given, and where in the file that stands: `sweep.batch_size[2]`."""
+
+    value: Any
+    place: str
+
+
+class Range(NamedTuple):
+    """A field that is drawn between two numbers, both of them included.
+
+    Attributes:
+        place: where in the file it stands: `sweep.lambda_l1.log_uniform`.
+        log: evenly by the logarithm instead of by the value.
+        whole: whole numbers only, which then are all as likely as each other, or by the logarithm.
+    """
+
+    field: str
+    place: str
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    def draw(self, seed: int, sample: int) -> float:
+        """The value of a sample, counted from 0; in decimal arithmetic, which rounds alike everywhere."""
+        digest = hashlib.sha256(f"{seed} {self.field} {sample}".encode()).digest()
+        with localcontext(prec=28):
+            share = Decimal(int.from_bytes(digest[:8])) / 2**64
+            margin = Decimal("0.5") if self.whole else Decimal(0)  # so that the ends come as often as the others
+            low, high = Decimal(self.low) - margin, Decimal(self.high) + margin
+            drawn = low * (high / low) ** share if self.log else low + (high - low) * share
+            rounded = int(drawn.to_integral_value()) if self.whole else float(f"{drawn:.{DRAWN_DIGITS}g}")
+        return min(max(rounded, self.low), self.high)
+
+
+class SearchSpace(NamedTuple):
+    """A sweep whose own rules hold; lists and ranges are by the fields' short names, in the file's order."""
+
+    lists: Mapping[str, Sequence[Choice]]
+    ranges: Mapping[str, Range]
+    num_samples: int
+    num_seeds: int
+
+    @property
+    def num_cells(self) -> int:
+        """How many trials are asked for, equal ones counted each."""
+        return self.num_samples * self.num_seeds * math.prod(map(len, self.lists.values()))
+
+    def samples(self, seed: int) -> Iterator[list[dict[str, Choice]]]:
+        """The cells of each sample in turn; of the one that there is where nothing is drawn.
+
+        Args:
+            seed: training.seed, which the draws come from and the repeats count from.
+        """
+        grid = dict(self.lists)
+        if self.num_seeds > 1:
+            grid[SEED] = [Choice(seed + i, f"sweep.{SEEDS} (number {i + 1})") for i in range(self.num_seeds)]
+        for sample in range(self.num_samples):
+            drawn = {
+                field: Choice(found.draw(seed, sample), f"{found.place} (sample {sample + 1})")
+                for field, found in self.ranges.items()
+            }
+            yield [drawn | dict(zip(grid, cell, strict=True)) for cell in itertools.product(*grid.values())]
+
+
+def read_search_space(sweep: Mapping[str, Any]) -> SearchSpace:
+    """The typed search space of an experiment's `sweep:`.
+
+    Values of lists are not looked at: each trial is checked with all of its own.
+
+    Raises:
+        ConfigError: a field that can't be swept, an empty list, a range that is none or that its field has no room
+            for, samples or seeds that are missing or don't fit the rest, more than 10,000 trials.
+    """
+    lists: dict[str, Sequence[Choice]] = {}
+    ranges: dict[str, Range] = {}
+    for key, values in sweep.items():
+        if key in (SAMPLES, SEEDS):
+            continue
+        field = swept_field(key)
+        if field in lists or field in ranges:
+            raise ConfigError(f"sweep names one field twice ({', '.join(sweep)}): keep one of them")
+        if isinstance(values, Mapping):
+            ranges[field] = read_range(key, field, values)
+        else:
+            lists[field] = read_list(key, values)
+    if ranges and SAMPLES not in sweep:
+        raise ConfigError(
+            f"sweep.{SAMPLES} is missing: {', '.join(ranges)} is drawn from a range; say how often, for example "
+            f"`{SAMPLES}: 8`"
+        )
+    if SAMPLES in sweep and not ranges:
+        raise ConfigError(
+            f"sweep.{SAMPLES} is {show(sweep[SAMPLES])}, but nothing is drawn: give a field a range, for example "
+            f"`lambda_l1: {{{LOG_UNIFORM}: [10, 1000]}}`, or take {SAMPLES} out"
+        )
+    if SEEDS in sweep and SEED in lists:
+        raise ConfigError(
+            f"sweep.{SEEDS} is {show(sweep[SEEDS])}, but sweep.{SEED} lists the seeds itself: keep one of the two"
+        )
+    space = SearchSpace(lists, ranges, read_count(sweep, SAMPLES), read_count(sweep, SEEDS))
+    if space.num_cells > MAX_COUNT:
+        raise ConfigError(
+            f"sweep asks for {space.num_cells:,} trials ({', '.join(sweep)}): at most {MAX_COUNT:,} are allowed; give "
+            "fewer values, samples or seeds"
+        )
+    return space
+
+
+def swept_field(key: str) -> str:
+    """The short name of a swept field: `batch_size` for `batch_size` and for `training.batch_size`."""
+    short = key.rsplit(".", 1)[-1]
+    if (key == short and short in SWEEP_FIELDS) or SWEEP_FIELDS.get(short) == key:
+        return short
+    if short == NOT_SWEPT:
+        raise ConfigError(
+            f"`sweep.{key}` is no field that can be swept, for trials would be named after a path: give each file an "
+            "experiment of its own, and compare them with `python -m runner.report EXPERIMENT_DIR...`"
+        )
+    close = difflib.get_close_matches(short, [*SWEEP_FIELDS, SAMPLES, SEEDS], n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"it can be one of {', '.join(SWEEP_FIELDS)}"
+    raise ConfigError(f"`sweep.{key}` is no field that can be swept; {hint}")
+
+
+def read_list(key: str, values: Any) -> list[Choice]:
+    """The values of a list, each with its place."""
+    if not isinstance(values, list):
+        raise ConfigError(
+            f"sweep.{key} is {show(values)}: it must be a list of values, for example [1, 4, 10], or for numbers a "
+            f"range, for example {{{LOG_UNIFORM}: [10, 1000]}}"
+        )
+    if not values:
+        raise ConfigError(f"sweep.{key} is an empty list: give it values, or take it out")
+    return [Choice(value, f"sweep.{key}[{index}]") for index, value in enumerate(values)]
+
+
+def read_range(key: str, field: str, values: Mapping[str, Any]) -> Range:
+    """The range of `{uniform: [a, b]}` or `{log_uniform: [a, b]}`."""
+    kind = number_kind(field)
+    if field == SEED or kind is None:
+        remedy = f"use `{SEEDS}: 3` for three of them, or a list" if field == SEED else "give a list of them"
+        reason = "repeats are counted, not drawn" if field == SEED else "its values are no range of numbers"
+        raise ConfigError(f"sweep.{key} is {show(values)}, but {reason}: {remedy}")
+    if len(values) != 1 or not values.keys() <= {UNIFORM, LOG_UNIFORM}:
+        raise ConfigError(
+            f"sweep.{key} is {show(values)}: a range is {{{UNIFORM}: [a, b]}} or {{{LOG_UNIFORM}: [a, b]}}; write one "
+            "of the two"
+        )
+    ((name, ends),) = values.items()
+    place = f"sweep.{key}.{name}"
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
+        raise ConfigError(f"{place} is {show(ends)}: it must be two numbers, the lowest and the highest value")
+    for index, end in enumerate(ends):
+        check_end(field, end, f"{place}[{index}]")
+    low, high = ends
+    if low >= high:
+        raise ConfigError(f"{place} is {show(ends)}: the first number must be less than the second; exchange them")
+    if name == LOG_UNIFORM and low <= 0:
+        raise ConfigError(
+            f"{place}[0] is {show(low)}: it must be more than 0, for 0 has no logarithm; raise it, or use {UNIFORM}"
+        )
+    return Range(field, place, low, high, name == LOG_UNIFORM, kind is int)
+
+
+def is_number(value: Any) -> bool:
+    """True for what YAML has as a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def number_kind(field: str) -> type | None:
+    """int or float where a field's values are the numbers of a range, else None."""
+    section, name = SWEEP_FIELDS[field].split(".")
+    if section not in SWEEP_SECTIONS:
+        return None
+    annotation = SWEEP_SECTIONS[section].model_fields[name].annotation
+    kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *typing.get_args(annotation))}
+    return next((kind for kind in (int, float) if kind in kinds), None)
+
+
+def check_end(field: str, value: float, place: str) -> None:
+    """Raises ConfigError where the field may not have that value; between two that it may have, all are allowed."""
+    section, name = SWEEP_FIELDS[field].split(".")
+    try:
+        SWEEP_SECTIONS[section].model_validate({name: value})
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            if problem["loc"][:1] == (name,):
+                raise ConfigError(f"{place} is {show(value)}: it {explain(problem)[1]}") from None
+
+
+def read_count(sweep: Mapping[str, Any], key: str) -> int:
+    """`samples` or `seeds`; 1 where it is not given."""
+    count = sweep.get(key, 1)
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_COUNT:
+        raise ConfigError(f"sweep.{key} is {show(count)}: it must be a whole number from 1 to {MAX_COUNT}")
+    return count

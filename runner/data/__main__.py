@@ -1,0 +1,84 @@
+"""`python -m runner.data synthesize DIR`: data sets of pairs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.command import add_traceback, new_parser, run_command
+from runner.config.schema import Synthetic
+from runner.errors import DataError, Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code."""
+    parser = new_parser(
+        "runner.data",
+        "Makes data sets of map and satellite pairs.",
+        "python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    synthesize = verbs.add_parser(
+        "synthesize",
+        help="draw pairs into DIR/train and DIR/val",
+        description="Draws pairs (1200x600 JPEG, left satellite, right map); the same bytes for the same seed.",
+        epilog="example:\n  python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults = Synthetic()
+    synthesize.add_argument("directory", metavar="DIR", help="a folder that is new, empty, or holds only drawn pairs")
+    synthesize.add_argument("--train", metavar="N", type=count, default=defaults.train, help="pictures to train on")
+    synthesize.add_argument("--val", metavar="M", type=count, default=defaults.val, help="pictures to validate with")
+    synthesize.add_argument(
+        "--seed", metavar="S", type=seed, default=defaults.seed, help="what the scenes are drawn from"
+    )
+    add_traceback(synthesize)
+    return run_command(parser, run_synthesize, argv)
+
+
+def count(text: str) -> int:
+    """A number of pictures, 1 or more."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pictures: give 1 or more")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A seed, 0 or more."""
+    if not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: give a whole number from 0 to 2**63 - 1")
+    return int(text)
+
+
+def run_synthesize(arguments: argparse.Namespace) -> Exit:
+    """Draws what is not there yet, so that a broken-off run goes on."""
+    from rich.progress import track
+
+    from runner.data.sources import read_picture, synthetic_source
+    from runner.storage.folder import Storage
+
+    folder = Path(arguments.directory)
+    source = synthetic_source(Synthetic(train=arguments.train, val=arguments.val, seed=arguments.seed))
+    wanted = {f"{picture.split}/{picture.name}" for picture in source.pictures}
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: give a folder")
+    strangers = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).as_posix() not in wanted
+    )  # fmt: skip
+    if strangers:
+        raise DataError(f"{folder} holds other files ({', '.join(strangers[:3])}): give a new or an empty folder")
+    storage = Storage.open(folder)
+    try:
+        for split in ("train", "val"):
+            storage.make_folder(split)
+        for picture in track(source.pictures, description="drawing", disable=not sys.stdout.isatty()):
+            storage.write(f"{picture.split}/{picture.name}", read_picture(picture, source.seed))
+    except OSError as error:
+        raise DataError(f"{folder} can't be written ({error.strerror}): give a folder that can") from error
+    print(f"{arguments.train} + {arguments.val} pairs in {folder}; use them with --set data.source={folder}")
+    return Exit.FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""FID, KID and LPIPS, for whoever has the published weights that they are defined by. No package of ours ships them.
+
+A weights file must have the SHA-256 that its publisher gave it, and is read without executing anything in it; the
+packages that hold the networks would download it or unpickle it.
+"""
+
+import hashlib
+import io
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan.data.patches import Patches
+from gan.evaluation.evaluate import MODES, Metric, generate
+from gan.networks.generator import Generator
+from runner.errors import DataError
+
+INCEPTION = {"6726825d": "weights-inception-2015-12-05-6726825d.pth"}
+BACKBONES = {
+    "7be5be79": "alexnet-owt-7be5be79.pth",
+    "397923af": "vgg16-397923af.pth",
+    "b8a52dc0": "squeezenet1_1-b8a52dc0.pth",
+}
+NETS = {"7be5be79": "alex", "397923af": "vgg", "b8a52dc0": "squeeze"}
+EXTRA = "pip install 'pix2pix-runner[metrics]'"
+NUM_FEATURES = 2048
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
+SEED = 0
+
+
+def read_weights(path: str | Path, option: str, published: Mapping[str, str]) -> tuple[str, dict[str, Tensor]]:
+    """A published file's tensors, and which of the published ones it is.
+
+    Args:
+        option: where the path was given, for the error.
+        published: file names under the first eight digits of their SHA-256.
+
+    Raises:
+        DataError: the file can't be read, is none of the published ones, or holds more than tensors.
+    """
+    names = " or ".join(published.values())
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{option} is {str(path)!r}: it can't be read ({error.strerror}); give {names}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest[:8] not in published:
+        raise DataError(
+            f"{option} is {str(path)!r}: its SHA-256 begins with {digest[:8]}, so that it is not {names}, which has "
+            "those digits in its name. Download it again from its publisher."
+        )
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(f"{option} is {str(path)!r}: it holds more than tensors, or is damaged ({error})") from error
+    return digest[:8], state
+
+
+def missing_extra(option: str, error: ImportError) -> DataError:
+    """What to do where the packages with the networks are not installed."""
+    return DataError(f"{option} needs packages that are not installed ({error.name}): {EXTRA}")
+
+
+def lpips_metric(path: str | Path, device: torch.device) -> Metric:
+    """LPIPS (Zhang et al. 2018) on the network whose published weights are in the file: (N,), 0 for equal pictures.
+
+    Raises:
+        DataError: the file can't be used, or the extra is not installed.
+    """
+    option = "--lpips-weights"
+    digits, state = read_weights(path, option, BACKBONES)
+    try:
+        network = lpips_network(NETS[digits], state).to(device)
+    except ImportError as error:
+        raise missing_extra(option, error) from error
+
+    def lpips(generated: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(generated, target).flatten()
+
+    return lpips
+
+
+def lpips_network(net: str, backbone: Mapping[str, Tensor]) -> nn.Module:
+    """torchmetrics' network, with its own linear layers on a backbone of torchvision's that it does not download."""
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    network: Any = _LPIPS(net=net, pnet_rand=True)
+    names = network.net.state_dict()
+    network.net.load_state_dict({name: backbone[re.sub(r"^slices?\.?\d+", "features", name)] for name in names})
+    whole: nn.Module = network.eval()
+    return whole
+
+
+def inception_features(path: str | Path, device: torch.device) -> nn.Module:
+    """The Inception network that FID and KID are defined by: (N, 3, H, W) uint8 to ((N, 2048),).
+
+    Raises:
+        DataError: the file can't be used, or the extra is not installed.
+    """
+    option = "--inception-weights"
+    _, state = read_weights(path, option, INCEPTION)
+    try:
+        return inception_network(state).to(device)
+    except ImportError as error:
+        raise missing_extra(option, error) from error
+
+
+def inception_network(state: Mapping[str, Tensor]) -> nn.Module:
+    """torch-fidelity's network. It unpickles what it is given, so it is given tensors that were written here."""
+    import torchmetrics.image.fid  # noqa: F401  # missing, it is missed before minutes of work
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    harmless = io.BytesIO()
+    torch.save(dict(state), harmless)
+    harmless.seek(0)
+    network: nn.Module = FeatureExtractorInceptionV3(
+        "inception-v3-compat", [str(NUM_FEATURES)], feature_extractor_weights_path=harmless
+    )
+    return network.eval()
+
+
+@torch.no_grad()
+def set_distances(
+    network: nn.Module, generator: Generator, patches: Patches, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """FID and KID of all generated patches to all targets, in each mode."""
+    distances = {}
+    for mode in MODES:
+        features: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for generated, _, target in generate(generator, patches, range(len(patches)), mode, device):
+            for column, picture in zip(features, (generated, target), strict=True):
+                column.append(network(to_bytes(picture))[0].cpu())
+        distances[mode] = feature_distances(*(torch.cat(column) for column in features))
+    return distances
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """[-1, 1] to uint8, as a picture is saved."""
+    return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def feature_distances(generated: Tensor, target: Tensor) -> dict[str, float]:
+    """FID, and KID's mean over subsets, from (n, d) features; the same for the same features."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    as_they_are: Any = nn.Identity()
+    as_they_are.num_features = generated.shape[1]
+    fid = FrechetInceptionDistance(feature=as_they_are)
+    subset_size = min(KID_SUBSET_SIZE, len(generated))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that it holds all features, which stand in memory already
+        kid = KernelInceptionDistance(feature=as_they_are, subsets=KID_SUBSETS, subset_size=subset_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        for metric in (fid, kid):
+            metric.update(target, real=True)
+            metric.update(generated, real=False)
+        return {"fid": float(fid.compute()), "kid": float(kid.compute()[0])}

@@ -1,0 +1,115 @@
+"""Pictures read, translated and written one after another; what can't be read is named, and the others go on."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.progress import Progress
+
+from gan.data.patches import MAP_TO_SATELLITE
+from gan.data.pictures import PictureError, decode_picture, looks_like_pair, split_pair
+from gan.evaluation.translate import Tiling, num_strips, translated_strips
+from gan.networks.generator import Generator
+from runner.command import show_error
+from runner.console import Console
+from runner.errors import FullError, StorageError
+from runner.models.picture_files import PictureFile
+from runner.models.png import PngWriter
+from runner.storage.folder import Storage, is_full
+from runner.trial.resources import num_cores
+from runner.trial.runtime import RuntimeSettings, set_up_torch
+
+FORMATS = ("JPEG", "PNG", "TIFF")
+MAX_PIXELS = 2**30  # 3 GiB as bytes of RGB, seven while Pillow decodes it
+
+
+class TranslationJob(NamedTuple):
+    """What all pictures are translated with.
+
+    Attributes:
+        direction: the trial's, where inputs are pairs; None where they are translated as a whole.
+    """
+
+    generator: Generator
+    direction: str | None
+    tiling: Tiling
+
+
+def set_up_device() -> torch.device:
+    """A GPU where there is one, else all cores; in fp32, set to give the same bits each time."""
+    set_up_torch(RuntimeSettings(num_cores(), "fp32", ""), deterministic=True)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: Storage, console: Console) -> int:
+    """Translates each picture that can be read into a PNG; how many those are.
+
+    Raises:
+        StorageError, FullError: the folder can't be written to.
+    """
+    with Progress(console=console.rich, transient=True, disable=not console.rich.is_terminal) as progress:
+        all_pictures = progress.add_task("pictures", total=len(pictures), visible=len(pictures) > 1)
+        num_done = 0
+        for picture in pictures:
+            num_done += translate_file(job, picture, out, console, progress)
+            progress.advance(all_pictures)
+    return num_done
+
+
+def translate_file(
+    job: TranslationJob, picture: PictureFile, out: Storage, console: Console, progress: Progress
+) -> bool:
+    """False, and said why, where there is no such picture; raises as `translate_files`."""
+    began = time.monotonic()
+    try:
+        image = read_source(picture, job.direction, console)
+    except (OSError, PictureError) as error:
+        show_error(f"{picture.path}: {error.strerror if isinstance(error, OSError) else error}")
+        return False
+    try:
+        write_translation(job, picture, image, out, progress)
+    except OSError as error:
+        kind = FullError if is_full(error) else StorageError
+        raise kind(f"--out: {out.shown}/{picture.output} can't be written ({error.strerror})") from error
+    height, width = image.shape[:2]
+    spent_s = time.monotonic() - began
+    console.print(f"{picture.path} -> {out.shown}/{picture.output} ({width}x{height}, {spent_s:.1f} s)")
+    return True
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) of a file; raises OSError or PictureError where there is no such picture."""
+    return decode_picture(path.read_bytes(), FORMATS, MAX_PIXELS)
+
+
+def read_source(picture: PictureFile, direction: str | None, console: Console) -> NDArray[np.uint8]:
+    """What is to be translated, (H, W, 3); raises as `read_picture`."""
+    image = read_picture(picture.path)
+    if direction is not None:
+        pair = split_pair(image)
+        return pair.map if direction == MAP_TO_SATELLITE else pair.satellite
+    if looks_like_pair(image):
+        console.print(f"note: {picture.path} looks like a pair, but is translated as a whole: --pairs takes its source")
+    return image
+
+
+def write_translation(
+    job: TranslationJob, picture: PictureFile, image: NDArray[np.uint8], out: Storage, progress: Progress
+) -> None:
+    """Each strip goes into the file as soon as it is done; the file has its name once it is whole."""
+    height, width = image.shape[:2]
+    total = num_strips(height, job.generator.patch_size, job.tiling.overlap)
+    task = progress.add_task(escape(picture.path.name), total=total)
+    out.make_folder()
+    with out.writing(picture.output) as stream:
+        png = PngWriter(stream, width, height)
+        for strip in translated_strips(job.generator, image, job.tiling):
+            png.write_rows(strip)
+            progress.advance(task)
+        png.finish()
+    progress.remove_task(task)

@@ -1,0 +1,68 @@
+"""Workers that hang are ended, which Ray takes for a fault like any other and starts them again."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import ray
+
+from runner.trial.heartbeat import IdleTime
+from runner.trial.job import TrialJob
+
+STEPS = 50
+MIN_TIMEOUT_S = 120.0
+FIRST_STEP_TIMEOUT_S = 900.0
+
+
+@contextlib.contextmanager
+def hang_watchdog(job: TrialJob, coordinator: Any) -> Iterator[None]:
+    """Looks after a trial's workers from a thread of its driver's.
+
+    Args:
+        coordinator: the handle of the Coordinator actor, to which workers report whatever they do.
+    """
+    ray.get(coordinator.take_workers.remote(job.name))  # those of a driver before this one
+    over = threading.Event()
+    thread = threading.Thread(target=watch, args=(job, coordinator, over), name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
+    """Ends the trial's workers whenever they have been silent for too long."""
+    setting = job.config.resources.hang_timeout
+    interval_s = min(5.0, (MIN_TIMEOUT_S if setting == "auto" else setting) / 5)
+    while not over.wait(interval_s):
+        try:
+            idle_time: IdleTime | None = ray.get(coordinator.idle_time.remote(job.name))
+            if idle_time is None or idle_time.seconds < timeout_s(setting, idle_time.step_s):
+                continue
+            workers = ray.get(coordinator.take_workers.remote(job.name))
+        except ray.exceptions.RayError:
+            continue  # the actor is gone, and soon all of us are
+        with contextlib.suppress(Exception):
+            job.log_line(
+                f"no sign of work for {idle_time.seconds:.0f} s, where a step takes {idle_time.step_s:.3g} s: "
+                f"its {len(workers)} worker(s) are ended"
+            )
+        for worker in workers:
+            ray.kill(ray.cloudpickle.loads(worker))
+
+
+def timeout_s(setting: Literal["auto"] | float, step_s: float) -> float:
+    """After how many seconds of idle_time a worker is taken to hang.
+
+    `auto` is 50 times the mean step, and two minutes at least. Until its first steps are done, a worker
+    has a quarter of an hour: it may be reading a large checkpoint over a slow network.
+
+    Args:
+        step_s: the mean step; 0 where it is not known yet.
+    """
+    if not step_s:
+        return FIRST_STEP_TIMEOUT_S if setting == "auto" else max(FIRST_STEP_TIMEOUT_S, setting)
+    return max(STEPS * step_s, MIN_TIMEOUT_S) if setting == "auto" else setting

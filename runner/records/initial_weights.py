@@ -1,0 +1,81 @@
+"""The file that a trial's generator starts from, by its content.
+
+Before the first step a copy of it is put into the experiment's folder, under its SHA-256: there workers on all machines
+find it. From then on the file is not needed any more, and from a trial's first checkpoint on neither is the copy.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from gan.networks.pretrained import fitted
+from runner.config.schema import Experiment
+from runner.errors import ConfigError, DataError
+from runner.records.checkpoints import checkpoint_steps
+from runner.records.trial_file import INITIAL_WEIGHTS, TRIALS
+from runner.records.trial_folders import Trial
+from runner.storage.folder import Storage
+from runner.storage.tensor_reader import read_tensors
+
+
+def check_fit(content: bytes, configs: Sequence[Experiment], origin: str) -> None:
+    """Raises ConfigError where a file's content can't be what the generators of these trials start from."""
+    try:
+        tensors = read_tensors(content)
+        for channels, patch_size in dict.fromkeys((c.model.channels, c.data.patch_size) for c in configs):
+            fitted(tensors, channels, patch_size)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: model.initial_weights is {configs[0].model.initial_weights!r}: {error}") from None
+
+
+def keep_copies(experiment: Storage, pending: Sequence[Trial]) -> None:
+    """Puts the files that trials still have to start from into the experiment's folder.
+
+    Raises:
+        DataError: one is gone or has been changed, and there is no copy of it.
+    """
+    needed = {}
+    for place in pending:
+        if place.ids.initial_weights and not checkpoint_steps(experiment.at(f"{TRIALS}/{place.folder}")):
+            needed[place.ids.initial_weights] = str(place.trial.config.model.initial_weights)
+    copies = experiment.at(INITIAL_WEIGHTS)
+    for digest, path in needed.items():
+        if is_sound(copies, digest):
+            continue
+        try:
+            content = Path(path).read_bytes()
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DataError(
+                f"model.initial_weights is {path!r}: the file with the SHA-256 {digest[:8]}... is gone, and so is its "
+                f"copy, {copies.shown}/{digest}, with which trials without a checkpoint begin. Bring one of them back."
+            )
+        copies.make_folder()
+        copies.write(digest, content)
+
+
+def is_sound(copies: Storage, digest: str) -> bool:
+    """True where a copy stands and is what it was."""
+    try:
+        return hashlib.sha256(copies.read(digest)).hexdigest() == digest
+    except OSError:
+        return False
+
+
+def read_copy(experiment: Storage, digest: str, config: Experiment) -> dict[str, Tensor]:
+    """The generator's state that a trial starts from, verified.
+
+    Raises:
+        DataError: the copy is gone or damaged.
+    """
+    copies = experiment.at(INITIAL_WEIGHTS)
+    try:
+        content = copies.read(digest)
+    except OSError as error:
+        raise DataError(f"{copies.shown}/{digest}: the initial weights can't be read ({error.strerror})") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DataError(f"{copies.shown}/{digest}: the initial weights are not what they were")
+    return fitted(read_tensors(content), config.model.channels, config.data.patch_size)

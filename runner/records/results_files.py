@@ -1,0 +1,41 @@
+"""results.csv and results.json, and over_seeds.csv where trials differ in their seed alone."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runner.records.metrics_log import only_finite
+from runner.records.results import TrialResult
+from runner.records.seeds import RepeatedCell, repeated_cells
+from runner.storage.folder import Storage
+
+OVER_SEEDS = "over_seeds.csv"
+
+
+def write_results(experiment: Storage, results: Sequence[TrialResult]) -> None:
+    """Writes the results of an experiment's trials into its folder."""
+    rows = [result.row for result in results]
+    experiment.write("results.csv", csv_of(rows))
+    text_of_rows = json.dumps([only_finite(row) for row in rows], indent=1, allow_nan=False)
+    experiment.write("results.json", text_of_rows.encode())
+    if cells := repeated_cells(results):
+        experiment.write(OVER_SEEDS, csv_of(list(map(cell_row, cells))))
+    else:
+        experiment.remove(OVER_SEEDS)  # of a run whose experiment had repeats
+
+
+def cell_row(cell: RepeatedCell) -> dict[str, Any]:
+    """A cell's parameters, name, seeds, and each metric's mean, standard deviation, minimum and maximum."""
+    metrics = {f"{key}_{part}": value for key, found in cell.metrics.items() for part, value in found._asdict().items()}
+    return {**cell.params, "cell": cell.name, "seeds": cell.num_seeds, "seeds_counted": cell.num_counted, **metrics}
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rows under the columns of all of them; nothing stands for None and for what a row has not."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

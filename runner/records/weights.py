@@ -1,0 +1,28 @@
+"""The finished trial's generator."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from runner.records.trial_file import WEIGHTS, WEIGHTS_RECORD, Fingerprints
+from runner.storage.folder import Storage
+from runner.storage.hashing import HashingStream
+from runner.storage.tensor_writer import write_tensors
+
+
+def write_weights(trial: Storage, weights: Mapping[str, Tensor], epochs: int, step: int, ids: Fingerprints) -> None:
+    """The finished trial's generator, then the record that makes it count."""
+    trial.make_folder("weights")
+    with trial.writing(WEIGHTS) as stream:
+        hashing = HashingStream(stream, hashlib.sha256())
+        write_tensors(hashing, weights)
+    record = {
+        "epochs": epochs,
+        "step": step,
+        "sha256": hashing.digest.hexdigest(),
+        "config_fingerprint": ids.config,
+        "data_fingerprint": ids.data,
+    }
+    trial.write(WEIGHTS_RECORD, json.dumps(record, indent=1).encode())

@@ -1,0 +1,173 @@
+"""A thread of the main process beside the trials: console, metrics, results, time limit, stop requests."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.console import Console, TrialView
+from runner.process.lease import Lease, Superseded
+from runner.process.stop_request import StopFlag
+from runner.records.metrics_log import MetricsReader
+from runner.records.results import METRICS, TrialResult, trial_row, trial_status
+from runner.records.results_files import write_results
+from runner.records.starts import read_starts
+from runner.records.trial_file import read_outcome
+from runner.report.live import LiveReport
+from runner.storage.folder import Storage
+from runner.sweep.backends import Backend
+from runner.tracking.tracker import Tracker
+from runner.trial.heartbeat import Progress
+from runner.trial.job import TrialJob
+
+INTERVAL_S = 0.5
+RESULTS_INTERVAL_S = 30.0
+STOP_INTERVAL_S = 0.2
+
+
+@dataclass
+class Watched:
+    """One trial as the monitor follows it."""
+
+    job: TrialJob
+    total_steps: int
+    finished: bool
+    reader: MetricsReader = field(init=False)
+    row: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    step_s: float = 0.0
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.reader = MetricsReader(self.job.trial)
+
+    def read(self, progress: Mapping[str, Progress]) -> None:
+        """Takes in what is new in the log and what the worker told."""
+        for row in self.reader.new_rows():
+            self.row = row
+            self.step = row["step"]
+            evaluated = {name: row.get(f"final/{name}", row.get(f"val/{name}")) for name in METRICS}
+            if evaluated["l1"] is not None:
+                self.metrics = evaluated
+        if self.job.name in progress:
+            self.step, self.step_s, _ = progress[self.job.name]
+
+    @property
+    def reason(self) -> str:
+        """Why the last run ended, as the trial's outcome says."""
+        return read_outcome(self.job.trial)["reason"]
+
+    def view(self, status: str) -> TrialView:
+        """For the console."""
+        return TrialView(
+            name=self.job.name,
+            status=status,
+            epochs=self.job.config.training.epochs,
+            step=max(self.step, int(self.row.get("step", 0))),
+            total_steps=self.total_steps,
+            step_s=self.step_s,
+            restarts=max(len(read_starts(self.job.trial)) - 1, 0),
+            row=self.row,
+            metrics=self.metrics,
+        )
+
+
+class Monitor:
+    """Follows the trials until the block ends; then does everything once more, so that nothing is missed."""
+
+    def __init__(
+        self,
+        experiment: Storage,
+        lease: Lease,
+        trials: Sequence[Watched],
+        console: Console,
+        stop: StopFlag,
+        backend: Backend,
+        tracker: Tracker,
+    ) -> None:
+        self._experiment, self._lease, self._trials, self._console = experiment, lease, trials, console
+        self._stop, self._backend, self._tracker = stop, backend, tracker
+        self._results_at = 0.0
+        self._report = LiveReport(experiment, console.print)
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name="monitor", daemon=True) for work in (self._run, self._forward_stop)
+        ]
+
+    def __enter__(self) -> "Monitor":
+        self._console.begin()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._look()
+        self._console.end()
+
+    def status(self, watched: Watched, *, over: bool) -> str:
+        """The trial's status; nothing runs any more once it is over."""
+        outcome = read_outcome(watched.job.trial)["status"]
+        # The outcome may be of an earlier run with fewer epochs: the log tells how far it got.
+        all_epochs = watched.row.get("epoch", 0) >= watched.job.config.training.epochs
+        finished = watched.finished or (outcome == "finished" and all_epochs)
+        return trial_status(watched.job.trial, finished=finished, running=not over and outcome == "running")
+
+    def results(self, *, over: bool) -> list[TrialResult]:
+        """Parameters and row of results of each trial."""
+        jobs = [(watched.job, self.status(watched, over=over)) for watched in self._trials]
+        return [TrialResult(job.params, trial_row(job.trial, job.name, job.params, status)) for job, status in jobs]
+
+    def write_results(self) -> list[TrialResult]:
+        """Once it is over: the files of results and report.html; what they hold."""
+        results = self.results(over=True)
+        write_results(self._experiment, results)
+        self._report.write(results)
+        return results
+
+    def _run(self) -> None:
+        while not self._over.wait(INTERVAL_S):
+            # A mount or a pipe that fails for a while must not end the watch: the next look tries again.
+            with contextlib.suppress(OSError, Superseded):
+                self._look()
+                if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
+                    self._results_at = time.monotonic()
+                    self._lease.check_current()
+                    results = self.results(over=False)
+                    write_results(self._experiment, results)
+                    self._report.update(results)
+                    self._tracker.follow([result.row for result in results])
+
+    def _forward_stop(self) -> None:
+        """A thread of its own: a page of many trials may hold the other one up for seconds."""
+        while not self._over.wait(STOP_INTERVAL_S):
+            slowest = max((watched.step_s for watched in self._trials), default=0.0)
+            if self._stop.is_due(2 * slowest):
+                with contextlib.suppress(OSError):
+                    self._console.print(f"stopping ({self._stop.reason}): the step in hand ends, then it is saved")
+                self._backend.request_stop(self._stop.reason)
+                return
+
+    def _look(self) -> None:
+        progress: Mapping[str, Progress] = {}
+        with contextlib.suppress(Exception):  # the Coordinator actor may be gone at the end; the logs say it all
+            progress = self._backend.progress()
+            if reason := self._backend.stop_reason():  # a worker may have asked
+                self._stop.set(reason)
+        for watched in self._trials:
+            watched.read(progress)
+        if progress:
+            self._tracker.begin()
+        views = [watched.view(self._shown_status(watched)) for watched in self._trials]
+        self._console.show(views)
+        with contextlib.suppress(Exception):  # whoever watches from outside is no reason to end a run
+            self._backend.publish(self._experiment.name, views)
+
+    def _shown_status(self, watched: Watched) -> str:
+        """As `status`, but a trial whose turn has not come waits rather than that it has stopped."""
+        status = self.status(watched, over=False)
+        return "waiting" if status == "stopped" and not self._stop.reason else status

@@ -1,0 +1,88 @@
+"""What an earlier run left, and the room there is: looked at before anything is started."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.console import Console
+from runner.data.patch_store import PATCHES
+from runner.data.sources import SPLITS
+from runner.errors import StorageError
+from runner.records.trial_file import CHECKPOINTS, INITIAL_WEIGHTS, TRIALS, read_trial_file
+from runner.records.trial_folders import Trial
+from runner.sweep.check import CheckedRun
+from runner.sweep.dry_run import count_patches, disk_needed, size
+from runner.trial.resources import TrialResources
+
+
+def check_checkpoints(run: CheckedRun, pending: Sequence[Trial], console: Console) -> None:
+    """Sets damaged checkpoints aside; raises StorageError where a trial has no other."""
+    folders = {place.folder: run.folder.at(f"{TRIALS}/{place.folder}") for place in pending}
+    begun = [place for place in pending if folders[place.folder].exists(CHECKPOINTS)]
+    if not begun:
+        return
+    from runner.records.checkpoints import NoGoodCheckpoint, newest_checkpoint  # torch comes with it
+
+    refused = []
+    for place in begun:
+        try:
+            newest_checkpoint(folders[place.folder], place.ids, console.print)
+        except NoGoodCheckpoint as error:
+            refused.append(f"{run.folder.shown}/{TRIALS}/{place.folder}/{CHECKPOINTS}: {error}")
+    if refused:
+        raise StorageError(
+            "\n".join(refused) + "\nNothing was changed. Bring a good checkpoint back, or move the folder "
+            "`checkpoints` away to train the trial from its first step."
+        )
+
+
+def keep_initial_weights(run: CheckedRun, pending: Sequence[Trial]) -> None:
+    """Brings what trials start from to where their workers find it; raises DataError where it is gone."""
+    if any(place.ids.initial_weights for place in pending):
+        from runner.records.initial_weights import keep_copies  # torch comes with it
+
+        keep_copies(run.folder, pending)
+
+
+def check_room(run: CheckedRun, pending: Sequence[Trial], trial_resources: TrialResources | None) -> None:
+    """Raises StorageError where the disk has not the room that the run will need."""
+    if not pending:
+        return
+    to_make: dict[str, int] = {}
+    for place in pending:
+        data = place.trial.config.data
+        located = run.sources[data.patching]
+        if located.source is not None and not run.storage.at(PATCHES).exists(located.fingerprint):
+            to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
+    stand = sum(run.folder.at(f"{TRIALS}/{place.folder}/{CHECKPOINTS}").total_bytes() for place in pending)
+    at_once = trial_resources.max_concurrent if trial_resources else 1
+    needed = (
+        disk_needed([place.trial.config for place in pending], at_once, to_make) + bytes_to_copy(run, pending) - stand
+    )
+    free = run.storage.free_bytes()
+    if free < needed:
+        raise StorageError(
+            f"--storage: {run.storage.shown} needs room for {size(needed)}, but only {size(free)} are free there. Make "
+            "room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run shows what "
+            "takes how much)."
+        )
+
+
+def bytes_to_copy(run: CheckedRun, pending: Sequence[Trial]) -> int:
+    """Of the files that trials start from, where the experiment has no copy of them yet."""
+    files = {place.ids.initial_weights: place.trial.config.model.initial_weights for place in pending}
+    copies = run.folder.at(INITIAL_WEIGHTS)
+    paths = [Path(path) for digest, path in files.items() if path and not copies.exists(digest)]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def check_precision(run: CheckedRun, pending: Sequence[Trial], device: str) -> None:
+    """Raises ResourceError where a trial was begun in a precision that this machine only emulates."""
+    for place in pending:
+        recorded = read_trial_file(run.folder.at(f"{TRIALS}/{place.folder}")) or {}
+        if not recorded:
+            continue
+        import torch
+
+        from runner.trial.runtime import refuse_emulation
+
+        refuse_emulation(place.folder, recorded, place.trial.config.training.precision, torch.device(device))

@@ -1,0 +1,67 @@
+"""One trial as its worker is given it."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.config.schema import Experiment
+from runner.process.lease import Superseded, check_current
+from runner.records.starts import newest_start
+from runner.records.trial_file import TRIALS, Fingerprints
+from runner.storage.folder import Storage, is_full
+
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """All that a worker needs to know to train one trial, on any machine that sees the storage.
+
+    `threads` is what the trial has been given; a trial that has begun keeps the number it recorded.
+    `start_token` names a worker's start among all of the trial, once it has begun.
+    """
+
+    experiment: Storage
+    name: str
+    config: Experiment
+    params: Mapping[str, Any]
+    ids: Fingerprints
+    store: Storage
+    threads: int
+    lease_token: str
+    attempt: int
+    start_token: str = ""
+
+    @property
+    def trial(self) -> Storage:
+        """The trial's folder."""
+        return self.experiment.at(f"{TRIALS}/{self.name}")
+
+    def check_current(self) -> None:
+        """Raises Superseded where another start of the command, or of this trial's workers, has taken over."""
+        check_current(self.experiment, self.lease_token)
+        if self.start_token and newest_start(self.trial).get("token") != self.start_token:
+            raise Superseded("a later worker of this trial has taken over")
+
+    @contextlib.contextmanager
+    def committing(self) -> Iterator[None]:
+        """Around whatever changes the trial's folder: one process at a time, and only the one that owns it."""
+        with self.trial.locked():
+            self.check_current()
+            yield
+
+    def log_line(self, text: str) -> None:
+        """Adds a line to the trial's log.txt; a full disk is no reason to fail here."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        try:
+            self.trial.append(LOG, f"{stamp} attempt {self.attempt}: {text}\n".encode())
+        except OSError as error:
+            if not is_full(error):
+                raise
+
+
+def first_line(error: BaseException) -> str:
+    """An error's cause on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,153 @@
+"""What a trial leaves while it trains: rows of the log, evaluations and pictures."""
+
+import math
+import time
+from collections.abc import Callable
+
+from gan.data.patches import Patches
+from gan.evaluation.evaluate import MODES, evaluate, fixed_sample, generate, score
+from gan.evaluation.grids import comparison_png
+from gan.training.loop import LoggedStep
+from gan.training.state import TrainState
+from runner.records.evaluation_csv import EVALUATION, PREFIXES, csv_of, final_row, named
+from runner.records.metrics_log import MetricsLog
+from runner.records.trial_file import image_name
+from runner.storage.folder import is_full
+from runner.trial.heartbeat import Heartbeat
+from runner.trial.job import TrialJob
+from runner.trial.outcome import Diverged
+
+NUM_PICTURES = 4
+
+
+class EvaluationBrokenOff(Exception):
+    """Asked to stop in the middle of an evaluation."""
+
+
+class Recorder:
+    """Writes for the worker that owns the trial; on the others, which have no log, it writes nothing.
+
+    Attributes:
+        log: metrics.jsonl; None on all workers but the first.
+        clock: the training time that rows have.
+        full: what a write has ended with for which the disk had no room; from then on nothing more is written.
+    """
+
+    def __init__(
+        self, job: TrialJob, log: MetricsLog | None, state: TrainState, val_patches: Patches, heartbeat: Heartbeat
+    ) -> None:
+        self.log = log
+        self.clock = Clock(log.seconds if log else 0.0, state.step)
+        self.full: BaseException | None = None
+        self._job, self._state, self._val_patches, self._heartbeat = job, state, val_patches, heartbeat
+
+    def add_row(self, logged: LoggedStep, extra: dict[str, float], *, synced: bool) -> None:
+        """Appends to metrics.jsonl; raises Diverged after a row whose losses are not finite.
+
+        Args:
+            synced: wait for the disk, which may take longer than many steps of a GPU.
+        """
+        if self.log is not None:
+            pictures = (logged.step - self.clock.step) * self._job.config.training.batch_size
+            seconds, images_per_second = self.clock.lap(logged.step, pictures)
+            row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
+            row |= {"images_per_second": images_per_second, **logged.losses, **extra}
+            log = self.log
+            self.writing(lambda: log.add(row, synced=synced))
+        if not is_finite(logged):
+            raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
+
+    def writing(self, write: Callable[[], None]) -> None:
+        """Writes as the trial's owner. A full disk stops the run before the next step: nothing is saved, and
+        nothing counts, that was not logged."""
+        if self.full is not None:
+            return
+        try:
+            with self._job.committing():
+                write()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self.full = error
+
+    def record_epoch(self, epoch: int, *, last: bool) -> dict[str, float]:
+        """Evaluates, draws the epoch's picture and says what belongs in its row; raises EvaluationBrokenOff."""
+        self.clock.pause()
+        try:
+            row = self.evaluate(self._job.config.evaluation.num_patches)
+            if last:
+                row |= self.evaluate_all()
+            self.writing(lambda: self.write_picture(epoch))
+        finally:
+            self.clock.go_on()
+        return row
+
+    def evaluate(self, num_patches: int) -> dict[str, float]:
+        """The cheap metrics over a fixed sample: `val/ssim` and so on in the study's mode, `val_eval/` in eval mode."""
+        row: dict[str, float] = {}
+        for mode in MODES:
+            summaries = evaluate(
+                self._state.compute_generator,
+                self._val_patches,
+                fixed_sample(len(self._val_patches), num_patches),
+                mode,
+                self._state.device,
+                self.on_picture,
+            )
+            for name, summary in summaries.items():
+                row |= named(PREFIXES[mode].format("val"), name, summary._asdict())
+        return row
+
+    def evaluate_all(self) -> dict[str, float]:
+        """All metrics over all validation patches, for the last row; evaluation.csv has the value of each patch."""
+        scores = score(self._state.compute_generator, self._val_patches, self._state.device, self.on_picture)
+        self.writing(lambda: self._job.trial.write(EVALUATION, csv_of(scores)))
+        return final_row(scores)
+
+    def on_picture(self) -> None:
+        """After each picture of an evaluation, which may take as long as hundreds of steps."""
+        self._heartbeat.at_work()
+        if self._heartbeat.stop_reason:
+            raise EvaluationBrokenOff
+
+    def write_picture(self, epoch: int) -> None:
+        """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
+        indices = fixed_sample(len(self._val_patches), NUM_PICTURES)
+        rows = generate(self._state.compute_generator, self._val_patches, indices, "study", self._state.device)
+        self._job.trial.make_folder("images")
+        self._job.trial.write(image_name(epoch), comparison_png(rows))
+
+
+class Clock:
+    """Training time, over all starts, without evaluation and saving; and pictures a second since the last row."""
+
+    def __init__(self, seconds: float, step: int) -> None:
+        self.seconds = seconds
+        self.step = step
+        self._lap = 0.0
+        self._since = time.monotonic()
+
+    def now(self) -> float:
+        """The time while the clock runs."""
+        return self.seconds + self._lap + time.monotonic() - self._since
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self._lap += time.monotonic() - self._since
+
+    def go_on(self) -> None:
+        """Starts it again."""
+        self._since = time.monotonic()
+
+    def lap(self, step: int, pictures: int) -> tuple[float, float]:
+        """Seconds in all, and pictures a second since the last lap."""
+        self.pause()
+        self.go_on()
+        lap, self._lap, self.step = self._lap, 0.0, step
+        self.seconds += lap
+        return round(self.seconds, 3), round(pictures / lap, 3) if lap > 0 else 0.0
+
+
+def is_finite(logged: LoggedStep) -> bool:
+    """True where all losses are; the same on all workers, for they have the same ones."""
+    return all(map(math.isfinite, logged.losses.values()))

@@ -1,0 +1,114 @@
+"""What a trial is given, and whether that can ever be had."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from runner.config.schema import Resources
+from runner.errors import ResourceError
+
+MAX_AUTO_CPUS_PER_GPU = 8
+GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, either below Windows
+
+
+class Node(NamedTuple):
+    """One machine of the cluster."""
+
+    cpus: float
+    gpus: float
+
+
+class TrialResources(NamedTuple):
+    """What each worker of a trial gets, and how many trials run at once."""
+
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    max_concurrent: int
+
+    @property
+    def device(self) -> str:
+        """cuda or cpu."""
+        return "cuda" if self.gpus_per_worker > 0 else "cpu"
+
+    def describe(self) -> str:
+        """For the console: which device, how much of it, how many trials at once."""
+        unit = "GPU" if self.gpus_per_worker > 0 else "processor cores (no GPU is used)"
+        given = f"{self.gpus_per_worker:g} GPU and " if self.gpus_per_worker > 0 else ""
+        return (
+            f"training on {unit}: {self.workers} worker{'s' * (self.workers > 1)} a trial with {given}"
+            f"{self.cpus_per_worker} core{'s' * (self.cpus_per_worker > 1)} each, "
+            f"{self.max_concurrent} trial{'s' * (self.max_concurrent > 1)} at a time"
+        )
+
+
+def this_machine() -> Node:
+    """The cores that this process may use, and the GPUs that torch sees; torch is asked where there may be some."""
+    if not any(device for pattern in GPU_DEVICES for device in Path("/dev").glob(pattern)):
+        return Node(num_cores(), 0)
+    import torch
+
+    return Node(num_cores(), torch.cuda.device_count())
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_resources(resources: Resources, nodes: Sequence[Node], num_trials: int) -> TrialResources:
+    """Resolves `auto` as a fixed function of the cluster and the config, never of what is left to run.
+
+    A GPU for each worker where there are GPUs; without, the cores are shared among all trials of the
+    experiment, so that as many run at once as there are cores: two trials with a core each do more in an
+    hour than one after the other with two, 1.04 to 1.7 times as much on the two cores where it was measured, for
+    a step has parts that one core does alone. A trial by itself has them all.
+
+    Args:
+        num_trials: all that the experiment has, finished ones included.
+
+    Raises:
+        ResourceError: the cluster can never give this, with what is there and what was asked.
+    """
+    gpus = resources.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
+    hosts = [node for node in nodes if node.gpus >= gpus] if gpus else list(nodes)
+    cpus = resources.cpus_per_worker
+    if cpus == "auto":
+        cpus = auto_cpus(hosts, gpus, resources.workers * num_trials)
+    places = sum(worker_places(node, cpus, gpus) for node in nodes)
+    if places < resources.workers:
+        raise ResourceError(
+            f"resources: {resources.workers} worker(s) with {cpus} core(s) and {gpus:g} GPU(s) each were asked for, "
+            f"but there are only {describe_nodes(nodes)}. Lower resources.workers, cpus_per_worker or "
+            "gpus_per_worker, or add machines."
+        )
+    return TrialResources(resources.workers, cpus, gpus, max(1, min(places // resources.workers, num_trials)))
+
+
+def auto_cpus(hosts: Sequence[Node], gpus: float, num_workers: int) -> int:
+    """A GPU's worker gets its share of the machine's cores; without GPUs the workers of all trials share them."""
+    if not hosts:
+        return 1
+    if gpus:
+        shares = [int(node.cpus * gpus // node.gpus) for node in hosts]
+        return max(1, min(MAX_AUTO_CPUS_PER_GPU, *shares))
+    return max(1, int(max(node.cpus for node in hosts)) // -(-num_workers // len(hosts)))
+
+
+def worker_places(node: Node, cpus: int, gpus: float) -> int:
+    """Workers that fit on a machine; a fraction of a GPU never spans two."""
+    by_cpu = int(node.cpus // cpus)
+    if not gpus:
+        return by_cpu
+    by_gpu = int(node.gpus // gpus) if gpus >= 1 else int(node.gpus) * int(1 // gpus)
+    return min(by_cpu, by_gpu)
+
+
+def describe_nodes(nodes: Sequence[Node]) -> str:
+    """What is there, for an error."""
+    return (
+        "; ".join(f"a machine with {node.cpus:g} core(s) and {node.gpus:g} GPU(s)" for node in nodes) or "no machines"
+    )

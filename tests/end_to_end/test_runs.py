@@ -1,0 +1,321 @@
+"""Whole runs on a real local Ray: sweeps, faults, and the same weights after any of them."""
+
+import contextlib
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from gan.data.patches import Patches
+from gan.training.loop import TrainingSettings, fit
+from gan.training.losses import LOSS_NAMES
+from gan.training.process_group import ProcessGroup
+from gan.training.state import ModelSettings, TrainState
+from runner.process.processes import MARK, is_alive
+from runner.storage.folder import Storage
+from runner.storage.tensor_writer import write_tensors
+from tests.support.experiments import (
+    ROOT,
+    assert_same_end,
+    descendants,
+    files_of_store,
+    finish,
+    read_metrics,
+    read_starts,
+    run,
+    start,
+    wait_for_starts,
+    wait_for_step,
+    write_experiment,
+)
+from tests.support.ray_probe import ask_dashboard, dashboard_address, node_metrics, wait_until
+from tests.support.tracked import offline_run
+
+pytestmark = pytest.mark.slow
+
+LONG = {"epochs": 20}
+WORKER = "ray::RayTrainWorker"
+DRIVER = "ray::ImplicitFunc"
+STATE = "ray::TrainStateActor"  # of the dashboard
+
+
+def trial_of(storage: Path) -> Path:
+    return storage / "small" / "trials" / "trial"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Storage of an undisturbed run, made without Ray."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, output = run(
+        "runner.train", write_experiment(folder, training=LONG), "--in-process", "--storage", folder / "results"
+    )
+    assert code == 0, output
+    return folder / "results"
+
+
+def newest_checkpoint(trial: Path) -> int:
+    return max(int(path.name.removeprefix("step_")) for path in (trial / "checkpoints").glob("step_*"))
+
+
+def is_marked(pid: int) -> bool:
+    """Whether what is looked for among all processes to end those of a start is seen at this one."""
+    with contextlib.suppress(OSError):
+        return f"{MARK}=".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    return not is_alive(pid)
+
+
+def open_to_other_machines(family: dict[int, str]) -> set[str]:
+    """The names of the processes at which other machines could knock."""
+    owners: dict[str, str] = {}
+    for pid, title in family.items():
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                owners[str(link.readlink())] = title
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    listening = [
+        (row[1], owners[f"socket:[{row[9]}]"]) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in owners
+    ]
+    assert len(listening) > 5
+    return {title for address, title in listening if not address.split(":")[0].endswith("0100007F")}
+
+
+def has_torch(pid: int) -> bool:
+    try:
+        return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
+    storage = tmp_path / "results"
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    environment = {"WANDB_API_KEY": secret, "RAY_metrics_report_interval_ms": "500"}
+    process = start("runner.train", write_experiment(tmp_path, training=LONG), "--storage", storage, env=environment)
+    dashboard, printed = dashboard_address(process)
+    wait_for_step(process, trial_of(storage), 50)
+    family = descendants(process.pid)
+    for pid in family:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if "wandb" not in family[pid]:  # the tracking service of the main process, which speaks to W&B
+            assert secret.encode() not in environment, family[pid]
+    open_ones = open_to_other_machines(family | {process.pid: "the command"})
+    assert all(title.startswith(WORKER) for title in open_ones), "torch's meeting place of workers can't be on loopback"
+    # Every process that loads more than it needs makes each trial start seconds later.
+    titles = {title for pid, title in family.items() if has_torch(pid)}
+    assert {title.split(".")[0] for title in titles} <= {WORKER, DRIVER, STATE}
+    assert not has_torch(process.pid)
+    assert not [title for title in family.values() if title.startswith(("ray::TrainController", "ray::DatasetManager"))]
+    (worker,) = (pid for pid, title in family.items() if title.startswith(WORKER))
+    os.kill(worker, signal.SIGKILL)
+    metrics: dict[tuple[str, str, str], float] = {}
+
+    def shows_the_restart() -> bool:
+        metrics.update(node_metrics(family))
+        return metrics.get(("ray_pix2pix_restarts_total", "small", "trial"), 0) == 1
+
+    wait_until(process, shows_the_restart)
+    assert {name for name, _, _ in metrics} == {
+        *(f"ray_pix2pix_{name}" for name in (*LOSS_NAMES, "steps_per_second", "restarts_total"))
+    }
+    runs = ask_dashboard(dashboard, "/api/train/v2/runs/v1")["train_runs"]
+    assert [run["name"] for run in runs] == ["trial"]
+    output = printed + finish(process)
+    assert process.returncode == 0, output
+    assert_same_end(trial_of(storage), trial_of(undisturbed))
+    losses = [row["l1_loss"] for row in read_metrics(trial_of(storage))]
+    assert metrics["ray_pix2pix_l1_loss", "small", "trial"] in losses
+    (row,) = json.loads((storage / "small" / "results.json").read_text())
+    assert row["restarts"] == 1
+    assert row["steps_lost"] > 0
+    stores = [files_of_store(place) for place in (storage, undisturbed)]
+    assert stores[0] == stores[1], "Ray Data and the plain loop make the same files"
+    assert "Ray dashboard: http://127.0.0.1:" in output
+    assert secret not in output
+    assert not [path for path in storage.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    token = Path.home() / ".ray" / "auth_token"
+    assert not token.exists() or stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_killed_stopped_and_interrupted_and_started_again_at_once_it_ends_with_the_same_weights(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    storage = tmp_path / "results"
+    arguments = ("runner.train", write_experiment(tmp_path, training=LONG), "--storage", storage, "--no-dashboard")
+    first = start(*arguments)
+    reached = wait_for_step(first, trial_of(storage), 40)
+    first.kill()
+    second = start(*arguments)
+    reached = wait_for_step(second, trial_of(storage), reached + 150)
+    os.killpg(second.pid, signal.SIGTERM)  # as `timeout` does: Ray's processes have groups of their own
+    output = finish(second)
+    assert second.returncode == 75, output
+    assert "stopping (SIGTERM)" in output
+    (row,) = json.loads((storage / "small" / "results.json").read_text())
+    assert row["status"] == "stopped"
+    assert newest_checkpoint(trial_of(storage)) >= read_metrics(trial_of(storage))[-1]["step"] >= reached
+    third = start(*arguments)
+    wait_for_step(third, trial_of(storage), reached + 30)
+    os.killpg(third.pid, signal.SIGINT)
+    output = finish(third)
+    assert third.returncode == 130, output
+    code, output = run(*arguments)
+    assert code == 0, output
+    assert_same_end(trial_of(storage), trial_of(undisturbed))
+    tracked = offline_run(Storage.open(trial_of(storage)))
+    assert tracked.steps == [row["step"] for row in read_metrics(trial_of(storage))]
+    assert (tracked.summary["status"], tracked.summary["restarts"]) == ("finished", 3)
+    first.communicate()
+
+
+def test_a_command_that_was_asked_to_stop_together_with_all_of_ray_does_not_wait_for_it(tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    path = write_experiment(tmp_path, training=LONG, tracking={"wandb": "off"})
+    process = start("runner.train", path, "--storage", storage, "--no-dashboard")
+    wait_for_step(process, trial_of(storage), 40)
+    family = descendants(process.pid)
+    assert not [title for pid, title in family.items() if is_alive(pid) and not is_marked(pid)]
+    for pid in (process.pid, *family):  # as systemd does
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    output = finish(process)
+    assert process.returncode == 75, output
+    assert "stopped (SIGTERM), and Ray with it; the same command goes on from the last checkpoint" in output
+    assert not [title for pid, title in family.items() if is_alive(pid)]
+    assert newest_checkpoint(trial_of(storage)) > 0
+
+
+def test_a_sweep_on_real_pairs_learns_and_is_not_run_again(tmp_path: Path, maps: Path) -> None:
+    path = write_experiment(
+        tmp_path,
+        data={"source": str(maps), "patching": "resize"},
+        model={"channels": 8},
+        training={"epochs": 5, "learning_rate": 1e-3},
+        sweep={"batch_size": [8, 16], "lambda_l1": [100]},
+    )
+    arguments = ("runner.tune", path, "--storage", tmp_path / "results", "--no-dashboard")
+    code, output = run(*arguments)
+    assert code == 0, output
+    experiment = tmp_path / "results" / "small"
+    rows = json.loads((experiment / "results.json").read_text())
+    assert [row["trial"] for row in rows] == ["batch_size=8,lambda_l1=100", "batch_size=16,lambda_l1=100"]
+    assert [(row["batch_size"], row["status"], row["steps"]) for row in rows] == [
+        (8, "finished", 100),
+        (16, "finished", 50),
+    ]
+    for row in rows:
+        means = [
+            logged["epoch_mean/l1_loss"]
+            for logged in read_metrics(experiment / "trials" / row["trial"])
+            if "epoch_mean/l1_loss" in logged
+        ]
+        assert len(means) == 5
+        assert means[-1] < 0.9 * means[0]
+        (offline,) = (experiment / "trials" / row["trial"] / "wandb").glob("offline-run-*")
+        assert list(offline.glob("run-*.wandb"))
+    written = {path: path.stat().st_mtime_ns for path in (experiment / "trials").rglob("*")}
+    code, output = run(*arguments)
+    assert code == 0, output
+    assert "finished before, not run again: 2 of 2 trials" in output
+    assert {path: path.stat().st_mtime_ns for path in (experiment / "trials").rglob("*")} == written
+
+
+def test_an_unmeetable_request_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, resources={"workers": 8, "cpus_per_worker": 64})
+    code, output = run("runner.train", path, "--storage", tmp_path / "results", "--no-dashboard")
+    assert code == 2, output
+    assert "8 worker(s) with 64 core(s) and 0 GPU(s) each were asked for" in output
+    assert not (tmp_path / "results").exists()
+
+
+def train_without_ray(rank: int, store: str, folder: str) -> None:
+    """What one of two workers does, by gan alone."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    state = TrainState(ModelSettings(4, 16, 64), 0, 2e-4, "fp32", torch.device("cpu"))
+    settings = TrainingSettings(
+        epochs=8, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
+    )
+    fit(state, Patches.open(store, "train"), settings, group=ProcessGroup(rank, 2, dist.new_group(backend="gloo")))
+    if rank == 0:
+        with open(Path(folder, "weights"), "wb") as stream:
+            write_tensors(stream, state.generator.state_dict())
+    dist.destroy_process_group()
+
+
+def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_were_not(tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    path = write_experiment(
+        tmp_path, training={"epochs": 8, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
+    )
+    process = start("runner.train", path, "--storage", storage, "--no-dashboard")
+    wait_for_step(process, trial_of(storage), 50)
+    workers = [pid for pid, title in descendants(process.pid).items() if title.startswith(WORKER)]
+    assert len(workers) == 2
+    os.kill(max(workers), signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 0, output
+    (store,) = (storage / "patches").iterdir()
+    multiprocessing.spawn(train_without_ray, args=(str(store), str(tmp_path)), nprocs=2)
+    assert (trial_of(storage) / "weights" / "generator.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
+
+
+def fault(function: str, call: int, when: str, do: str, trial: str, times: int) -> dict[str, object]:
+    module = "runner.trial.loop"
+    names = {"module": module, "function": f"{module}.{function}", "trial": trial}
+    return {**names, "call": call, "when": when, "do": do, "times": times}
+
+
+def test_faults_of_one_trial_leave_the_others_alone_and_failures_are_results(tmp_path: Path, undisturbed: Path) -> None:
+    """In one sweep: killed around its report to Ray, hung, its driver killed; broken code; not finite."""
+    storage, done = tmp_path / "results", tmp_path / "done"
+    done.mkdir()
+    good, broken = "lambda_l1=100", "lambda_l1=10"
+    faults = [
+        fault("TrialRun.tell", 3, "before", "kill", good, 1),
+        fault("TrialRun.tell", 2, "after", "kill", good, 1),
+        fault("TrialRun.on_step", 2, "before", "raise", broken, 99),
+    ]
+    path = write_experiment(
+        tmp_path,
+        training=LONG,
+        sweep={"lambda_l1": [100, 10, 1e39]},
+        resources={"max_failures": 3, "hang_timeout": 8},
+        tracking={"wandb": "off"},
+    )
+    environment = {
+        "FAULTS": json.dumps(faults),
+        "FAULTS_DONE": str(done),
+        "PYTHONPATH": str(ROOT / "tests" / "support" / "faults"),
+    }
+    trials = storage / "small" / "trials"
+    process = start("runner.tune", path, "--storage", storage, "--no-dashboard", env=environment)
+    wait_for_starts(process, trials / good, 3)  # both kills are over
+    wait_for_step(process, trials / good, read_starts(trials / good)[-1]["from_step"] + 25)
+    os.kill(read_starts(trials / good)[-1]["pid"], signal.SIGSTOP)
+    wait_for_starts(process, trials / good, 4)
+    drivers = [pid for pid, title in descendants(process.pid).items() if title.startswith(DRIVER)]
+    (driver,) = (pid for pid in drivers if Path(f"/proc/{pid}/cwd").readlink().name == good)
+    os.kill(driver, signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 1, output
+    rows = {row["trial"]: row for row in json.loads((storage / "small" / "results.json").read_text())}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        good: "finished",
+        broken: "failed",
+        "lambda_l1=1e+39": "diverged",
+    }
+    assert f"{broken}: failed: ValueError: broken on purpose; see {storage}/small/trials/{broken}/log.txt" in output
+    assert "Traceback" in (trials / broken / "log.txt").read_text()
+    assert rows[good]["restarts"] == 4
+    assert_same_end(trials / good, trial_of(undisturbed))

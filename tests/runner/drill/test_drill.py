@@ -1,0 +1,219 @@
+"""The drill: it tells a run that survived from one that did not, plans its time, and ends only its own."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.drill.__main__ import main
+from runner.drill.comparison import differences
+from runner.drill.drill import SHORT_MINUTES
+from runner.drill.faults.catalogue import FAULTS, Fault, why_not
+from runner.drill.faults.damaging import DAMAGES
+from runner.drill.planning import Cost, Pace, choose_next
+from runner.drill.processes import kill_session, kill_worker_during_write, session_processes, signal_worker
+from runner.drill.run import run
+from runner.drill.target_run import TargetRun
+from runner.records.checkpoints import checkpoint_name
+from runner.records.trial_file import CHECKPOINTS, WEIGHTS
+from runner.storage.folder import Storage
+from tests.support.experiments import ROOT
+
+STATE = f"{CHECKPOINTS}/{checkpoint_name(20)}/generator_optimizer.safetensors"
+LOG = [{"step": 10, "seconds": 1.5, "l1_loss": 0.5}, {"step": 20, "seconds": 3.0, "l1_loss": 0.25}]
+
+
+def write_trial(folder: Path, rows: list[dict[str, float]] = LOG) -> Storage:
+    trial = Storage.open(folder)
+    for name in (WEIGHTS, STATE):
+        trial.make_folder(name.rpartition("/")[0])
+        trial.write(name, name.encode() * 10)
+    trial.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return trial
+
+
+def test_a_run_with_the_same_bytes_and_other_wall_times_survived(tmp_path: Path) -> None:
+    reference = write_trial(tmp_path / "a")
+    slower = write_trial(tmp_path / "b", [{**row, "seconds": row["seconds"] + 7} for row in LOG])
+    assert differences(slower, reference) == []
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, STATE])
+@pytest.mark.parametrize("damage", ["another bit", "gone"])
+def test_a_run_whose_weights_or_state_differ_in_one_bit_or_are_gone_did_not_survive(
+    tmp_path: Path, name: str, damage: str
+) -> None:
+    reference, trial = write_trial(tmp_path / "a"), write_trial(tmp_path / "b")
+    content = bytearray(trial.read(name))
+    content[5] ^= 1
+    trial.remove(name)
+    if damage == "another bit":
+        trial.write(name, bytes(content))
+    assert differences(trial, reference) == [f"{name} differs"]
+
+
+def test_a_run_whose_log_lacks_a_row_or_has_another_number_did_not_survive(tmp_path: Path) -> None:
+    reference = write_trial(tmp_path / "a")
+    (text,) = differences(write_trial(tmp_path / "b", LOG[:1]), reference)
+    assert text == "metrics.jsonl has 1 rows instead of 2"
+    (text,) = differences(write_trial(tmp_path / "c", [LOG[0], {**LOG[1], "l1_loss": 0.251}]), reference)
+    assert "differs from row 2 on" in text
+
+
+def test_a_run_that_stopped_at_an_earlier_checkpoint_did_not_survive(tmp_path: Path) -> None:
+    reference, trial = write_trial(tmp_path / "a"), write_trial(tmp_path / "b")
+    trial.rename(f"{CHECKPOINTS}/{checkpoint_name(20)}", f"{CHECKPOINTS}/{checkpoint_name(10)}")
+    assert differences(trial, reference) == ["the last checkpoint is of step 10 instead of 20"]
+
+
+def test_the_most_important_fault_that_fits_is_next_and_one_that_takes_most_of_the_time_waits() -> None:
+    seconds = {"first": 60.0, "second": 20.0, "third": 5.0}
+    assert choose_next(list(seconds), seconds.__getitem__, 120.0) == "first"
+    assert choose_next(list(seconds), seconds.__getitem__, 119.0) == "second"
+    assert choose_next(["first"], seconds.__getitem__, 61.0) == "first"
+    assert choose_next(list(seconds), seconds.__getitem__, 4.9) is None
+
+
+def test_estimates_follow_what_was_seen_of_the_same_kind() -> None:
+    pace = Pace(training_s=10, quick_start_s=5, ray_start_s=30)
+    quick, on_ray = Cost(quick_starts=2), Cost(ray_starts=2)
+    assert (pace.estimate_s(quick), pace.estimate_s(on_ray)) == (20, 70)
+    pace.learn(quick, 40)
+    assert (pace.estimate_s(quick), pace.estimate_s(on_ray)) == (40, 70)
+
+
+def test_on_a_cluster_what_would_harm_others_is_not_tried() -> None:
+    not_tried = {fault.name for fault in FAULTS if why_not(fault, "head:6379")}
+    assert not_tried == {"everything_killed", "driver_killed", "disk_full", "node_preempted"}
+    assert not any(why_not(fault, None) for fault in FAULTS)
+
+
+def test_every_way_to_damage_a_checkpoint_changes_it(tmp_path: Path) -> None:
+    for damage in DAMAGES:
+        folder = tmp_path / damage.__name__
+        folder.mkdir()
+        names = ("generator.safetensors", "manifest.json")
+        for name in names:
+            (folder / name).write_bytes(bytes(100))
+        damage(folder)
+        after = [(folder / name).read_bytes() if (folder / name).exists() else None for name in names]
+        assert after != [bytes(100)] * 2
+
+
+@pytest.fixture
+def family() -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, with a child."""
+    process = subprocess.Popen(["sh", "-c", "sleep 600 & sleep 600"], start_new_session=True)
+    try:
+        wait_for(lambda: len(session_processes(process.pid)) == 3)
+        yield process
+    finally:
+        kill_session(process.pid)
+        process.wait()
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_only_processes_of_the_drills_own_session_are_ended(family: subprocess.Popen[bytes]) -> None:
+    stranger = subprocess.Popen(["sleep", "600"])
+    try:
+        os.kill(family.pid, signal.SIGKILL)  # the children are orphans now
+        family.wait()
+        assert len(session_processes(family.pid)) == 2
+        kill_session(family.pid)
+        assert session_processes(family.pid) == {}
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_process_that_is_no_worker_is_not_signalled(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    assert not signal_worker(family.pid, signal.SIGKILL)
+    assert not kill_worker_during_write(family.pid, str(tmp_path), ".tmp-", 0.1)
+    assert family.poll() is None
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "many"])
+def test_minutes_that_are_none_are_refused(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--minutes", minutes])
+    assert ended.value.code == 2
+    assert "is no number of minutes: give one above 0" in capsys.readouterr().err
+
+
+def test_a_storage_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert main(["--storage", str(path)]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def tamper(target: TargetRun) -> None:
+    """A fault that no run can survive: a bit of the finished weights is another."""
+    command = target.start(quick=True)
+    target.expect(command, 0)
+    path = target.trial.local_path / WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    target.finish(command)
+
+
+@pytest.mark.slow
+def test_a_run_that_did_not_survive_makes_the_exit_code_1_and_what_has_no_time_is_not_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = (
+        Fault("endless", "takes for ever", tamper, lambda kills: Cost(ray_starts=10**6)),
+        Fault("tampered", "weights tampered with", tamper, lambda kills: Cost(quick_starts=1)),
+    )
+    table = tmp_path / "table.json"
+    arguments = argparse.Namespace(
+        minutes=SHORT_MINUTES - 1, address=None, storage=str(tmp_path / "storage"), json=str(table), seed=0
+    )
+    assert run(arguments, faults) == 1
+    output = capsys.readouterr().out
+    assert f"weights tampered with: {WEIGHTS} differs" in output
+    assert str(tmp_path / "storage" / "drill_1" / "tampered") in output
+    content = json.loads(table.read_text())
+    assert not content["survived"]
+    assert [row["survived"] for row in content["faults"]] == ["not tried", "no"]
+
+
+@pytest.mark.slow
+def test_a_short_drill_tries_what_time_allows_and_all_is_survived(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    process = subprocess.run(
+        [sys.executable, "-m", "runner.drill", "--minutes", "2", "--seed", "5", "--json", str(table)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    output = process.stdout + process.stderr
+    assert process.returncode == 0, output
+    content = json.loads(table.read_text())
+    tried = [row for row in content["faults"] if row["survived"] == "yes"]
+    assert tried, output
+    assert {row["survived"] for row in content["faults"]} <= {"yes", "not tried"}
+    assert content["kills"] >= 1
+    for row in tried:
+        assert len(row["recovery_s"]) == len(row["lost_steps"]) >= 1, row
+        assert all(seconds > 0 for seconds in row["recovery_s"]), row
+    folder = output.partition(" minutes in ")[2].partition(",")[0]
+    assert folder
+    assert not Path(folder).exists(), "nothing is left behind"
+    assert "faults survived" in output

@@ -1,0 +1,322 @@
+"""report.html: what it says of an experiment's folder, and that it stays small, whole and harmless."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gan.evaluation.grids import comparison_png
+from runner.report.__main__ import main
+from runner.report.charts.curves import MAX_POINTS, downsample, draw_curves
+from runner.report.charts.heatmaps import heat_maps
+from runner.report.charts.pictures import BUDGET_BYTES, PictureCache, hang_galleries, latest, read_strips, spaced
+from runner.report.decision import Decision, decide
+from runner.report.figures import STUDY_METRICS
+from runner.report.live import LiveReport
+from runner.report.reading import read_results
+from runner.report.records import TrialRecord
+from runner.report.writer import Report
+from runner.storage.folder import Storage
+from tests.support.experiment_folder import as_image, grid_png, with_intervals, write_experiment_folder
+
+Capture = pytest.CaptureFixture[str]
+SWEEP = {"batch_size": [2, 8], "lambda_l1": [10, 100]}
+NASTY = """</script><script>document.title="taken over"</script><img src=x onerror='alert(1)'>{{ 7*7 }}&amp;"""
+
+
+def trial(name: str, **row: Any) -> TrialRecord:
+    """A trial as the page's parts see it; `params` apart, all goes into its row of results."""
+    params = row.pop("params", {})
+    reason = row.pop("reason", "")
+    row = {"status": "finished", **row}
+    return TrialRecord("sweep", name, name, params, row, Storage.open("nowhere"), reason=reason, log=({"step": 1},))
+
+
+def figures(metric: str, value: float, half_width: float) -> dict[str, float]:
+    """A metric with its interval."""
+    return {metric: value, f"{metric}_low": value - half_width, f"{metric}_high": value + half_width}
+
+
+def said(decision: Decision) -> str:
+    """The verdict as a reader sees it."""
+    return " ".join("".join(text for text, _ in sentence) for sentence in decision.sentences)
+
+
+def page_of(*folders: Path) -> str:
+    """The page of experiments, as the command makes it."""
+    experiments, results = zip(*(read_results(str(folder)) for folder in folders), strict=True)
+    return Report(experiments).render(results).decode()
+
+
+def test_the_leader_is_named_with_the_metrics_on_which_it_may_be_chance() -> None:
+    decision = decide(
+        [
+            trial("a", **figures("ssim", 0.30, 0.02), **figures("l1", 0.20, 0.01)),
+            trial("b", **figures("ssim", 0.28, 0.02), **figures("l1", 0.30, 0.01)),
+            trial("c", **figures("ssim", 0.20, 0.02), **figures("l1", 0.40, 0.01)),
+        ],
+        STUDY_METRICS,
+    )
+    assert said(decision) == (
+        "a leads on all 2 metrics. The leader's interval overlaps with that of 1 other trial on SSIM: "
+        "there the lead may be chance. It is clear on L1."
+    )
+    assert [[other.name for other in leader.overlapping or ()] for leader in decision.leaders] == [["b"], []]
+
+
+@pytest.mark.parametrize(
+    ("metric", "leader"),
+    [("ssim", "high"), ("psnr", "high"), ("l1", "low"), ("hp_l1", "low"), ("swd", "low"), ("spectrum", "low")],
+)
+def test_higher_is_better_for_ssim_and_psnr_only(metric: str, leader: str) -> None:
+    decision = decide([trial("low", **{metric: 0.1}), trial("high", **{metric: 0.2})], STUDY_METRICS)
+    assert decision.leaders[0].trial.name == leader
+    assert decision.leaders[0].overlapping is None
+    assert any("No intervals are known" in caveat for caveat in decision.caveats)
+
+
+def test_a_trial_that_ended_badly_leads_nowhere_and_its_reason_is_told() -> None:
+    bad = trial("bad", status="diverged", reason="the losses at step 7 are not finite", ssim=0.9)
+    decision = decide([bad, trial("good", ssim=0.1), trial("begun", status="stopped", ssim=None)], STUDY_METRICS)
+    assert said(decision) == "good leads on SSIM."
+    assert "bad diverged: the losses at step 7 are not finite. It takes no part in the ranking." in decision.caveats
+    assert any(caveat.startswith("1 of 3 trials finished (1 stopped)") for caveat in decision.caveats)
+    assert said(decide([bad], STUDY_METRICS)) == "No trial has been evaluated yet."
+
+
+def test_a_heat_map_has_two_axes_and_a_table_for_each_value_of_a_third() -> None:
+    trials = [
+        trial(f"{b},{w},{s}", params={"channels": s, "batch_size": b, "lambda_l1": w}, ssim=b + w / 1000 + s)
+        for b in (1, 4, 10)
+        for w in (10, 100)
+        for s in (0, 1)
+        if (b, w, s) != (4, 100, 1)
+    ]
+    (heat_map,) = heat_maps(trials, STUDY_METRICS)
+    assert (heat_map.row_name, heat_map.column_name, heat_map.columns) == ("batch_size", "channels", ["0", "1"])
+    assert [facet.caption for facet in heat_map.facets] == ["lambda_l1 10", "lambda_l1 100"]
+    cells = {(f.caption, name): cells for f in heat_map.facets for name, cells in f.rows}
+    assert cells["lambda_l1 100", "4"][1].note == "not run"
+    assert [cell.best for row in cells.values() for cell in row].count(True) == 1
+    assert cells["lambda_l1 100", "10"][1].best
+    assert cells["lambda_l1 10", "1"][0].strength == 0.0
+
+
+def test_thinning_a_curve_keeps_its_spikes() -> None:
+    values = np.sin(np.arange(10_000) / 500)
+    values[[1234, 8765]] = 50, -50
+    kept = downsample(np.column_stack((np.arange(10_000), values)))
+    assert len(kept) <= MAX_POINTS
+    assert {(1234.0, 50.0), (8765.0, -50.0)} <= set(map(tuple, kept.tolist()))
+    assert (np.diff(kept[:, 0]) > 0).all()
+
+
+def test_lines_of_other_batch_sizes_end_where_they_do_on_each_axis(tmp_path: Path) -> None:
+    folder = write_experiment_folder(tmp_path, sweep={"batch_size": [2, 8]})
+    experiment, results = read_results(str(folder))
+    rendered = Report([experiment]).render([results]).decode()
+    shares = re.findall(r"--epochs: ([\d.]+); --steps: ([\d.]+); --images: ([\d.]+)", rendered)
+    assert [tuple(map(float, share)) for share in shares] == [(1, 1, 1), (1, 0.25, 1)]
+
+
+def test_losses_that_span_decades_get_a_logarithmic_axis() -> None:
+    log = [{"step": i + 1, "epoch": 1, "l1_loss": 0.5, "total_gen_loss": 1000 / (i + 1)} for i in range(500)]
+    record = TrialRecord("sweep", "a", "a", {}, {"status": "running"}, Storage.open("nowhere"), log=log)
+    charts = {chart.name: chart for chart in draw_curves([record]).charts}
+    assert charts["total_gen_loss"].log
+    assert [tick.label for tick in charts["total_gen_loss"].ticks][-2:] == ["100", "200"]
+    assert not charts["l1_loss"].log
+
+
+def test_epochs_are_spaced_by_their_logarithm_with_first_and_last() -> None:
+    assert spaced([1, 2, 3]) == [1, 2, 3]
+    assert spaced(list(range(1, 201))) == [1, 2, 3, 4, 7, 11, 18, 29, 47, 76, 124, 200]
+    assert spaced(list(range(10, 410, 10)))[:2] == [10, 20]
+    assert latest([2, 4, 6], 5) == 4
+    assert latest([2, 4, 6], 1) is None
+
+
+@pytest.mark.parametrize(("size", "num_tiles"), [(64, 4), (128, 2), (256, 1)])
+def test_tiles_are_cut_as_they_were_laid(tmp_path: Path, size: int, num_tiles: int) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (num_tiles, 3, size, size, 3), dtype=np.uint8)
+    rows = [(as_image(generated), as_image(source), as_image(target)) for source, target, generated in tiles]
+    folder = Storage.open(tmp_path)
+    folder.make_folder("images")
+    folder.write("images/epoch_0007.png", comparison_png(rows))
+    strips = read_strips(folder, 7)
+    assert all(np.array_equal(strip, np.concatenate(tiles[:, kind])) for kind, strip in enumerate(strips))
+
+
+def test_a_picture_that_is_none_is_left_out(tmp_path: Path) -> None:
+    folder = write_experiment_folder(tmp_path, sweep={"batch_size": [2, 8]})
+    for name in ("epoch_0003.png", "epoch_0006.png"):
+        (folder / "trials" / "batch_size=2" / "images" / name).write_bytes(b"\x89PNG torn")
+    records = [trial("x"), trial("y")]
+    folders = [Storage.open(folder / "trials" / name) for name in ("batch_size=2", "batch_size=8")]
+    records = [TrialRecord("s", "t", "t", {}, {"status": "finished"}, place) for place in folders]
+    (gallery,) = hang_galleries(records, PictureCache())
+    assert [frames.epochs for frames in gallery.frames] == [[1, 2, 4, 5], [1, 2, 3, 4, 5, 6]]
+    assert gallery.frames[0].places == [0, 1, None, 2, 3, None]
+
+
+def test_trials_on_other_tiles_hang_apart_and_only_once(tmp_path: Path) -> None:
+    tiles = write_experiment_folder(tmp_path, "tiles", sweep=SWEEP)
+    resize = write_experiment_folder(
+        tmp_path, "resize", patching="resize", grid=lambda params, epoch: grid_png(params, epoch, index=1)
+    )
+    rendered = page_of(tiles, resize)
+    assert rendered.count('class="gallery"') == 2
+    assert rendered.count('<img class="source"') == 2
+    assert "Not all trials were validated on the same patches" in rendered
+    assert "tiles/batch_size=2," in rendered.replace("<wbr>", "")
+    assert re.search(r"data\.patching <small.*?resize/trial", rendered, re.DOTALL)
+
+
+def test_a_page_of_nine_trials_and_200_epochs_is_under_6_mb(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    grids: dict[str, bytes] = {}
+
+    def noisy_grid(params: Mapping[str, Any], epoch: int) -> bytes:
+        # Half noise: harder to compress than any picture of a place. One a trial: they are read once an epoch shown.
+        if str(params) not in grids:
+            tiles = [torch.from_numpy(noise.uniform(-0.5, 0.5, (1, 3, 256, 256))).float() for _ in range(4)]
+            grids[str(params)] = comparison_png((tile, tile, tile) for tile in tiles)
+        return grids[str(params)]
+
+    sweep = {"batch_size": [1, 4, 10], "lambda_l1": [1, 10, 100]}
+    folder = write_experiment_folder(tmp_path, sweep=sweep, epochs=200, rows_per_epoch=4, grid=noisy_grid)
+    rendered = page_of(folder)
+    assert rendered.count('class="frame wiped"') == 9
+    assert 0.4 * BUDGET_BYTES < len(rendered.encode()) < 6e6
+
+
+def test_what_an_experiment_says_is_shown_as_text(tmp_path: Path) -> None:
+    folder = write_experiment_folder(
+        tmp_path, source=NASTY, sweep=SWEEP, outcomes={"batch_size=2,lambda_l1=10": ("failed", NASTY)}
+    )
+    rendered = page_of(folder)
+    assert rendered.count("&lt;/script&gt;&lt;script&gt;document.title=&#34;taken over&#34;&lt;/script&gt;") >= 2
+    assert rendered.count("<script") == rendered.count("</script>") == 2
+    assert "onerror='" not in rendered
+    assert "{{ 7*7 }}" in rendered
+
+
+def test_nothing_in_a_page_leads_outside(tmp_path: Path) -> None:
+    rendered = page_of(write_experiment_folder(tmp_path, sweep=SWEEP))
+    links = re.findall(r"""(?:src|href|srcset|action|poster|data)=["']?([^"'\s>]*)""", rendered)
+    assert {re.match(r"#|data:", link) is not None for link in links} == {True}
+    assert not re.search(r"https?://|//[a-z]+\.|url\(|@import", rendered)
+    assert "default-src 'none'; img-src data:;" in rendered
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_an_experiment_that_has_barely_begun_has_a_page(tmp_path: Path, waiting: bool) -> None:
+    state = ("waiting", "") if waiting else ("stopped", "")
+    folder = write_experiment_folder(tmp_path, epochs=1, outcomes={"trial": state})
+    rendered = page_of(folder)
+    assert "No trial has been evaluated yet." in rendered
+    assert "No trial has left a picture yet." in rendered
+    assert "Nothing is logged yet." in rendered
+    assert ">waiting<" in rendered
+
+
+def test_one_trial_is_told_without_a_ranking(tmp_path: Path) -> None:
+    rendered = page_of(write_experiment_folder(tmp_path))
+    assert "There is one trial, " in rendered
+    assert "leads on" not in rendered
+    assert 'id="grid"' not in rendered
+
+
+def test_the_command_writes_the_page_and_the_results(tmp_path: Path, capsys: Capture) -> None:
+    folder = write_experiment_folder(tmp_path, sweep=SWEEP)
+    assert main([str(folder)]) == 0
+    assert "report.html: 4 trials" in capsys.readouterr().out
+    first = (folder / "report.html").read_bytes()
+    assert (folder / "results.csv").read_text().startswith("batch_size,lambda_l1,trial,status,epochs,steps,ssim")
+    assert main([str(folder)]) == 0
+    assert (folder / "report.html").read_bytes() == first
+
+
+def test_several_experiments_are_compared_in_one_page(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [write_experiment_folder(tmp_path / place, "one", sweep={"batch_size": [2, 8]}) for place in ("a", "b")]
+    monkeypatch.chdir(tmp_path)
+    assert main(["a/one", "b/one"]) == 0
+    rendered = (tmp_path / "report.html").read_text().replace("<wbr>", "")
+    assert "<h1>a/one and b/one</h1>" in rendered
+    assert ">b/one/batch_size=8<" in rendered
+    assert "experiment ↓" in rendered or "experiment →" in rendered
+    assert not (folders[0] / "results.csv").exists()
+    assert main(["a/one", "b/one", "--out", "both.html"]) == 0
+    assert (tmp_path / "both.html").read_text().replace("<wbr>", "") == rendered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: there is no such folder: give an experiment's folder"),
+        (["."], ".: there is no experiment.yaml in it"),
+        (["sweep", "./sweep"], "sweep is given twice"),
+        (["sweep", "--out", "sweep"], "--out: sweep is a folder"),
+        (["sweep", "--out", "no/such/page.html"], "--out: no/such/page.html lies in no folder that exists"),
+    ],
+)
+def test_what_is_no_experiment_is_refused(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    write_experiment_folder(tmp_path, epochs=2)
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    output = capsys.readouterr().err
+    assert message in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "sweep" / "report.html").exists()
+
+
+def test_a_run_ends_with_its_page(undisturbed: Path) -> None:
+    (page,) = undisturbed.rglob("report.html")
+    rendered = page.read_text()
+    assert "There is one trial, " in rendered
+    assert rendered.count('class="frame wiped"') == 1
+    assert rendered.count('<figure class="chart"') == 6
+
+
+def test_a_live_page_is_written_seldom_and_at_the_end(tmp_path: Path) -> None:
+    folder = write_experiment_folder(tmp_path, sweep={"batch_size": [2, 8]})
+    experiment, results = read_results(str(folder))
+    told: list[str] = []
+    live = LiveReport(experiment, told.append)
+    live.update(results)
+    assert not (folder / "report.html").exists()
+    live.write(results)
+    first = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    live.update(results)
+    assert not (folder / "report.html").exists()
+    live.write(results)
+    assert (folder / "report.html").read_bytes() == first
+    assert not told
+
+
+def test_a_page_that_fails_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    folder = write_experiment_folder(tmp_path)
+    experiment, results = read_results(str(folder))
+    told: list[str] = []
+    live = LiveReport(experiment, told.append)
+    (folder / "report.html").mkdir()
+    live.write(results)
+    (line,) = told
+    assert line.startswith("report.html could not be written (IsADirectoryError")
+
+
+def test_intervals_are_written_as_fine_as_they_are_wide(tmp_path: Path) -> None:
+    folder = write_experiment_folder(tmp_path, sweep=SWEEP)
+    rendered = Report([Storage.open(folder)]).render([with_intervals(folder)]).decode()
+    assert "The leader&#39;s interval overlaps with that of" in rendered
+    (value,) = {row["psnr"] for _, row in with_intervals(folder) if row["trial"] == "batch_size=2,lambda_l1=10"}
+    assert f"<small>{0.95 * value:.1f}–{1.05 * value:.1f}</small>" in rendered

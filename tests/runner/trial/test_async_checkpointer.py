@@ -1,0 +1,89 @@
+"""What a checkpoint costs, and how soon the next one comes."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import runner.trial.async_checkpointer
+from gan.training.state import ModelSettings, TrainState
+from runner.config.loading import Experiment
+from runner.records.trial_file import Fingerprints
+from runner.storage.folder import Storage
+from runner.trial.async_checkpointer import AsyncCheckpointer, StepTimes
+from runner.trial.job import TrialJob
+
+
+def test_steps_beside_a_write_are_told_from_the_others() -> None:
+    times = StepTimes()
+    assert times.taken_s() == 0.0
+    now = 0.0
+    for seconds, writing in ((9.0, 0), (1.0, 0), (1.0, 0), (1.0, 1), (2.5, 1), (2.0, 0), (1.0, 0)):
+        now += seconds
+        times.at_step(now, writing=bool(writing))
+    # The write began before the third step of one second, and ended in the one of two.
+    assert times.taken_s() == pytest.approx((1.0 + 2.5 + 2.0) - 3 * 1.0)
+    assert times.taken_s() == 0.0
+
+
+class Write:
+    """A checkpoint's write that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+
+    def __call__(self, *_: object) -> dict[str, object]:
+        assert self.may_end.wait(60)
+        return {"files": {}}
+
+
+@pytest.fixture
+def write(monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    write = Write()
+    monkeypatch.setattr(runner.trial.async_checkpointer, "write_checkpoint", write)
+    yield write
+    write.may_end.set()
+
+
+@pytest.mark.parametrize(
+    ("beside_s", "more_s"),
+    [(1.0, 0.0), (2.5, 1.0), (40.0, 2.0)],
+    ids=["no slower", "slower than the thread's time", "held up by something else"],
+)
+def test_a_save_costs_what_steps_beside_it_take_longer(
+    beside_s: float, more_s: float, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor_s = 2.0
+    thread_times = iter([10.0, 10.0 + processor_s])
+    monkeypatch.setattr(runner.trial.async_checkpointer.time, "thread_time", lambda: next(thread_times))
+    now = 0.0
+    state = TrainState(ModelSettings(1, 16, 64), 0, 2e-4, "fp32", torch.device("cpu"))
+    storage = Storage.open(tmp_path)
+    job = TrialJob(storage, "trial", Experiment(name="test"), {}, Fingerprints("config", "data"), storage, 1, "", 1)
+    job.trial.make_folder()
+    checkpointer = AsyncCheckpointer(job, {}, state, lambda: None, shares_cores=True, clock=lambda: now)
+
+    def step(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        state.step += 1
+        checkpointer.is_due(preemption_notice=False)
+
+    for _ in range(5):
+        step(1.0)
+    checkpointer.save(state, lambda: b"")
+    stall_s = checkpointer._stall_s
+    step(beside_s)
+    assert checkpointer.is_writing()
+    write.may_end.set()
+    checkpointer.wait()
+    step(beside_s)
+    # Steps alone take one second. The thread's own time is the least that counts, twice that the most.
+    assert checkpointer.cost_s == pytest.approx(stall_s + processor_s + more_s)
+    assert not checkpointer.is_due(preemption_notice=False)
+    monkeypatch.setattr(runner.trial.async_checkpointer, "SAVE_SHARE", 1e12)
+    monkeypatch.setattr(runner.trial.async_checkpointer, "MIN_INTERVAL_S", -1.0)
+    assert checkpointer.is_due(preemption_notice=False)
+    checkpointer.close()
