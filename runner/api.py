@@ -19,9 +19,10 @@ from runner.records.metrics_log import read_rows
 from runner.records.results import TrialResult
 from runner.records.results_files import cell_row
 from runner.records.seeds import repeated_cells
-from runner.records.trial_file import TRIALS, image_name, read_outcome
+from runner.records.trial_file import read_outcome
 from runner.report.reading import read_results
 from runner.storage.folder import Storage
+from runner.storage.run_folder import image_name, trial_path
 from runner.sweep.check import Options
 from runner.sweep.run import run_experiment as run
 
@@ -100,7 +101,7 @@ def load_results(folder: str | Path) -> "Results":
     """
     experiment, results = read_results(str(folder))
     trials = [
-        TrialResults(experiment.at(f"{TRIALS}/{result.row['trial']}").local_path, result.params, result.row)
+        TrialResults(experiment.at(trial_path(result.row["trial"])).local_path, result.params, result.row)
         for result in results
     ]
     return Results(experiment.local_path, trials)

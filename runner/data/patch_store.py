@@ -18,11 +18,10 @@ from runner.data.shards import ShardReport
 from runner.data.sources import SPLITS, Source
 from runner.errors import DataError
 from runner.storage.folder import TEMPORARY, Storage
+from runner.storage.run_folder import QUARANTINE
 
-PATCHES = "patches"
 META = "meta.json"
 META_FORMAT = 3  # of meta.json and how it verifies the rest; STORE_FORMAT is what the patches depend on
-QUARANTINE = "quarantine.jsonl"
 NAMES_SHOWN = 5
 LEFTOVER_S = 3600.0
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from runner.records.checkpoints import checkpoint_name, checkpoint_steps
 from runner.records.metrics_log import read_rows
-from runner.records.trial_file import CHECKPOINTS, WEIGHTS
 from runner.storage.folder import Storage
+from runner.storage.run_folder import CHECKPOINTS, WEIGHTS
 
 WALL_TIMES = ("seconds", "images_per_second")
 

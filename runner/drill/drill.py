@@ -13,8 +13,8 @@ from runner.drill.table import Tally
 from runner.drill.target_run import NAME, NotSurvived, NotTried, Setting, TargetRun
 from runner.errors import Exit, ResourceError
 from runner.records.metrics_log import read_rows
-from runner.records.trial_file import TRIALS
 from runner.storage.folder import Storage
+from runner.storage.run_folder import TRIALS
 
 SHORT_MINUTES = 8.0
 EPOCHS, EPOCHS_IN_SHORT = 40, 20

@@ -15,10 +15,10 @@ from runner.drill.planning import Pace
 from runner.drill.processes import POLL_S
 from runner.drill.reach import Reach
 from runner.errors import Exit
-from runner.records.metrics_log import METRICS, read_rows
+from runner.records.metrics_log import read_rows
 from runner.records.starts import read_starts
-from runner.records.trial_file import TRIALS
 from runner.storage.folder import Storage
+from runner.storage.run_folder import METRICS_LOG, TRIALS
 
 T = TypeVar("T")
 
@@ -225,7 +225,7 @@ class TargetRun:
     def _log_id(self) -> int | None:
         """A worker that begins replaces the log: until then its rows are of work that may be lost."""
         try:
-            return (self.trial.local_path / METRICS).stat().st_ino
+            return (self.trial.local_path / METRICS_LOG).stat().st_ino
         except FileNotFoundError:
             return None
 

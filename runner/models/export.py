@@ -11,8 +11,8 @@ from gan.networks.generator import Generator
 from gan.networks.reference import NAMED_SIZES, to_reference
 from runner.errors import DataError, FullError, StorageError
 from runner.models.trained import TrainedModel, open_trained_model
-from runner.records.trial_file import TRIAL_FILE
 from runner.storage.folder import Storage, is_full
+from runner.storage.run_folder import TRIAL_FILE
 from runner.storage.tensor_writer import write_tensors
 
 EXTRA = "pip install 'pix2pix-runner[export]'"

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from gan.networks.generator import Generator
 from runner.config.schema import Experiment
-from runner.data.patch_store import PATCHES
 from runner.errors import DataError
 from runner.records.checkpoints import DamagedCheckpoint, checkpoint_steps, finished_epoch, read_checkpoint
-from runner.records.trial_file import WEIGHTS, WEIGHTS_RECORD, Fingerprints, read_trial_file
+from runner.records.trial_file import Fingerprints, read_trial_file
 from runner.storage.folder import Storage
+from runner.storage.run_folder import PATCHES, WEIGHTS, WEIGHTS_RECORD
 
 LATEST = "latest"
 

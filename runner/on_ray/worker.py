@@ -12,7 +12,8 @@ import ray.train.torch
 import torch.distributed as dist
 
 from gan.training.process_group import ProcessGroup
-from runner.records.checkpoints import MANIFEST, checkpoint_name
+from runner.records.checkpoints import checkpoint_name
+from runner.storage.run_folder import MANIFEST
 from runner.trial.heartbeat import Heartbeat, HeartbeatReply, Progress
 from runner.trial.job import TrialJob
 from runner.trial.loop import train_trial

@@ -20,11 +20,10 @@ from runner.errors import StorageError
 from runner.process.processes import end_marked
 from runner.process.stop_request import Stopped
 from runner.storage.folder import Storage
+from runner.storage.run_folder import LOCK, RAY_FOLDER
 
-LOCK = "lock"
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
-RAY_FOLDER = ".ray"
 START_PREFIX = "start_"
 
 

@@ -17,12 +17,12 @@ import safetensors
 import safetensors.torch
 
 from gan.training.snapshot import Groups
-from runner.records.trial_file import CHECKPOINTS, Fingerprints, record_digest
+from runner.records.trial_file import Fingerprints, record_digest
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.hashing import HashingStream
+from runner.storage.run_folder import CHECKPOINTS, MANIFEST
 from runner.storage.tensor_writer import write_tensors
 
-MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 3
 STEP_PREFIX = "step_"
 DAMAGED_PREFIX = "damaged_"

@@ -8,7 +8,6 @@ from typing import Any
 from gan.evaluation.bootstrap import CONFIDENCE, NUM_DRAWS, SEED
 from gan.evaluation.evaluate import MODES, Scores
 
-EVALUATION = "evaluation.csv"
 PREFIXES = {"study": "{}/", "eval": "{}_eval/"}
 
 

@@ -14,9 +14,9 @@ from gan.networks.pretrained import fitted
 from runner.config.schema import Experiment
 from runner.errors import ConfigError, DataError
 from runner.records.checkpoints import checkpoint_steps
-from runner.records.trial_file import INITIAL_WEIGHTS, TRIALS
 from runner.records.trial_folders import Trial
 from runner.storage.folder import Storage
+from runner.storage.run_folder import INITIAL_WEIGHTS, trial_path
 from runner.storage.tensor_reader import read_tensors
 
 
@@ -38,7 +38,7 @@ def keep_copies(experiment: Storage, pending: Sequence[Trial]) -> None:
     """
     needed = {}
     for place in pending:
-        if place.ids.initial_weights and not checkpoint_steps(experiment.at(f"{TRIALS}/{place.folder}")):
+        if place.ids.initial_weights and not checkpoint_steps(experiment.at(trial_path(place.folder))):
             needed[place.ids.initial_weights] = str(place.trial.config.model.initial_weights)
     copies = experiment.at(INITIAL_WEIGHTS)
     for digest, path in needed.items():

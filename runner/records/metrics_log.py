@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.storage.folder import Storage
-
-METRICS = "metrics.jsonl"
+from runner.storage.run_folder import METRICS_LOG
 
 
 def read_rows(trial: Storage) -> list[dict[str, Any]]:
     """Every whole row of a trial's log, in order of step; a torn last row is left out."""
-    return _parse(trial.read(METRICS)) if trial.exists(METRICS) else []
+    return _parse(trial.read(METRICS_LOG)) if trial.exists(METRICS_LOG) else []
 
 
 def _parse(data: bytes) -> list[dict[str, Any]]:
@@ -49,11 +48,11 @@ class MetricsLog:
         self.seconds = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
         content = b"".join(map(encode_row, rows))
         self.size = len(content)
-        trial.write(METRICS, content)
+        trial.write(METRICS_LOG, content)
 
     def first_bytes(self, size: int) -> bytes:
         """The log as it was when it had that size."""
-        return self._trial.read(METRICS)[:size]
+        return self._trial.read(METRICS_LOG)[:size]
 
     def add(self, row: Mapping[str, Any], *, synced: bool = True) -> None:
         """Appends a row; raises ValueError where its step is not past the last one.
@@ -64,7 +63,7 @@ class MetricsLog:
         if row["step"] <= self.last_step:
             raise ValueError(f"step {row['step']} is logged already (last: {self.last_step})")
         line = encode_row(row)
-        self._trial.append(METRICS, line, synced=synced)
+        self._trial.append(METRICS_LOG, line, synced=synced)
         self.last_step = row["step"]
         self.size += len(line)
 
@@ -91,10 +90,10 @@ class MetricsReader:
     def new_rows(self) -> list[dict[str, Any]]:
         """Rows whose step is past every row handed out before; what has been read is not read again."""
         try:
-            data, file = self._trial.read_from(METRICS, self._size)
+            data, file = self._trial.read_from(METRICS_LOG, self._size)
             if file != self._file:  # opened by a later worker, which may have cut it back
                 self._size, self._file = 0, file
-                data, _ = self._trial.read_from(METRICS, 0)
+                data, _ = self._trial.read_from(METRICS_LOG, 0)
         except FileNotFoundError:
             return []
         whole = data[: data.rfind(b"\n") + 1]

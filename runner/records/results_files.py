@@ -10,16 +10,15 @@ from runner.records.metrics_log import only_finite
 from runner.records.results import TrialResult
 from runner.records.seeds import RepeatedCell, repeated_cells
 from runner.storage.folder import Storage
-
-OVER_SEEDS = "over_seeds.csv"
+from runner.storage.run_folder import OVER_SEEDS, RESULTS_CSV, RESULTS_JSON
 
 
 def write_results(experiment: Storage, results: Sequence[TrialResult]) -> None:
     """Writes the results of an experiment's trials into its folder."""
     rows = [result.row for result in results]
-    experiment.write("results.csv", csv_of(rows))
+    experiment.write(RESULTS_CSV, csv_of(rows))
     text_of_rows = json.dumps([only_finite(row) for row in rows], indent=1, allow_nan=False)
-    experiment.write("results.json", text_of_rows.encode())
+    experiment.write(RESULTS_JSON, text_of_rows.encode())
     if cells := repeated_cells(results):
         experiment.write(OVER_SEEDS, csv_of(list(map(cell_row, cells))))
     else:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.storage.folder import Storage
-
-STARTS = "starts.jsonl"
+from runner.storage.run_folder import STARTS
 
 
 def record_start(trial: Storage, attempt: int, token: str, from_step: int, lost_steps: int) -> None:

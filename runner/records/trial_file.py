@@ -12,14 +12,13 @@ import yaml
 
 from runner.config.schema import Experiment
 from runner.storage.folder import Storage
+from runner.storage.run_folder import (
+    OUTCOME,
+    TRIAL_FILE,
+    WEIGHTS,
+    WEIGHTS_RECORD,
+)
 
-TRIALS = "trials"
-CHECKPOINTS = "checkpoints"
-TRIAL_FILE = "trial.yaml"
-OUTCOME = "outcome.json"
-WEIGHTS = "weights/generator.safetensors"
-WEIGHTS_RECORD = "weights/manifest.json"
-INITIAL_WEIGHTS = "initial_weights"  # in the experiment's folder: files that generators start from, under their SHA-256
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
 
 
@@ -129,11 +128,6 @@ def processor_model() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def image_name(epoch: int) -> str:
-    """Of the grid of pictures that an epoch ends with, in a trial's folder."""
-    return f"images/epoch_{epoch:04d}.png"
 
 
 def write_outcome(trial: Storage, status: str, reason: str = "") -> None:

@@ -9,7 +9,6 @@ from runner.config.messages import show
 from runner.config.schema import Experiment
 from runner.errors import ConfigError
 from runner.records.trial_file import (
-    TRIALS,
     Fingerprints,
     fingerprints,
     finished_epochs,
@@ -18,6 +17,7 @@ from runner.records.trial_file import (
     read_trial_file,
 )
 from runner.storage.folder import Storage
+from runner.storage.run_folder import TRIALS, trial_path
 
 WEIGHTS_FIELD = "model.initial_weights"
 
@@ -51,7 +51,7 @@ def find_trial_folders(
     Raises:
         ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
     """
-    known = {name: read_trial_file(experiment.at(f"{TRIALS}/{name}")) for name in experiment.names(TRIALS)}
+    known = {name: read_trial_file(experiment.at(trial_path(name))) for name in experiment.names(TRIALS)}
     by_fingerprint: dict[tuple[Any, Any], set[str]] = {}
     for name, content in known.items():
         if content:
@@ -71,7 +71,7 @@ def find_trial_folders(
                 same.remove(folder)
             elif (content := known.get(trial.name)) is not None:
                 raise ConfigError(explain_change(experiment, trial, ids, content))
-        storage = experiment.at(f"{TRIALS}/{folder}")
+        storage = experiment.at(trial_path(folder))
         finished = finished_epochs(storage, ids) >= trial.config.training.epochs
         diverged = not finished and read_outcome(storage)["status"] == "diverged"
         placed.append(Trial(trial, folder, ids, finished, diverged))
@@ -109,7 +109,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def recorded_data_fingerprint(experiment: Storage, config: Experiment) -> str | None:
     """The patch store that this experiment's trials were made from, for when its source is gone."""
     for name in experiment.names(TRIALS):
-        content = read_trial_file(experiment.at(f"{TRIALS}/{name}")) or {}
+        content = read_trial_file(experiment.at(trial_path(name))) or {}
         data = content.get("config", {}).get("data", {})
         if (data.get("patching"), data.get("patch_size")) == (config.data.patching, config.data.patch_size):
             return str(content.get("data_fingerprint"))
@@ -123,7 +123,7 @@ def recorded_initial_weights(experiment: Storage, trial: PlannedTrial) -> str:
     """
     path = trial.config.model.initial_weights
     for name in [trial.name, *experiment.names(TRIALS)] if path else ():
-        content = read_trial_file(experiment.at(f"{TRIALS}/{name}")) or {}
+        content = read_trial_file(experiment.at(trial_path(name))) or {}
         digest, was = content.get("initial_weights"), content.get("config", {}).get("model", {}).get("initial_weights")
         if digest and (name == trial.name or was == path):
             return str(digest)

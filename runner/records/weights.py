@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from runner.records.trial_file import WEIGHTS, WEIGHTS_RECORD, Fingerprints
+from runner.records.trial_file import Fingerprints
 from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
+from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD
 from runner.storage.tensor_writer import write_tensors
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from runner.errors import DataError, StorageError
 from runner.records.results_files import write_results
-from runner.report.live import REPORT
 from runner.report.reading import read_results
 from runner.report.writer import Report
 from runner.storage.folder import Storage
+from runner.storage.run_folder import REPORT
 
 
 def write_report(folders: Sequence[str], out: str | None) -> list[str]:

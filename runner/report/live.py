@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from runner.records.results import TrialResult
 from runner.storage.folder import Storage
+from runner.storage.run_folder import REPORT
 from runner.trial.job import first_line
 
 if TYPE_CHECKING:
     from runner.report.writer import Report
 
-REPORT = "report.html"
 MIN_INTERVAL_S = 30.0
 MAX_SHARE = 0.01
 

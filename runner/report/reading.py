@@ -9,12 +9,11 @@ from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
 from runner.process.lease import is_alive, read_lease
 from runner.records.results import TrialResult, trial_row, trial_status
-from runner.records.trial_file import TRIALS, read_outcome, read_trial_file
+from runner.records.trial_file import read_outcome, read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.report.records import TrialRecord
 from runner.storage.folder import Storage
-
-EXPERIMENT_FILE = "experiment.yaml"
+from runner.storage.run_folder import EXPERIMENT_FILE, trial_path
 
 
 def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
@@ -48,7 +47,7 @@ def read_trials(experiment: Storage) -> list[Trial]:
 
 def read_row(experiment: Storage, place: Trial, is_run: bool) -> dict[str, Any]:
     """A trial's row of results; it runs only while a command holds the experiment."""
-    trial = experiment.at(f"{TRIALS}/{place.folder}")
+    trial = experiment.at(trial_path(place.folder))
     running = is_run and read_outcome(trial)["status"] == "running"
     status = trial_status(trial, finished=place.finished, running=running)
     return trial_row(trial, place.folder, place.trial.params, status)
@@ -64,7 +63,7 @@ def read_record(
         among_others: what the page calls the experiment where it has several; empty where it has one.
     """
     name = str(result.row["trial"])
-    folder = experiment.at(f"{TRIALS}/{name}")
+    folder = experiment.at(trial_path(name))
     record = read_trial_file(folder) or {}
     return TrialRecord(
         experiment=experiment.name,

@@ -5,12 +5,12 @@ from typing import Any
 
 from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult
-from runner.records.trial_file import TRIALS
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
 from runner.report.page import render
 from runner.report.reading import read_drawn, read_record
 from runner.storage.folder import Storage
+from runner.storage.run_folder import trial_path
 
 
 class Report:
@@ -34,7 +34,7 @@ class Report:
         return render(names, trials, self._drawn, self._pictures)
 
     def _log(self, experiment: Storage, result: TrialResult) -> Sequence[Mapping[str, Any]]:
-        trial = experiment.at(f"{TRIALS}/{result.row['trial']}")
+        trial = experiment.at(trial_path(result.row["trial"]))
         return self._logs.setdefault(trial.root, CurveLog(trial)).rows()
 
 

@@ -7,7 +7,7 @@ from gan.training.epochs import steps_per_epoch
 from runner.config.loading import to_yaml
 from runner.config.schema import Data
 from runner.console import Console
-from runner.data.patch_store import PATCHES, PatchStore, describe_store, find_store, prepare_patches
+from runner.data.patch_store import PatchStore, describe_store, find_store, prepare_patches
 from runner.data.shards import ShardReport
 from runner.data.sources import Source
 from runner.errors import DataError, Exit, FullError, StorageError
@@ -17,6 +17,7 @@ from runner.process.stop_request import INTERRUPT, StopFlag, Stopped, stop_flag,
 from runner.records.seeds import repeated_cells
 from runner.records.trial_folders import Trial
 from runner.storage.folder import Storage, is_full
+from runner.storage.run_folder import EXPERIMENT_FILE, PATCHES
 from runner.sweep.backends import Backend, InProcess, OnRay
 from runner.sweep.check import CheckedRun, Options
 from runner.sweep.dry_run import count_patches, describe_plan
@@ -30,8 +31,6 @@ from runner.tracking.wandb_sweep import WandbSweep
 from runner.tracking.wandb_trial import WandbTrial
 from runner.trial.job import TrialJob
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
-
-EXPERIMENT_FILE = "experiment.yaml"
 
 
 def print_plan(run: CheckedRun, options: Options, console: Console) -> Exit:

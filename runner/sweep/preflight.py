@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.console import Console
-from runner.data.patch_store import PATCHES
 from runner.data.sources import SPLITS
 from runner.errors import StorageError
-from runner.records.trial_file import CHECKPOINTS, INITIAL_WEIGHTS, TRIALS, read_trial_file
+from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial
+from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, TRIALS, trial_path
 from runner.sweep.check import CheckedRun
 from runner.sweep.dry_run import count_patches, disk_needed, size
 from runner.trial.resources import TrialResources
@@ -16,7 +16,7 @@ from runner.trial.resources import TrialResources
 
 def check_checkpoints(run: CheckedRun, pending: Sequence[Trial], console: Console) -> None:
     """Sets damaged checkpoints aside; raises StorageError where a trial has no other."""
-    folders = {place.folder: run.folder.at(f"{TRIALS}/{place.folder}") for place in pending}
+    folders = {place.folder: run.folder.at(trial_path(place.folder)) for place in pending}
     begun = [place for place in pending if folders[place.folder].exists(CHECKPOINTS)]
     if not begun:
         return
@@ -78,7 +78,7 @@ def bytes_to_copy(run: CheckedRun, pending: Sequence[Trial]) -> int:
 def check_precision(run: CheckedRun, pending: Sequence[Trial], device: str) -> None:
     """Raises ResourceError where a trial was begun in a precision that this machine only emulates."""
     for place in pending:
-        recorded = read_trial_file(run.folder.at(f"{TRIALS}/{place.folder}")) or {}
+        recorded = read_trial_file(run.folder.at(trial_path(place.folder))) or {}
         if not recorded:
             continue
         import torch

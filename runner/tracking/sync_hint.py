@@ -2,18 +2,17 @@
 
 import shlex
 
-from runner.records.trial_file import TRIALS
 from runner.storage.folder import Storage
-from runner.tracking.wandb_session import FOLDER
+from runner.storage.run_folder import TRIALS, WANDB_FOLDER
 
 
 def sync_hint(experiment: Storage) -> str:
     """The command that uploads an experiment's offline runs; "" where there are none, or all have been."""
     patterns = []
-    if any(has_offline_run(experiment.at(f"{TRIALS}/{name}/{FOLDER}")) for name in experiment.names(TRIALS)):
-        patterns.append(f"{TRIALS}/*/{FOLDER}/offline-run-*")
-    if has_offline_run(experiment.at(FOLDER)):
-        patterns.append(f"{FOLDER}/offline-run-*")
+    if any(has_offline_run(experiment.at(f"{TRIALS}/{name}/{WANDB_FOLDER}")) for name in experiment.names(TRIALS)):
+        patterns.append(f"{TRIALS}/*/{WANDB_FOLDER}/offline-run-*")
+    if has_offline_run(experiment.at(WANDB_FOLDER)):
+        patterns.append(f"{WANDB_FOLDER}/offline-run-*")
     place = shlex.quote(experiment.shown)
     return " ".join(["wandb sync", *(f"{place}/{pattern}" for pattern in patterns)]) if patterns else ""
 

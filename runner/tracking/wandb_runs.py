@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.storage.folder import Storage
-from runner.tracking.wandb_session import FOLDER, Identity, OpenRun, contained, end_service, end_service_if_unused
+from runner.storage.run_folder import WANDB_FOLDER
+from runner.tracking.wandb_session import Identity, OpenRun, contained, end_service, end_service_if_unused
 
-STATE = f"{FOLDER}/state.json"
+STATE = f"{WANDB_FOLDER}/state.json"
 # With another value of these the runs go elsewhere.
 DESTINATION = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
 

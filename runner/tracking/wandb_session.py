@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from runner.process.processes import children
 from runner.storage.folder import Storage
+from runner.storage.run_folder import WANDB_FOLDER
 
 if TYPE_CHECKING:
     import wandb
 
-FOLDER = "wandb"
-STAGED = f"{FOLDER}/artifacts"
+STAGED = f"{WANDB_FOLDER}/artifacts"
 SERVICE = "wandb-core"
 DATA_DIR = "WANDB_DATA_DIR"
 DEFAULT_PROJECT = "pix2pix"
@@ -82,8 +82,8 @@ class OpenRun:
         self.mode, self._folder, self._identity = mode, folder, identity
         # Runs of one id replace each other when synced, so an older one must not stay beside the new one;
         # and its state.json must not outlive it.
-        folder.remove(FOLDER)
-        folder.make_folder(FOLDER)
+        folder.remove(WANDB_FOLDER)
+        folder.make_folder(WANDB_FOLDER)
         _open_ids.add(identity.id)
         try:
             self._run = self._init(uploads_weights)
@@ -139,7 +139,7 @@ class OpenRun:
         An offline run names them by absolute path: moved elsewhere, it is synced without them.
         """
         before = os.environ.get(DATA_DIR)
-        os.environ[DATA_DIR] = str(self._folder.local_path / FOLDER)
+        os.environ[DATA_DIR] = str(self._folder.local_path / WANDB_FOLDER)
         try:
             yield
         finally:
@@ -163,8 +163,8 @@ class OpenRun:
             self._check_uploaded()
             self._folder.remove(STAGED)
         # wandb's own logs hold a link to a file in the home folder, which breaks copies of the results.
-        for name in self._folder.names(FOLDER):
-            self._folder.remove(f"{FOLDER}/{name}/logs")
+        for name in self._folder.names(WANDB_FOLDER):
+            self._folder.remove(f"{WANDB_FOLDER}/{name}/logs")
 
     def abandon(self) -> None:
         """Closes it as failed, whatever becomes of it."""
@@ -175,7 +175,7 @@ class OpenRun:
 
     def _check_uploaded(self) -> None:
         """A server that takes a run may still refuse what belongs to it, as when a quota is used up."""
-        for log in (self._folder.local_path / FOLDER).glob("run-*/logs/debug-internal.log"):
+        for log in (self._folder.local_path / WANDB_FOLDER).glob("run-*/logs/debug-internal.log"):
             for line in log.read_text(errors="replace").splitlines():
                 if reason := upload_failure(line):
                     raise TrackingError(reason)

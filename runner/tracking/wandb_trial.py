@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.metrics_log import MetricsReader
-from runner.records.trial_file import WEIGHTS, WEIGHTS_RECORD
 from runner.storage.folder import Storage
+from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD, image_name
 from runner.tracking.wandb_runs import WandbDestination, WandbRun
 from runner.tracking.wandb_session import Identity, OpenRun
 
@@ -134,5 +134,5 @@ def _picture(trial: Storage, row: Mapping[str, Any]) -> Path | None:
     """The picture of the epoch that the row ends, where the row ends one and there is one."""
     if not any(name.startswith("epoch_mean/") for name in row):
         return None
-    name = f"images/epoch_{row['epoch']:04d}.png"
+    name = image_name(row["epoch"])
     return trial.local_path / name if trial.exists(name) else None

@@ -9,10 +9,9 @@ from typing import Any
 from runner.config.schema import Experiment
 from runner.process.lease import Superseded, check_current
 from runner.records.starts import newest_start
-from runner.records.trial_file import TRIALS, Fingerprints
+from runner.records.trial_file import Fingerprints
 from runner.storage.folder import Storage, is_full
-
-LOG = "log.txt"
+from runner.storage.run_folder import LOG, trial_path
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class TrialJob:
     @property
     def trial(self) -> Storage:
         """The trial's folder."""
-        return self.experiment.at(f"{TRIALS}/{self.name}")
+        return self.experiment.at(trial_path(self.name))
 
     def check_current(self) -> None:
         """Raises Superseded where another start of the command, or of this trial's workers, has taken over."""

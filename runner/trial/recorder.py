@@ -9,10 +9,10 @@ from gan.evaluation.evaluate import MODES, evaluate, fixed_sample, generate, sco
 from gan.evaluation.grids import comparison_png
 from gan.training.loop import LoggedStep
 from gan.training.state import TrainState
-from runner.records.evaluation_csv import EVALUATION, PREFIXES, csv_of, final_row, named
+from runner.records.evaluation_csv import PREFIXES, csv_of, final_row, named
 from runner.records.metrics_log import MetricsLog
-from runner.records.trial_file import image_name
 from runner.storage.folder import is_full
+from runner.storage.run_folder import EVALUATION_CSV, IMAGES, image_name
 from runner.trial.heartbeat import Heartbeat
 from runner.trial.job import TrialJob
 from runner.trial.outcome import Diverged
@@ -101,7 +101,7 @@ class Recorder:
     def evaluate_all(self) -> dict[str, float]:
         """All metrics over all validation patches, for the last row; evaluation.csv has the value of each patch."""
         scores = score(self._state.compute_generator, self._val_patches, self._state.device, self.on_picture)
-        self.writing(lambda: self._job.trial.write(EVALUATION, csv_of(scores)))
+        self.writing(lambda: self._job.trial.write(EVALUATION_CSV, csv_of(scores)))
         return final_row(scores)
 
     def on_picture(self) -> None:
@@ -114,7 +114,7 @@ class Recorder:
         """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
         indices = fixed_sample(len(self._val_patches), NUM_PICTURES)
         rows = generate(self._state.compute_generator, self._val_patches, indices, "study", self._state.device)
-        self._job.trial.make_folder("images")
+        self._job.trial.make_folder(IMAGES)
         self._job.trial.write(image_name(epoch), comparison_png(rows))
 
 

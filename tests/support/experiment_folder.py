@@ -17,13 +17,14 @@ from gan.training.losses import LOSS_NAMES
 from runner.config.loading import plan_trials, to_yaml, validate
 from runner.config.schema import Training
 from runner.data.synthesis import draw_pair
-from runner.records.metrics_log import METRICS, encode_row
+from runner.records.metrics_log import encode_row
 from runner.records.results import TrialResult
 from runner.records.starts import record_start
-from runner.records.trial_file import TRIALS, fingerprints, write_outcome, write_trial_file
+from runner.records.trial_file import fingerprints, write_outcome, write_trial_file
 from runner.records.weights import write_weights
 from runner.report.reading import read_results
 from runner.storage.folder import Storage
+from runner.storage.run_folder import METRICS_LOG, TRIALS
 
 Grid = Callable[[Mapping[str, Any], int], bytes]
 NUM_PATCHES = 40
@@ -126,7 +127,7 @@ def write_experiment_folder(
         record_start(folder, 1, "token", 0, 0)
         done = epochs if status == "finished" else epochs // 2
         rows = log_rows(trial.config.training, done, rows_per_epoch, seed)
-        folder.write(METRICS, b"".join(map(encode_row, rows)))
+        folder.write(METRICS_LOG, b"".join(map(encode_row, rows)))
         write_pictures(folder, trial.params, done, grid)
         write_outcome(folder, status, reason)
         if status == "finished":

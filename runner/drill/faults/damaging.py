@@ -12,10 +12,16 @@ from pathlib import Path
 from runner.drill.command_run import CommandRun
 from runner.drill.target_run import NotSurvived, TargetRun
 from runner.errors import Exit
-from runner.process.lease import RAY_FOLDER
-from runner.records.checkpoints import DAMAGED_PREFIX, MANIFEST, checkpoint_name, checkpoint_steps
-from runner.records.metrics_log import METRICS
-from runner.records.trial_file import CHECKPOINTS, TRIAL_FILE
+from runner.records.checkpoints import DAMAGED_PREFIX, checkpoint_name, checkpoint_steps
+from runner.storage.run_folder import (
+    CHECKPOINTS,
+    MANIFEST,
+    METRICS_LOG,
+    RAY_FOLDER,
+    RESULTS_CSV,
+    RESULTS_JSON,
+    TRIAL_FILE,
+)
 
 DISK_BYTES = 24 * 2**20
 FILE_BYTES = 700_000  # less than the generator's optimizer state, more than all else
@@ -81,8 +87,8 @@ def tear_small_files(target: TargetRun) -> None:
     stop_somewhere(target)
     before = target.moment()
     trial, experiment = target.trial.local_path, target.experiment.local_path
-    halve_last_line(trial / METRICS)
-    for path in (trial / TRIAL_FILE, experiment / "results.csv", experiment / "results.json"):
+    halve_last_line(trial / METRICS_LOG)
+    for path in (trial / TRIAL_FILE, experiment / RESULTS_CSV, experiment / RESULTS_JSON):
         halve(path)
     for path in sorted((experiment / RAY_FOLDER).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -10,8 +10,8 @@ from runner.drill.target_run import NotSurvived, NotTried, TargetRun
 from runner.drill.two_nodes import two_nodes
 from runner.errors import Exit
 from runner.records.starts import read_starts
-from runner.records.trial_file import CHECKPOINTS
 from runner.storage.folder import TEMPORARY
+from runner.storage.run_folder import CHECKPOINTS
 
 WRITE_WAIT_S = 20.0
 

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from runner.records.trial_file import image_name
 from runner.report.records import TrialRecord
 from runner.storage.folder import Storage
+from runner.storage.run_folder import IMAGES, image_name
 
-FOLDER = "images"
 PADDING = 4
 COLUMNS = 3
 MAX_EPOCHS = 12
@@ -153,7 +152,7 @@ def frame(index: int, cuts: Mapping[int, Cut], wanted: Sequence[int | None]) -> 
 
 def picture_epochs(folder: Storage) -> list[int]:
     """The epochs after which a trial has left a picture."""
-    matches = (re.fullmatch(r"epoch_(\d+)\.png", name) for name in folder.names(FOLDER))
+    matches = (re.fullmatch(r"epoch_(\d+)\.png", name) for name in folder.names(IMAGES))
     return sorted(int(match[1]) for match in matches if match)
 
 

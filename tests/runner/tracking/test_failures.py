@@ -17,9 +17,9 @@ import torch
 from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.process.lease import Superseded
-from runner.records.metrics_log import METRICS
 from runner.records.trial_file import read_outcome
 from runner.storage.folder import Storage
+from runner.storage.run_folder import METRICS_LOG
 from runner.tracking.tracker import Tracker
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_session import upload_failure
@@ -182,11 +182,11 @@ def test_a_failure_offline_is_said_once_and_ends_that_trials_tracking(
 ) -> None:
     monkeypatch.setenv("WANDB_SERVICE", "nonsense")
     log_steps(trial, range(3))
-    log = trial.read(METRICS)
+    log = trial.read(METRICS_LOG)
     said: list[str] = []
     track(trial, "finished", notify=said.append)
     assert len(said) == 1 and trial.name in said[0] and "Failed to parse WANDB_SERVICE" in said[0]
-    assert trial.read(METRICS) == log and not trial.exists("wandb/state.json")
+    assert trial.read(METRICS_LOG) == log and not trial.exists("wandb/state.json")
     assert not wandb_processes()
 
 
@@ -194,11 +194,11 @@ def test_a_picture_that_cannot_be_read_ends_tracking_with_the_log_untouched(tria
     trial.make_folder("images")
     trial.write("images/epoch_0001.png", b"no picture")
     reopen_log(trial, -1).add(a_row(10) | {"epoch_mean/l1_loss": 0.5})
-    content = trial.read(METRICS)
+    content = trial.read(METRICS_LOG)
     said: list[str] = []
     track(trial, "finished", notify=said.append)
     assert len(said) == 1 and "W&B tracking of" in said[0]
-    assert trial.read(METRICS) == content
+    assert trial.read(METRICS_LOG) == content
     assert not wandb_processes()
 
 
@@ -209,7 +209,7 @@ def test_nothing_is_tracked_by_a_start_that_another_has_followed(trial: Storage)
     log_steps(trial, range(3))
     tracker = Tracker({trial.name: tracking_of(trial)}, None, superseded, pytest.fail)
     tracker.finish([{"trial": trial.name, "status": "finished"}])
-    assert trial.names() == [METRICS]
+    assert trial.names() == [METRICS_LOG]
 
 
 def test_a_start_that_is_followed_in_the_middle_touches_no_further_trial(trial: Storage) -> None:
@@ -226,7 +226,7 @@ def test_a_start_that_is_followed_in_the_middle_touches_no_further_trial(trial: 
     tracker = Tracker({place.name: tracking_of(place) for place in places}, None, check_current, pytest.fail)
     tracker.finish([{"trial": place.name, "status": "finished"} for place in places])
     assert offline_run(trial).steps == [0, 1, 2]
-    assert second.names() == [METRICS]
+    assert second.names() == [METRICS_LOG]
 
 
 def test_closing_waits_for_what_is_being_done_and_begins_nothing_more(trial: Storage) -> None:
@@ -249,7 +249,7 @@ def test_closing_waits_for_what_is_being_done_and_begins_nothing_more(trial: Sto
     assert not over.wait(0.1), "it returned while a trial was being tracked"
     may_go_on.set()
     closing.join()
-    assert unlogged.names() == [METRICS]
+    assert unlogged.names() == [METRICS_LOG]
     trackings[trial.name].finish({"status": "stopped"})
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.records.metrics_log import METRICS, encode_row
-from runner.records.trial_file import WEIGHTS, WEIGHTS_RECORD
+from runner.records.metrics_log import encode_row
 from runner.storage.folder import Storage
+from runner.storage.run_folder import METRICS_LOG, WEIGHTS, WEIGHTS_RECORD
 from runner.tracking.wandb_runs import resolve_mode
 from runner.tracking.wandb_trial import ROWS_PER_UPDATE, run_id
 from tests.support.experiments import ROOT, reopen_log
@@ -178,7 +178,7 @@ def test_a_state_that_is_torn_or_of_another_status_is_not_believed(trial: Storag
 
 def test_a_long_log_is_handed_over_in_pieces_and_whole(trial: Storage) -> None:
     steps = range(ROWS_PER_UPDATE + 7)
-    trial.write(METRICS, b"".join(encode_row({"step": step, "epoch": 1}) for step in steps))
+    trial.write(METRICS_LOG, b"".join(encode_row({"step": step, "epoch": 1}) for step in steps))
     track(trial, "finished")
     assert offline_run(trial).steps == list(steps)
 
@@ -200,7 +200,7 @@ def test_without_rows_nothing_is_opened_and_what_is_recorded_is_not_recorded_aga
 def test_off_means_off(trial: Storage) -> None:
     log_steps(trial, range(3))
     track(trial, "finished", mode="off")
-    assert trial.names() == [METRICS]
+    assert trial.names() == [METRICS_LOG]
 
 
 def test_runs_stay_open_beside_each_other_and_the_service_ends_with_the_last(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_nothing_about_the_machine_or_the_program_is_kept(trial: Storage) -> Non
     track(trial, "finished")
     assert offline_run(trial).host == ""
     kept = {path.name for path in trial.local_path.rglob("*") if path.is_file() or path.is_symlink()}
-    assert kept == {METRICS, "state.json", f"run-{offline_run(trial).id}.wandb"}
+    assert kept == {METRICS_LOG, "state.json", f"run-{offline_run(trial).id}.wandb"}
 
 
 def test_nothing_about_the_machine_or_the_program_is_sent(

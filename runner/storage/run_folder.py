@@ -1,0 +1,51 @@
+"""What the files and folders of a storage are called; see the README for what each holds.
+
+STORAGE/
+  patches/FINGERPRINT/                 quarantine.jsonl
+  EXPERIMENT/                          experiment.yaml  results.csv  report.html  lock  .ray/
+    trials/TRIAL/                      trial.yaml  metrics.jsonl  log.txt  outcome.json  starts.jsonl
+      checkpoints/step_00004384/       manifest.json
+"""
+
+# In the storage.
+PATCHES = "patches"
+
+# In a patch store.
+QUARANTINE = "quarantine.jsonl"
+
+# In an experiment's folder.
+EXPERIMENT_FILE = "experiment.yaml"
+RESULTS_CSV = "results.csv"
+RESULTS_JSON = "results.json"
+OVER_SEEDS = "over_seeds.csv"
+REPORT = "report.html"
+LOCK = "lock"
+RAY_FOLDER = ".ray"
+INITIAL_WEIGHTS = "initial_weights"  # files that generators start from, each named by its SHA-256
+TRIALS = "trials"
+
+# In a trial's folder.
+TRIAL_FILE = "trial.yaml"
+METRICS_LOG = "metrics.jsonl"
+LOG = "log.txt"
+OUTCOME = "outcome.json"
+STARTS = "starts.jsonl"
+EVALUATION_CSV = "evaluation.csv"
+IMAGES = "images"
+WEIGHTS = "weights/generator.safetensors"
+WEIGHTS_RECORD = "weights/manifest.json"
+CHECKPOINTS = "checkpoints"
+MANIFEST = "manifest.json"  # in each checkpoint
+
+# In an experiment's and in a trial's folder.
+WANDB_FOLDER = "wandb"
+
+
+def trial_path(name: str) -> str:
+    """The folder of a trial, relative to its experiment's."""
+    return f"{TRIALS}/{name}"
+
+
+def image_name(epoch: int) -> str:
+    """The grid of pictures that an epoch ends with, relative to its trial's folder."""
+    return f"{IMAGES}/epoch_{epoch:04d}.png"
