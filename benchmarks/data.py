@@ -27,7 +27,7 @@ from benchmarks.figures import Spread, benchmark_parser, publish, ratios, second
 from gan.data.jitter import jitter_margin, jitter_pair
 from gan.data.patches import Patches
 from gan.data.pictures import decode_picture
-from gan.training.loop import Decision, LoggedStep, TrainingSettings, fit
+from gan.training.loop import BeforeStep, TrainingSettings, fit
 from gan.training.state import ModelSettings, TrainState
 from runner.config.schema import Data
 from runner.data.patch_store import Cut, PatchStore, prepare_patches
@@ -239,10 +239,11 @@ def step_seconds(patches: Patches, batch_size: int, channels: int, device: torch
     state = TrainState(ModelSettings(channels), 0, 2e-4, precision, device)
     times: list[float] = []
 
-    def note(logged: LoggedStep) -> None:
-        times.append(time.perf_counter())
-
-    fit(state, patches, settings, on_step=note, decide=lambda: Decision(Decision.STOP * (len(times) == STEPS + 2)))
+    for event in fit(state, patches, settings):
+        if not isinstance(event, BeforeStep):
+            times.append(time.perf_counter())
+        elif len(times) == STEPS + 2:
+            break
     return [end - start for start, end in pairwise(times[1:])]
 
 

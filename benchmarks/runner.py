@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
 from gan.data.patches import Patches
-from gan.training.loop import Decision, LoggedStep, TrainingSettings, fit
+from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.state import ModelSettings, TrainState
 
 TRIAL_S = 300.0
@@ -242,7 +242,7 @@ def pauses_between(trials: list[Span], at_once: int) -> list[float]:
 
 
 def bare_speed(experiment: dict[str, Any], store: Path) -> float:
-    """Steps a second of gan.fit alone on one core, once runtime."""
+    """Steps a second of gan.fit alone on one core, after the first steps."""
     torch.set_num_threads(1)
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as the runner has it
@@ -257,26 +257,22 @@ def bare_speed(experiment: dict[str, Any], store: Path) -> float:
     state = TrainState(model, 0, settings.learning_rate, "fp32", torch.device("cpu"))
     times: list[tuple[int, float]] = []
 
-    def note(logged: LoggedStep) -> None:
-        times.append((logged.step, time.perf_counter()))
-
-    def note_epoch(logged: LoggedStep, means: dict[str, float]) -> Decision:
-        note(logged)
-        return Decision.GO_ON
-
-    fit(state, Patches.open(store, "train"), settings, on_step=note, on_epoch=note_epoch)
+    for event in fit(state, Patches.open(store, "train"), settings):
+        if not isinstance(event, BeforeStep):
+            logged = event.last if isinstance(event, EpochEnd) else event
+            times.append((logged.step, time.perf_counter()))
     return steps_per_s(times)
 
 
 def logged_speed(trial: Path) -> float:
-    """Steps a second as metrics.jsonl has them, once runtime."""
+    """Steps a second as metrics.jsonl has them, after the first steps."""
     return steps_per_s([(row["step"], row["seconds"]) for row in read_lines(trial / "metrics.jsonl")])
 
 
 def steps_per_s(times: list[tuple[int, float]]) -> float:
     """From (step, seconds) pairs, from SETTLED_STEP on."""
-    runtime = [(step, at) for step, at in times if step >= SETTLED_STEP]
-    (first_step, start), (last_step, end) = runtime[0], runtime[-1]
+    timed = [(step, at) for step, at in times if step >= SETTLED_STEP]
+    (first_step, start), (last_step, end) = timed[0], timed[-1]
     return (last_step - first_step) / (end - start)
 
 

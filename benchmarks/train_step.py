@@ -22,9 +22,9 @@ from torch import Tensor
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
 from gan.data.batches import resident_limit
 from gan.data.patches import Patches
-from gan.gpu.cuda_graph import runs_as_graph
+from gan.gpu.cuda_graph import uses_cuda_graph
 from gan.training.allocator import keep_freed_memory
-from gan.training.loop import Decision, TrainingSettings, fit
+from gan.training.loop import BeforeStep, TrainingSettings, fit
 from gan.training.precision import LOWER_TYPES, resolve_precision
 from gan.training.process_group import ProcessGroup
 from gan.training.state import ModelSettings, TrainState
@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "channels": arguments.channels,
         "precision": precision,
         "deterministic": not arguments.not_deterministic,
-        "cuda_graph": runs_as_graph(device, ProcessGroup()),
+        "cuda_graph": uses_cuda_graph(device, ProcessGroup()),
         "ours_s": ours_s.median,
         "ours_s_spread": ours_s,
         "images_per_s": arguments.batch_size / ours_s.median,
@@ -148,17 +148,16 @@ class OurSteps:
         warm_up = self.state.step + 3
         times: list[float] = []
 
-        def decide() -> Decision:
-            step = self.state.step
-            if step < warm_up:
-                return Decision.GO_ON
-            if self.state.device.type == "cuda" and step in (warm_up, warm_up + steps):
+        resident_bytes = resident_limit(self.state.device, 1.0)
+        for event in fit(self.state, cast(Patches, self.patches), self.settings, resident_bytes=resident_bytes):
+            if not isinstance(event, BeforeStep) or event.step < warm_up:
+                continue
+            if self.state.device.type == "cuda" and event.step in (warm_up, warm_up + steps):
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
-            return Decision.STOP if step == warm_up + steps else Decision.GO_ON
+            if event.step == warm_up + steps:
+                break
 
-        resident_bytes = resident_limit(self.state.device, 1.0)
-        fit(self.state, cast(Patches, self.patches), self.settings, resident_bytes=resident_bytes, decide=decide)
         if self.state.device.type == "cuda":
             return (times[-1] - times[0]) / steps
         return spread(np.diff(times).tolist()).median

@@ -4,7 +4,6 @@ The graph computes what the same step does without one, a resumed training has t
 are PyTorch's layers to rounding.
 """
 
-import functools
 import itertools
 
 import pytest
@@ -12,23 +11,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import gan.training.loop
+import gan.gpu.cuda_graph
 from benchmarks.train_step import NoisePatches
 from gan.data.batches import BatchLoader
 from gan.data.jitter import jitter_batch, jitter_pair
 from gan.data.patches import Patches
-from gan.data.randomness import dropout_bits, plan_epoch
+from gan.data.randomness import dropout_bits, dropout_masks, plan_epoch
 from gan.gpu.availability import has_kernels
-from gan.gpu.batch_norm import normalised
 from gan.gpu.cuda_graph import warm_up
-from gan.gpu.streams import LAST, SideStream
-from gan.networks.convolution import downsample, upsample
+from gan.gpu.networks import batch_norm_act, downsample, upsample
+from gan.gpu.step import gpu_train_step
+from gan.gpu.streams import LOW_PRIORITY, SideStream, StepStreams
 from gan.networks.discriminator import Discriminator
-from gan.training.loop import Decision, TrainingSettings, fit, learn_from
+from gan.training.computation import batch_step
+from gan.training.loop import BeforeStep, TrainingSettings, fit
 from gan.training.optimizer import BETAS, EPSILON, Adam
 from gan.training.precision import low_precision_copy
 from gan.training.process_group import ProcessGroup
 from gan.training.state import ModelSettings, TrainState
+from gan.training.step import train_step
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
 GPU = torch.device("cuda", 0)
@@ -55,14 +56,15 @@ def new_state(precision: str) -> TrainState:
 def train(state: TrainState, precision: str, batch_size: int, until: int) -> dict[str, torch.Tensor]:
     """Trains up to a step, on patches whose last batch in an epoch is smaller; all tensors of the state."""
     patches = NoisePatches(5 * batch_size + batch_size // 2)
-    stop = lambda: Decision.STOP if state.step >= until else Decision.GO_ON  # noqa: E731
-    fit(state, patches, settings(precision, batch_size), resident_bytes=10**9, decide=stop)  # type: ignore[arg-type]
+    for event in fit(state, patches, settings(precision, batch_size), resident_bytes=10**9):  # type: ignore[arg-type]
+        if isinstance(event, BeforeStep) and event.step >= until:
+            break
     return everything(state)
 
 
 def everything(state: TrainState) -> dict[str, torch.Tensor]:
     saved = {f"{group}.{name}": t for group, tensors in state.state_dict().items() for name, t in tensors.items()}
-    saved |= {f"low.{name}": t for name, t in state.compute_generator.named_parameters()}
+    saved |= {f"compute.{name}": t for name, t in state.compute_generator.named_parameters()}
     return {name: t.detach().clone() for name, t in saved.items()}
 
 
@@ -79,19 +81,32 @@ def test_a_resumed_training_and_one_without_the_graph_have_the_same_bits(
     train(first, precision, batch_size, 6)
     second.load_state_dict(first.state_dict())
     assert different(undisturbed, train(second, precision, batch_size, 14)) == []
-    monkeypatch.setattr(gan.training.loop, "runs_as_graph", lambda *_: False)
+    monkeypatch.setattr(gan.gpu.cuda_graph, "uses_cuda_graph", lambda *_: False)
     assert different(undisturbed, train(new_state(precision), precision, batch_size, 14)) == []
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_rehearsal_leaves_the_state_as_it_was(precision: str) -> None:
+def test_a_warm_up_leaves_the_state_as_it_was(precision: str) -> None:
     state = new_state(precision)
     before = train(state, precision, 1, 2)
     loader, plan = BatchLoader(NoisePatches(4), GPU), plan_epoch(0, 1, 4, 30)  # type: ignore[arg-type]
     bits = dropout_bits(state.generator.dropout_shapes, 1, slice(0, 1), 0, 2)
-    learn = functools.partial(learn_from, state=state, lambda_l1=100.0, group=ProcessGroup())
-    warm_up(state, learn, loader.batch(plan, slice(2, 3), bits))
+    run_step = batch_step(state, 100.0, 1, ProcessGroup())
+    warm_up(state, run_step, loader.batch(plan, slice(2, 3), bits))
     assert different(before, everything(state)) == []
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 5e-3), ("bf16", 5e-2)])
+def test_the_step_learns_what_the_plain_step_learns(precision: str, tolerance: float) -> None:
+    plain, fast = new_state(precision), new_state(precision)
+    shapes = plain.generator.dropout_shapes
+    for step in range(3):
+        random = torch.Generator().manual_seed(step)
+        source, target = (torch.rand(2, 2, 3, 256, 256, generator=random) * 2 - 1).to(GPU)
+        masks = dropout_masks(torch.from_numpy(dropout_bits(shapes, 2, slice(0, 2), 0, step)).to(GPU), shapes)
+        wanted = train_step(plain, source, target, masks, 100.0, ProcessGroup())
+        found = gpu_train_step(fast, StepStreams.on(GPU), source, target, masks, 100.0, ProcessGroup())
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
 def pictures(*shape: int, kind: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -116,7 +131,7 @@ def test_normalised_activations_are_pytorchs(size: tuple[int, ...], slopes: list
     given = [pictures(size[0], 2 * size[1], *size[2:], seed=1 + i)[:, size[1] :] for i in range(len(slopes))]
     y = plain(x) if mask is None else plain(x) * mask
     expected = [F.leaky_relu(y, slope) for slope in slopes]
-    results = normalised(norm, x, slopes, mask)
+    results = batch_norm_act(norm, x, slopes, mask)
     torch.testing.assert_close(results, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close([*norm.buffers()], [*plain.buffers()], rtol=1e-4, atol=1e-5)
     found = torch.autograd.grad(results, [x, norm.weight, norm.bias], given)
@@ -129,7 +144,7 @@ def test_a_skip_connections_channels_come_first() -> None:
     norm, size = nn.BatchNorm2d(64).to(GPU), (2, 64, 32, 32)
     x, skip = pictures(*size).requires_grad_(), pictures(*size, seed=1).requires_grad_()
     expected = torch.cat([skip, F.relu(norm(x))], dim=1)
-    (result,) = normalised(norm, x, [0.0], None, skip)
+    (result,) = batch_norm_act(norm, x, [0.0], None, skip)
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
     given = pictures(*expected.shape, seed=2)
     found, wanted = (torch.autograd.grad(y, [x, skip, norm.weight, norm.bias], given) for y in (result, expected))
@@ -149,17 +164,17 @@ def test_jitter_is_grid_samples() -> None:
 def test_products_are_convolutions_and_so_are_gradients_beside_one_another(size: tuple[int, ...]) -> None:
     x, weight = pictures(*size).requires_grad_(), pictures(32, size[1], 4, 4, seed=1).requires_grad_()
     up, bias = pictures(size[1], 32, 4, 4, seed=2).requires_grad_(), torch.randn(32, device=GPU, requires_grad=True)
-    side = SideStream(GPU, LAST)
+    stream = SideStream(GPU, LOW_PRIORITY)
     for mine, other, parameters in (
         (downsample(x, weight), F.conv2d(x, weight, stride=2, padding=1), [weight]),
-        (downsample(x, weight, side), F.conv2d(x, weight, stride=2, padding=1), [weight]),
+        (downsample(x, weight, stream), F.conv2d(x, weight, stride=2, padding=1), [weight]),
         (upsample(x, up), F.conv_transpose2d(x, up, stride=2, padding=1), [up]),
-        (upsample(x, up, side=side), F.conv_transpose2d(x, up, stride=2, padding=1), [up]),
-        (upsample(x, up, bias, side), F.conv_transpose2d(x, up, bias, stride=2, padding=1), [up, bias]),
+        (upsample(x, up, stream=stream), F.conv_transpose2d(x, up, stride=2, padding=1), [up]),
+        (upsample(x, up, bias, stream), F.conv_transpose2d(x, up, bias, stride=2, padding=1), [up, bias]),
     ):
         given = pictures(*other.shape, seed=3)
         found, wanted = (torch.autograd.grad(y, [x, *parameters], given) for y in (mine, other))
-        side.join()
+        stream.join()
         pairs = zip([mine, *found], [other, *wanted], strict=True)
         for a, b in pairs:
             assert float((a - b).detach().norm() / b.detach().norm()) < 2e-3  # TF32 may be on
@@ -180,9 +195,9 @@ def test_updates_are_adams(precision: str) -> None:
         for name, parameter in plain.named_parameters():
             parameter.grad = values[name].float()
         theirs.step()
-    for mine, other, rounded in zip(ours.parameters(), plain.parameters(), low.parameters(), strict=True):
+    for mine, other, copied in zip(ours.parameters(), plain.parameters(), low.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
-        assert torch.equal(rounded, mine.to(rounded.dtype))
+        assert torch.equal(copied, mine.to(copied.dtype))
 
 
 def test_patches_stay_on_the_gpu_and_are_those_of_the_store(patches: Patches) -> None:

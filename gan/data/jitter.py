@@ -55,9 +55,9 @@ def jitter_batch(source: Tensor, target: Tensor, places: Tensor) -> tuple[Tensor
         source and target, (N, 3, S, S) float32 in [-1, 1].
     """
     if has_kernels(source.device):
-        from gan.gpu import kernels  # needs Triton, which is only there for GPUs
+        from gan.gpu.jitter import jitter  # needs Triton
 
-        return kernels.jitter(source, target, places, enlarged_size(source.shape[-1]))
+        return jitter(source, target, places, enlarged_size(source.shape[-1]))
     indices, *draws = places.unbind()
     return jitter_pair(source[indices], target[indices], *draws)
 

@@ -1,16 +1,28 @@
-"""What a device can run."""
+"""Whether this package's kernels run on a device."""
 
 import functools
 import importlib.util
 
 import torch
 
+OLDEST_CAPABILITY = (8, 0)
+
 
 @functools.cache
 def has_kernels(device: torch.device) -> bool:
-    """True on a GPU that runs `gan.gpu.kernels`; that takes Triton and a C compiler beside it."""
+    """True on an NVIDIA GPU of at least OLDEST_CAPABILITY, with Triton and a C compiler for it.
+
+    Elsewhere PyTorch's own operations are used: import the modules that hold kernels only where this is true.
+    """
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
-    from gan.gpu import kernels
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return False
 
-    return kernels.run_on(device)
+    from gan.gpu import conv
+
+    try:
+        conv.gather(torch.zeros(1, 1, 2, 2, device=device))
+    except Exception:  # whatever a compiler or a driver raises
+        return False
+    return True

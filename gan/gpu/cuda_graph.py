@@ -5,60 +5,61 @@ from collections.abc import Callable
 import torch
 
 from gan.data.batches import Batch
-from gan.gpu.streams import FIRST, new_stream
+from gan.gpu.streams import HIGH_PRIORITY, new_stream
 from gan.training.process_group import ProcessGroup
 from gan.training.state import TrainState
 
 NUM_WARM_UP_STEPS = 3
 
 
-def runs_as_graph(device: torch.device, group: ProcessGroup) -> bool:
-    """True on a GPU for a worker that is alone; a team's steps are launched kernel by kernel."""
+def uses_cuda_graph(device: torch.device, group: ProcessGroup) -> bool:
+    """True on a GPU for a worker that trains alone; the steps of several workers are launched kernel by kernel."""
     return device.type == "cuda" and group.world_size == 1
 
 
-class GraphedStep:
-    """Learns from batches of one size by a graph, from smaller ones without.
+class CudaGraphStep:
+    """Takes steps over batches of one size by a graph, over smaller ones without.
 
     Args:
-        learn: the step's computation; it changes the state's tensors in place and reads nothing back.
+        run_step: the step's computation; it changes the state's tensors in place and reads nothing back.
         batch_size: pictures in the batches that the graph is for.
     """
 
-    def __init__(self, state: TrainState, learn: Callable[[Batch], None], batch_size: int) -> None:
-        self._state, self._learn, self._batch_size = state, learn, batch_size
+    def __init__(self, state: TrainState, run_step: Callable[[Batch], None], batch_size: int) -> None:
+        self._state, self._run_step, self._batch_size = state, run_step, batch_size
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: Batch | None = None
 
     def __call__(self, batch: Batch) -> None:
         """One step."""
         if batch.size != self._batch_size:
-            self._learn(batch)
+            self._run_step(batch)
             return
+
         if self._graph is None or self._batch is None:
             self._batch = batch.on(self._state.device)
             self._graph = self._capture(self._batch)
-        for place, tensor in zip(self._batch, batch, strict=True):
-            if place is not tensor:  # patches that stay on the device are read where they are
-                place.copy_(tensor, non_blocking=True)
+        for static, tensor in zip(self._batch, batch, strict=True):
+            if static is not tensor:  # patches that stay on the device are read where they are
+                static.copy_(tensor, non_blocking=True)
         self._graph.replay()
 
     def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:
-        """The graph that learns from whatever stands in the batch's tensors; the state stays as it is."""
-        warm_up(self._state, self._learn, batch)
+        """The graph that steps over whatever the batch's tensors hold; the state stays as it is."""
+        warm_up(self._state, self._run_step, batch)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=new_stream(self._state.device, FIRST)):
-            self._learn(batch)
+        with torch.cuda.graph(graph, stream=new_stream(self._state.device, HIGH_PRIORITY)):
+            self._run_step(batch)
         return graph
 
 
-def warm_up(state: TrainState, learn: Callable[[Batch], None], batch: Batch) -> None:
+def warm_up(state: TrainState, run_step: Callable[[Batch], None], batch: Batch) -> None:
     """Lets the libraries choose and load what they need, which a capture may not do; the state stays as it is."""
-    stream = new_stream(state.device, FIRST) if state.device.type == "cuda" else None
+    stream = new_stream(state.device, HIGH_PRIORITY) if state.device.type == "cuda" else None
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream())
-    with state.kept(), torch.cuda.stream(stream):  # no stream, no effect
+    with state.preserved(), torch.cuda.stream(stream):  # no stream, no effect
         for _ in range(NUM_WARM_UP_STEPS):
-            learn(batch)
+            run_step(batch)
     if stream is not None:
         torch.cuda.current_stream().wait_stream(stream)

@@ -1,4 +1,4 @@
-"""Gradients of a computation piece by piece, so that the first ones are used while others are still to come."""
+"""A backward pass in segments, so that the first gradients are used while others are still being computed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -8,7 +8,13 @@ from torch.autograd import grad
 
 
 class Segment(NamedTuple):
-    """A part of a computation: what it computed, from what, and the same results as the next piece took them."""
+    """A part of a forward pass with an autograd graph of its own.
+
+    Attributes:
+        inputs: those that need gradients.
+        results: what it computed.
+        leaves: the same results, detached, as the next segment takes them.
+    """
 
     parameters: Mapping[str, Tensor]
     inputs: list[Tensor]
@@ -17,42 +23,44 @@ class Segment(NamedTuple):
 
 
 class SegmentedBackward:
-    """A computation whose pieces have each a graph of its own. A result is used by one later piece at most."""
+    """A forward pass cut into segments. Each result is used by one later segment at most."""
 
     def __init__(self) -> None:
-        self._pieces: list[Segment] = []
+        self._segments: list[Segment] = []
 
     def run(
         self, parameters: Mapping[str, Tensor], compute: Callable[..., Tensor | Sequence[Tensor]], *inputs: Tensor
     ) -> list[Tensor]:
-        """The results of the next piece."""
+        """Computes the next segment; its results, as leaves."""
         computed = compute(*inputs)
         results = [computed] if isinstance(computed, Tensor) else list(computed)
         leaves = [leaf(result) for result in results]
-        self._pieces.append(Segment(parameters, [x for x in inputs if x.requires_grad], results, leaves))
+        self._segments.append(Segment(parameters, [x for x in inputs if x.requires_grad], results, leaves))
         return leaves
 
-    def gradients(self, by_results: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """From the last piece to the first, the gradients by its parameters under their names.
+    def gradients(self, grad_results: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """From the last segment to the first, the gradients by its parameters, under their names.
 
         Args:
-            by_results: the gradients by the last piece's results.
+            grad_results: the gradients by the last segment's results.
         """
-        known = {id(x): gradient for x, gradient in zip(self._pieces[-1].leaves, by_results, strict=True)}
-        for piece in reversed(self._pieces):
-            used = [(y, known[id(x)]) for y, x in zip(piece.results, piece.leaves, strict=True) if id(x) in known]
-            results, by = zip(*used, strict=True)
-            found = grad(results, [*piece.parameters.values(), *piece.inputs], by)
-            of_parameters, of_inputs = found[: len(piece.parameters)], found[len(piece.parameters) :]
-            known |= {id(x): gradient for x, gradient in zip(piece.inputs, of_inputs, strict=True)}
-            yield dict(zip(piece.parameters, of_parameters, strict=True))
+        known = {id(x): gradient for x, gradient in zip(self._segments[-1].leaves, grad_results, strict=True)}
+        for segment in reversed(self._segments):
+            pairs = zip(segment.results, segment.leaves, strict=True)
+            used = [(result, known[id(x)]) for result, x in pairs if id(x) in known]
+            results, grad_outputs = zip(*used, strict=True)
+
+            found = grad(results, [*segment.parameters.values(), *segment.inputs], grad_outputs)
+            num_parameters = len(segment.parameters)
+            known |= {id(x): gradient for x, gradient in zip(segment.inputs, found[num_parameters:], strict=True)}
+            yield dict(zip(segment.parameters, found[:num_parameters], strict=True))
 
 
 def leaf(result: Tensor) -> Tensor:
-    """A result as the start of another graph."""
+    """A result as the start of another autograd graph."""
     return result.detach().requires_grad_()
 
 
-def gradients_by(parameters: Mapping[str, Tensor], result: Tensor, by_result: Tensor) -> dict[str, Tensor]:
-    """Gradients by parameters, under their names, from the one by what was computed of them; nothing is accumulated."""
-    return dict(zip(parameters, grad(result, list(parameters.values()), by_result.to(result.dtype)), strict=True))
+def gradients_by(parameters: Mapping[str, Tensor], result: Tensor, grad_result: Tensor) -> dict[str, Tensor]:
+    """The gradients by parameters, under their names, from the one by what was computed of them."""
+    return dict(zip(parameters, grad(result, list(parameters.values()), grad_result.to(result.dtype)), strict=True))

@@ -1,69 +1,90 @@
-"""Work that a GPU does beside other work."""
+"""Work that a GPU does at the same time as other work: CUDA streams, which a processor does without."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 # Small kernels leave most of a GPU idle. Among those that wait, it takes the smaller number first.
-FIRST, LAST = -1, 0
+HIGH_PRIORITY, LOW_PRIORITY = -1, 0
 
 T = TypeVar("T")
 
 
 class SideStream:
-    """A second queue of a GPU's work; on a processor its work is done where it stands.
+    """A second queue of a GPU's work. On a processor there is none: work is done at once, in order.
 
-    Whoever gives work to it keeps what that work reads, and what of its results is used elsewhere, until `join`:
-    memory that is freed earlier may be taken by others while it is still in use.
+    The caller keeps what the work reads, and what of its results is used elsewhere, until `join`:
+    memory that is freed earlier may be given to other work while it is still in use.
 
     Args:
-        priority: FIRST or LAST.
+        priority: HIGH_PRIORITY or LOW_PRIORITY.
     """
 
     def __init__(self, device: torch.device, priority: int) -> None:
         self._stream = new_stream(device, priority) if device.type == "cuda" else None
 
     @contextlib.contextmanager
-    def beside(self, mark: torch.cuda.Event | None = None) -> Iterator[None]:
-        """What is called inside begins when all work given so far is done, and nobody waits for it.
+    def fork(self, after: torch.cuda.Event | None = None) -> Iterator[None]:
+        """The calls inside begin once all work given to the current stream so far is done; nothing waits for them.
 
         Args:
-            mark: another stream's, to be waited for.
+            after: an event of another stream, to be waited for as well.
         """
         if self._stream is None:
             yield
             return
         self._stream.wait_stream(torch.cuda.current_stream())
-        if mark is not None:
-            self._stream.wait_event(mark)
+        if after is not None:
+            self._stream.wait_event(after)
         with torch.cuda.stream(self._stream):
             yield
 
     def compute(self, work: Callable[[], T], *reads: Tensor) -> T:
-        """What some work done beside results in; other streams wait for `mark` or `join` before they read it.
+        """The result of some work in this stream; other streams wait for `record_event` or `join` before they read it.
 
         Args:
-            reads: what the work reads, which need not be kept: its memory is not given to others before that is done,
-                and inside of a CUDA graph not at all.
+            reads: what the work reads. It need not be kept by the caller: its memory is not given to other work
+                before this is done, and inside of a CUDA graph not at all.
         """
-        with self.beside():
+        with self.fork():
             result = work()
         if self._stream is not None:
             for tensor in reads:
                 tensor.record_stream(self._stream)
         return result
 
-    def mark(self) -> torch.cuda.Event | None:
-        """Stands for the end of the work given so far."""
+    def record_event(self) -> torch.cuda.Event | None:
+        """Stands for the end of the work given so far; None on a processor."""
         return None if self._stream is None else self._stream.record_event()
 
     def join(self) -> None:
-        """What is called next waits for this stream's work."""
+        """Lets the current stream wait for all work of this one."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
+
+
+class StepStreams(NamedTuple):
+    """The streams of a training step.
+
+    Attributes:
+        d_real, d_fake: the discriminator's work on the real and on the fake pair.
+        weight_grad: gradients by the generator's weights.
+        optimizer: updates of the generator.
+    """
+
+    d_real: SideStream
+    d_fake: SideStream
+    weight_grad: SideStream
+    optimizer: SideStream
+
+    @classmethod
+    def on(cls, device: torch.device) -> "StepStreams":
+        """Streams of a device."""
+        priorities = (HIGH_PRIORITY, HIGH_PRIORITY, LOW_PRIORITY, LOW_PRIORITY)
+        return cls(*(SideStream(device, priority) for priority in priorities))
 
 
 def new_stream(device: torch.device, priority: int) -> torch.cuda.Stream:

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from gan.gpu.batch_norm import normalised
-
 NUM_STRIDED_LAYERS = {16: 1, 70: 3, 286: 5}
 RECEPTIVE_FIELDS = (1, *NUM_STRIDED_LAYERS)
-MAX_WIDTH = 8
 LEAK = 0.2
+_MAX_WIDTH = 8
 
 
 class Discriminator(nn.Module):
@@ -31,29 +29,22 @@ class Discriminator(nn.Module):
         if receptive_field not in RECEPTIVE_FIELDS:
             raise ValueError(f"receptive_field is {receptive_field}: use one of {RECEPTIVE_FIELDS}")
         self.receptive_field = receptive_field
-        self.layers = pixel_layers(channels) if receptive_field == 1 else patch_layers(channels, receptive_field)
+        self.layers = _pixel_layers(channels) if receptive_field == 1 else _patch_layers(channels, receptive_field)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (N, 1, h, w), above 0 for "real".
 
         Args:
-            source: (N, 3, H, W) in [-1, 1].
+            source: (N, 3, H, W) in [-1, 1]; both are cast to the weights' type.
             target: (N, 3, H, W) in [-1, 1], real or fake.
         """
         pair = torch.cat([source, target], dim=1)
-        x = pair.to(next(self.parameters()).dtype)
-        layers = iter(self.layers)
-        for layer in layers:
-            if isinstance(layer, nn.BatchNorm2d):
-                next(layers)  # its activation
-                (x,) = normalised(layer, x, [LEAK])
-            else:
-                x = layer(x)
-        return x
+        logits: Tensor = self.layers(pair.to(next(self.parameters()).dtype))
+        return logits
 
 
-def pixel_layers(channels: int) -> nn.Sequential:
-    """Three 1x1 convolutions: each pixel is judged by itself; a bias in the first only."""
+def _pixel_layers(channels: int) -> nn.Sequential:
+    """Three 1x1 convolutions: each pixel is judged alone; a bias in the first only."""
     return nn.Sequential(
         nn.Conv2d(6, channels, 1),
         nn.LeakyReLU(LEAK),
@@ -64,23 +55,20 @@ def pixel_layers(channels: int) -> nn.Sequential:
     )
 
 
-def patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
+def _patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
     """4x4 convolutions, the last two of stride 1; a bias in the first and the last only."""
     layers: list[nn.Module] = [nn.Conv2d(6, channels, 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
+
     width = channels
     num_strided = NUM_STRIDED_LAYERS[receptive_field]
     for layer in range(1, num_strided + 1):
         stride = 2 if layer < num_strided else 1
-        next_width = channels * min(2**layer, MAX_WIDTH)
+        next_width = channels * min(2**layer, _MAX_WIDTH)
         layers += [
             nn.Conv2d(width, next_width, 4, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(next_width),
             nn.LeakyReLU(LEAK),
         ]
         width = next_width
+
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 4, stride=1, padding=1))
-
-
-def smallest_patch_size(receptive_field: int) -> int:
-    """The least side, among powers of two, that leaves at least one logit in training."""
-    return 128 if receptive_field == 286 else 64

@@ -5,40 +5,41 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from gan.gpu.batch_norm import normalised
-from gan.gpu.streams import SideStream
-from gan.networks.convolution import downsample, upsample
+from gan.networks.convolution import Downsample, Upsample
 
-MAX_WIDTH = 8
+LEAK = 0.2  # of the encoder's leaky ReLU
 NUM_DROPOUT_BLOCKS = 3
-LEAK, RELU = 0.2, 0.0
+_MAX_WIDTH = 8
 
 
 class DownBlock(nn.Module):
-    """4x4 convolution of stride 2, batch norm where asked for."""
+    """4x4 convolution of stride 2, then batch norm where asked for."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, normalise: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, has_norm: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels) if normalise else nn.Identity()
+        self.conv = Downsample(in_channels, out_channels)
+        self.norm = nn.BatchNorm2d(out_channels) if has_norm else nn.Identity()
 
-    def forward(self, x: Tensor, slopes: Sequence[float], side: SideStream | None) -> list[Tensor]:
-        """The block's leaky ReLU for each slope."""
-        return normalised(self.norm, downsample(x, self.conv.weight, side), slopes)
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, O, H/2, W/2)."""
+        normed: Tensor = self.norm(self.conv(x))
+        return normed
 
 
 class UpBlock(nn.Module):
-    """4x4 transposed convolution of stride 2, batch norm, dropout by a given mask, ReLU, after the skip's channels."""
+    """4x4 transposed convolution of stride 2, batch norm, then dropout by a given mask."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
+        self.conv = Upsample(in_channels, out_channels)
         self.norm = nn.BatchNorm2d(out_channels)
 
-    def forward(self, x: Tensor, skip: Tensor, dropout_mask: Tensor | None, side: SideStream | None) -> Tensor:
-        x = upsample(x, self.conv.weight, side=side)
-        return normalised(self.norm, x, [RELU], dropout_mask, skip)[0]
+    def forward(self, x: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) to (N, O, 2H, 2W)."""
+        x = self.norm(self.conv(x))
+        return x if dropout_mask is None else x * dropout_mask.to(x.dtype)
 
 
 class Generator(nn.Module):
@@ -59,22 +60,21 @@ class Generator(nn.Module):
     def __init__(self, channels: int = 64, patch_size: int = 256) -> None:
         super().__init__()
         levels = int(math.log2(patch_size))
-        widths = [channels * min(2**level, MAX_WIDTH) for level in range(levels)]
+        widths = [channels * min(2**level, _MAX_WIDTH) for level in range(levels)]
         self.patch_size = patch_size
         self.widths = widths
+
+        bottleneck = levels - 1
         self.down = nn.ModuleList(
-            DownBlock(
-                widths[level - 1] if level else 3,
-                widths[level],
-                normalise=0 < level < levels - 1,
-            )
+            DownBlock(widths[level - 1] if level else 3, widths[level], has_norm=0 < level < bottleneck)
             for level in range(levels)
         )
+        # All blocks but the first also take what the encoder had at their level: twice the width.
         self.up = nn.ModuleList(
-            UpBlock(widths[level] if level == levels - 1 else 2 * widths[level], widths[level - 1])
-            for level in range(levels - 1, 0, -1)
+            UpBlock(widths[level] if level == bottleneck else 2 * widths[level], widths[level - 1])
+            for level in range(bottleneck, 0, -1)
         )
-        self.last = nn.ConvTranspose2d(2 * widths[0], 3, 4, stride=2, padding=1, bias=True)
+        self.last = Upsample(2 * widths[0], 3, bias=True)
 
     @property
     def dropout_shapes(self) -> list[tuple[int, int, int]]:
@@ -85,46 +85,20 @@ class Generator(nn.Module):
         """The fake target, in [-1, 1].
 
         Args:
-            source: (N, 3, H, W) in [-1, 1], H and W multiples of patch_size; computed with in the weights' type.
+            source: (N, 3, H, W) in [-1, 1], H and W multiples of patch_size; it is cast to the weights' type.
             dropout_masks: three tensors (N, *dropout_shapes[i]) of 0 (dropped) and 2 (kept), or none
                 for no dropout.
         """
-        x, *skips = self.encode(source.to(self.last.weight.dtype))
+        # Encoder: each level halves the picture, and keeps its result for the decoder.
+        x = self.down[0](source.to(self.last.weight.dtype))
+        skips = [x]
+        for down in self.down[1:]:
+            x = down(F.leaky_relu(x, LEAK))
+            skips.append(x)
+
+        # Decoder: from the bottleneck up, with the encoder's result of the same size beside each block's own.
         x = skips.pop()
-        return self.decode(x, *reversed(skips), dropout_masks=dropout_masks)
-
-    def encode(
-        self, x: Tensor, start: int = 0, stop: int | None = None, side: SideStream | None = None
-    ) -> list[Tensor]:
-        """Goes down some levels.
-
-        Args:
-            x: the source, in the weights' type, or what the level above `start` handed down.
-            side: see `gan.networks.convolution.downsample`.
-
-        Returns:
-            what the last of them hands down, and what each of them hands to the decoder.
-        """
-        skips = []
-        for down in self.down[start:stop]:
-            x, skip = down(x, (LEAK, RELU), side)
-            skips.append(skip)
-        return [x, *skips]
-
-    def decode(
-        self, x: Tensor, *skips: Tensor, dropout_masks: Sequence[Tensor], start: int = 0, stop: int | None = None,
-        side: SideStream | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Goes up some levels; where the last block is among them, to the fake target.
-
-        Args:
-            x: what the bottleneck handed over, or the result of the block before `start`.
-            skips: what the encoder handed over at the level that each block comes up to.
-            side: see `gan.networks.convolution.downsample`.
-        """
-        blocks = list(enumerate(self.up))[start:stop]
-        for (block, up), skip in zip(blocks, skips, strict=True):
-            x = up(x, skip, dropout_masks[block] if block < len(dropout_masks) else None, side)
-        if stop is None or stop > len(self.up):
-            x = torch.tanh(upsample(x, self.last.weight, self.last.bias, side))
-        return x
+        for block, up in enumerate(self.up):
+            x = up(F.relu(x), dropout_masks[block] if block < len(dropout_masks) else None)
+            x = torch.cat([skips.pop(), x], dim=1)
+        return torch.tanh(self.last(F.relu(x)))

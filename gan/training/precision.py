@@ -35,11 +35,11 @@ def memory_format_of(device: torch.device, precision: str) -> torch.memory_forma
 
 
 def low_precision_copy(network: Network, precision: str) -> Network:
-    """The network as it computes in a precision: its convolutions hold rounded copies of the weights.
+    """The network as it computes in a precision: its convolutions hold low-precision copies of the master weights.
 
     Everything else is shared with the network given, which keeps the weights in fp32: batch norm with its
-    running statistics above all. In fp32 it is the network itself. Held from step to step, the rounded
-    weights cost no cast in any forward or backward pass; whoever changes the fp32 ones rounds them anew.
+    running statistics above all. In fp32 it is the network itself. Held from step to step, the copies
+    cost no cast in any forward or backward pass; `gan.training.optimizer.Adam` keeps them up to date.
 
     Args:
         precision: fp32, bf16 or fp16.
@@ -47,8 +47,8 @@ def low_precision_copy(network: Network, precision: str) -> Network:
     if precision == "fp32":
         return network
     shared: dict[int, Any] = {id(part): part for part in network.modules() if isinstance(part, nn.BatchNorm2d)}
-    low = copy.deepcopy(network, shared)
-    for part in low.modules():
+    compute_network = copy.deepcopy(network, shared)
+    for part in compute_network.modules():
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
             part.to(LOWER_TYPES[precision])
-    return low
+    return compute_network

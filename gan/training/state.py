@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from gan.data.randomness import draw_weights
-from gan.gpu.streams import FIRST, LAST, SideStream
 from gan.networks.discriminator import Discriminator
 from gan.networks.generator import Generator
 from gan.training.losses import LOSS_NAMES
-from gan.training.optimizer import MOMENTS, Adam
+from gan.training.optimizer import Adam
 from gan.training.precision import low_precision_copy, memory_format_of
 
 
@@ -29,11 +28,9 @@ class TrainState:
     """Both networks, both optimizers, and the place in the run.
 
     Attributes:
-        generator, discriminator: with their weights in fp32.
+        generator, discriminator: with the master weights, in fp32.
         compute_generator, compute_discriminator: what the steps compute with, see
             `gan.training.precision.low_precision_copy`; in fp32 they are the networks themselves.
-        judging_real, judging_fake: where a GPU does the discriminator's work on either pair.
-        weighing, updating: where it takes the gradients by the generator's weights, and where it updates them.
         step: updates done.
         epoch: the epoch that the next step belongs to, from 1.
         epoch_step: steps done in that epoch.
@@ -47,17 +44,19 @@ class TrainState:
         self.discriminator = Discriminator(model.channels, model.receptive_field)
         draw_weights(self.generator, seed, 0)
         draw_weights(self.discriminator, seed, 1)
+
         memory_format = memory_format_of(device, precision)
         self.generator.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         self.discriminator.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+
+        # In bf16 and fp16 the steps compute with copies of the weights, which the optimizers keep up to date.
         self.compute_generator = low_precision_copy(self.generator, precision)
         self.compute_discriminator = low_precision_copy(self.discriminator, precision)
         self.generator_optimizer = Adam(self.generator, self.compute_generator, learning_rate)
         self.discriminator_optimizer = Adam(self.discriminator, self.compute_discriminator, learning_rate)
-        self.judging_real, self.judging_fake = SideStream(device, FIRST), SideStream(device, FIRST)
-        self.weighing, self.updating = SideStream(device, LAST), SideStream(device, LAST)
         self.loss_scale = LossScale(device, enabled=precision == "fp16")
         self.device = device
+
         self.step = 0
         self.epoch = 1
         self.epoch_step = 0
@@ -69,8 +68,8 @@ class TrainState:
         return {
             "generator": dict(self.generator.state_dict()),
             "discriminator": dict(self.discriminator.state_dict()),
-            "generator_optimizer": adam_state(self.generator_optimizer),
-            "discriminator_optimizer": adam_state(self.discriminator_optimizer),
+            "generator_optimizer": self.generator_optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
             "progress": {
                 "place": torch.tensor([self.step, self.epoch, self.epoch_step]),
                 "losses": self.losses,
@@ -87,13 +86,15 @@ class TrainState:
         """
         self.generator.load_state_dict(groups["generator"])
         self.discriminator.load_state_dict(groups["discriminator"])
-        load_adam_state(self.generator_optimizer, groups["generator_optimizer"])
-        load_adam_state(self.discriminator_optimizer, groups["discriminator_optimizer"])
+        self.generator_optimizer.load_state_dict(groups["generator_optimizer"])
+        self.discriminator_optimizer.load_state_dict(groups["discriminator_optimizer"])
+
         progress = groups["progress"]
         self.step, self.epoch, self.epoch_step = (int(value) for value in progress["place"])
         self.losses.copy_(progress["losses"])
         self.loss_sums.copy_(progress["loss_sums"])
         self.loss_scale.state.copy_(progress["loss_scale"])
+
         self.generator_optimizer.refresh_compute_copy()
         self.discriminator_optimizer.refresh_compute_copy()
 
@@ -106,6 +107,22 @@ class TrainState:
         self.generator.load_state_dict(dict(generator))
         self.generator_optimizer.refresh_compute_copy()
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets the rate of both optimizers."""
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            optimizer.learning_rate.fill_(learning_rate)
+
+    def add_losses(self, losses: Tensor, num_pictures: int) -> None:
+        """Takes in the losses of a step over so many pictures; nothing is read back from the device."""
+        self.losses.copy_(losses)
+        self.loss_sums[:-1].add_(losses, alpha=num_pictures)
+        self.loss_sums[-1].add_(num_pictures)
+
+    def epoch_means(self) -> dict[str, float]:
+        """The means of the losses over the epoch's pictures so far, by LOSS_NAMES."""
+        *sums, num_pictures = self.loss_sums.tolist()
+        return {name: value / num_pictures for name, value in zip(LOSS_NAMES, sums, strict=True)}
+
     def begin_next_epoch(self) -> None:
         """Moves to the next epoch's first step."""
         self.epoch += 1
@@ -113,8 +130,8 @@ class TrainState:
         self.loss_sums.zero_()
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Whatever is done to the state inside is undone at the end."""
+    def preserved(self) -> Iterator[None]:
+        """Undoes at the end whatever is done to the state inside."""
         groups = {name: {key: t.detach().clone() for key, t in g.items()} for name, g in self.state_dict().items()}
         try:
             yield
@@ -137,6 +154,10 @@ class LossScale:
         self.enabled = enabled
         self.state = torch.tensor([self.INITIAL if enabled else 1.0, 0.0], device=device)
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss, or a gradient of it, times the factor."""
+        return loss * self.state[0] if self.enabled else loss
+
     @property
     def scale(self) -> Tensor | None:
         """The factor, a scalar on the device; None where losses are not scaled."""
@@ -155,27 +176,7 @@ class LossScale:
             return
         scale, streak = self.state.unbind()
         streak = (streak + 1) * (1 - overflow)
+
         grows = streak >= self.GROWTH_INTERVAL
         scale = torch.where(grows, scale * 2, torch.where(overflow > 0, scale / 2, scale))
         self.state.copy_(torch.stack([scale.clamp(self.SMALLEST, self.LARGEST), torch.where(grows, 0.0, streak)]))
-
-
-def adam_state(optimizer: Adam) -> dict[str, Tensor]:
-    """The number of updates, and the moments by the names of the parameters they belong to."""
-    moments = {
-        f"{name}.{key}": value
-        for name, values in optimizer.moments.items()
-        for key, value in zip(MOMENTS, values, strict=True)
-    }
-    return {"num_updates": optimizer.num_updates, **moments}
-
-
-def load_adam_state(optimizer: Adam, tensors: dict[str, Tensor]) -> None:
-    """Takes over what `adam_state` gave; raises KeyError or RuntimeError where it does not fit."""
-    own = adam_state(optimizer)
-    if own.keys() != tensors.keys():
-        raise KeyError(f"optimizer state: {sorted(own.keys() ^ tensors.keys())[:3]} do not fit")
-    for name, value in own.items():
-        if value.shape != tensors[name].shape:
-            raise RuntimeError(f"optimizer state {name}: {tuple(tensors[name].shape)} for {tuple(value.shape)}")
-        value.copy_(tensors[name])

@@ -77,11 +77,11 @@ def record_external_end(job: TrialJob, error: BaseException, coordinator: Any) -
     job.check_current()
     job.log_line(f"{error}")
     if any(is_full(cause) for cause in causes(error)):
-        stop_on_disk_full(job, RemoteCoordinator(coordinator, tells=False), error)
+        stop_on_disk_full(job, RemoteCoordinator(coordinator, reports=False), error)
     elif any(is_out_of_memory(cause) or is_memory_monitor(cause) for cause in causes(error)):
-        record_outcome(job, "out_of_memory", root_cause(error), True)
+        record_outcome(job, "out_of_memory", root_cause(error))
     else:
-        record_outcome(job, "failed", root_cause(error), True)
+        record_outcome(job, "failed", root_cause(error))
 
 
 def worker_resources(trial_resources: TrialResources) -> dict[str, float]:

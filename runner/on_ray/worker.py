@@ -1,4 +1,4 @@
-"""What Ray Train runs in each worker process: thin, everything of substance is in runner.trial.loop and gan."""
+"""What Ray Train runs in each worker process: thin, everything of substance is in runner.trial and gan."""
 
 import json
 import tempfile
@@ -18,8 +18,8 @@ from runner.trial.heartbeat import Heartbeat, HeartbeatReply, Progress
 from runner.trial.job import TrialJob
 from runner.trial.loop import train_trial
 
-# Workers wait for the first one's evaluation: only whoever watches over all of them knows what is too long.
-DECISION_TIMEOUT = timedelta(days=30)
+# Workers wait for rank 0's evaluation, however long that takes: the hang watchdog sees to workers that hang.
+CONTROL_TIMEOUT = timedelta(days=30)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -29,41 +29,46 @@ def train_worker(config: dict[str, Any]) -> None:
         config: `job`, a TrialJob, and `coordinator`, the handle of the Coordinator actor.
     """
     job: TrialJob = config["job"]
+    coordinator = config["coordinator"]
+
     context = ray.train.get_context()
-    size = context.get_world_size()
-    gloo_group = dist.new_group(backend="gloo", timeout=DECISION_TIMEOUT) if size > 1 else None
-    group = ProcessGroup(context.get_world_rank(), size, gloo_group)
-    # As bytes: Coordinator has no use for what an actor's handle drags in, which is Ray Train.
+    world_size = context.get_world_size()
+    control_group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
+    group = ProcessGroup(context.get_world_rank(), world_size, control_group)
+
+    # As bytes: the Coordinator has no use for what an actor's handle loads with it, which is Ray Train.
     handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
-    ray.get(config["coordinator"].add_worker.remote(job.name, handle))
-    with Heartbeat(job.name, RemoteCoordinator(config["coordinator"], tells=group.is_rank_zero)) as heartbeat:
-        train_trial(job, group, ray.train.torch.get_device(), heartbeat, RayTrain())
-    ray.get(config["coordinator"].take_workers.remote(job.name))  # whatever Ray does now, it is not work that hangs
+    ray.get(coordinator.add_worker.remote(job.name, handle))
+    with Heartbeat(job.name, RemoteCoordinator(coordinator, reports=group.is_rank_zero)) as heartbeat:
+        train_trial(job, group, ray.train.torch.get_device(), heartbeat, RayTrainPlatform())
+    ray.get(coordinator.take_workers.remote(job.name))  # whatever Ray does from here on, the worker does not hang
 
 
 class RemoteCoordinator:
-    """The Coordinator actor as a worker speaks to it; of a team, the first worker tells how far all are."""
+    """A CoordinatorClient that calls the actor.
 
-    def __init__(self, actor: Any, *, tells: bool) -> None:
-        self._actor, self._tells = actor, tells
+    Args:
+        reports: whether this worker's progress counts; of several workers, rank 0 reports for all.
+    """
+
+    def __init__(self, actor: Any, *, reports: bool) -> None:
+        self._actor, self._reports = actor, reports
 
     def heartbeat(self, trial: str, progress: Progress | None) -> HeartbeatReply:
-        """As Coordinator's."""
-        answer: HeartbeatReply = ray.get(self._actor.heartbeat.remote(trial, progress if self._tells else None))
-        return answer
+        """Waits for the actor's reply."""
+        reply: HeartbeatReply = ray.get(self._actor.heartbeat.remote(trial, progress if self._reports else None))
+        return reply
 
     def request_stop(self, reason: str) -> None:
-        """As Coordinator's."""
+        """Returns once the actor has the request."""
         ray.get(self._actor.request_stop.remote(reason))
 
 
-class RayTrain:
-    """Ray Train as the trial speaks to it."""
+class RayTrainPlatform:
+    """Ray Train as the platform of a trial."""
 
-    def report(self, values: dict[str, Any]) -> None:
-        """Metrics, and for a checkpoint a pointer: a small folder with its manifest, so that Ray shows it."""
-        metrics = {name: value for name, value in values.items() if name != "checkpoint"}
-        manifest = values.get("checkpoint")
+    def report(self, metrics: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+        """Reports metrics, and for a checkpoint a pointer: a small folder with its manifest, so that Ray shows it."""
         if manifest is None:
             ray.train.report(metrics)
             return
@@ -73,5 +78,5 @@ class RayTrain:
             ray.train.report(metrics, checkpoint=pointer, checkpoint_dir_name=checkpoint_name(manifest["step"]))
 
     def has_preemption_notice(self) -> bool:
-        """Ray's notice that a node of this trial will be preempted."""
+        """True once Ray has notice that a node of this trial will be preempted."""
         return ray.train.get_preemption_info() is not None

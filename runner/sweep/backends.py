@@ -77,14 +77,14 @@ class InProcess:
         import torch
 
         from gan.training.process_group import ProcessGroup
-        from runner.trial.loop import Alone, train_trial
+        from runner.trial.loop import NoPlatform, train_trial
 
         device = torch.device("cuda", 0) if trial_resources.device == "cuda" else torch.device("cpu")
         for job in jobs:
             write_outcome(job.trial, "running")
             try:
                 with Heartbeat(job.name, self._coordinator) as heartbeat:
-                    train_trial(job, ProcessGroup(), device, heartbeat, Alone())
+                    train_trial(job, ProcessGroup(), device, heartbeat, NoPlatform())
             except Exception as error:
                 job.log_line(f"failed: {error}")
                 write_outcome(job.trial, "failed", first_line(error))

@@ -1,21 +1,23 @@
 """One trial around gan's loop: restore, train, log, evaluate, save. Knows no Ray.
 
 Order matters: an epoch's row and picture are on disk before the checkpoint that ends the epoch, and a
-checkpoint holds the log up to its step, so that whatever a checkpoint stands for has been logged; rows
+checkpoint holds the log up to its step, so that whatever a checkpoint stands for has been logged. Rows
 past the restored checkpoint are cut off and come again, the same to the last bit.
 """
 
 import dataclasses
 import secrets
 import time
+from enum import IntEnum
 from typing import Any, Protocol
 
 import torch
 
 from gan.data.batches import resident_limit
 from gan.data.patches import Patches
+from gan.training.delayed_logger import DelayedLogger, LoggedStep
 from gan.training.epochs import steps_per_epoch
-from gan.training.loop import Decision, LoggedStep, TrainingSettings, fit
+from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.process_group import ProcessGroup
 from gan.training.state import ModelSettings, TrainState
 from runner.process.lease import Superseded
@@ -32,29 +34,38 @@ from runner.trial.outcome import Diverged, OutOfMemory, is_out_of_memory, record
 from runner.trial.recorder import EvaluationBrokenOff, Recorder, is_finite
 from runner.trial.runtime import RuntimeSettings, resolve_runtime, set_up_torch
 
-ASK_INTERVAL_S = 5.0
+PREEMPTION_CHECK_INTERVAL_S = 5.0
 MAX_MEMORY_DEATHS = 2
 
 
-class Platform(Protocol):
-    """What trains the trial, as far as the trial speaks to it; called on every worker equally often."""
+class Action(IntEnum):
+    """What all workers do together between two steps. Rank 0 decides; of two reasons the larger number counts."""
 
-    def report(self, values: dict[str, Any]) -> None:
-        """Takes numbers and, under `checkpoint`, the manifest of a checkpoint just written (None on all
-        workers but the first)."""
+    NONE = 0
+    CHECK_PREEMPTION = 1  # ask whether a machine is about to be taken away
+    REPORT = 2  # hand pending metrics to the platform
+    SAVE = 3  # begin a checkpoint, and report
+    STOP = 4  # save, and leave the loop
+
+
+class Platform(Protocol):
+    """What runs the trial, as far as the trial speaks to it. All workers call it equally often."""
+
+    def report(self, metrics: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+        """Takes metrics, and the manifest of a checkpoint just written (None on all workers but rank 0)."""
 
     def has_preemption_notice(self) -> bool:
         """True once a machine of this trial is about to be taken away; the same on all workers."""
 
 
-class Alone:
-    """No platform: this process is all there is."""
+class NoPlatform:
+    """For a process that trains alone: reports go nowhere, and no machine is taken away with notice."""
 
-    def report(self, values: dict[str, Any]) -> None:
-        """Nobody to tell."""
+    def report(self, metrics: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+        """Does nothing."""
 
     def has_preemption_notice(self) -> bool:
-        """Nobody knows."""
+        """False."""
         return False
 
 
@@ -64,7 +75,8 @@ def train_trial(
     """Trains a trial from its newest verified checkpoint until it is finished or asked to stop.
 
     Returns:
-        finished, stopped, diverged, out_of_memory, or superseded, of which only log.txt has a word.
+        finished, stopped, diverged or out_of_memory, which is recorded as the trial's outcome; or superseded, of
+        which only log.txt says something.
 
     Raises:
         NoGoodCheckpoint: all checkpoints of the trial are damaged.
@@ -75,16 +87,17 @@ def train_trial(
         runtime = resolve_runtime(job, group, device)
         set_up_torch(runtime, deterministic=job.config.training.deterministic)
         return TrialRun(job, runtime, group, device, heartbeat, platform).train()
+
     except Superseded as error:
         job.log_line(f"this worker ends: {error}")
         if group.world_size > 1:
             raise  # the others wait for this worker: Ray must take the whole group down
         return "superseded"
     except Diverged as error:
-        return record_outcome(job, "diverged", str(error), group.is_rank_zero)
+        return record_outcome(job, "diverged", str(error), is_recorder=group.is_rank_zero)
     except (OutOfMemory, torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
-            status = record_outcome(job, "out_of_memory", first_line(error), True)
+            status = record_outcome(job, "out_of_memory", first_line(error))
         elif isinstance(error, OSError) and is_full(error):
             status = stop_on_disk_full(job, heartbeat, error)
         else:
@@ -95,7 +108,7 @@ def train_trial(
 
 
 class TrialRun:
-    """The callbacks of `fit` for one trial, and what they share."""
+    """One worker's run of a trial: what it does with the events of `fit`, and what these share."""
 
     def __init__(
         self,
@@ -109,6 +122,8 @@ class TrialRun:
         config = job.config
         self.job, self.runtime, self.group, self.device = job, runtime, group, device
         self.heartbeat, self.platform = heartbeat, platform
+
+        # What is trained, on what.
         self.train_patches = Patches.open(job.store.local_path, "train", config.data.direction)
         val_patches = Patches.open(job.store.local_path, "val", config.data.direction)
         self.settings = TrainingSettings(
@@ -119,21 +134,28 @@ class TrialRun:
         model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
         training = config.training
         self.state = TrainState(model, training.seed, training.learning_rate, runtime.precision, device)
-        restored_log = self.restore()
+
+        # From here on no earlier worker can change the trial, and its log ends where this run begins.
+        restored_log = self._restore()
         log = None
         if group.is_rank_zero:
-            self.job = self.take_over()
-            log = self.open_log(restored_log)
+            self.job = self._take_over()
+            log = self._open_log(restored_log)
+
+        # What writes.
         self.recorder = Recorder(self.job, log, self.state, val_patches, heartbeat)
+        self.logger = DelayedLogger(device, lambda logged: self.recorder.add_row(logged, {}, synced=False))
         self.checkpointer = AsyncCheckpointer(
             self.job, runtime._asdict(), self.state, heartbeat.at_save,
             shares_cores=device.type == "cpu", clock=self.recorder.clock.now,
         )  # fmt: skip
-        self.preemption_notice = False
-        self.asked_at = time.monotonic()
-        self.news: dict[str, Any] = {}
 
-    def restore(self) -> bytes:
+        self.preemption_notice = False
+        self.preemption_checked_at = time.monotonic()
+        self.pending_action = Action.NONE
+        self.pending_metrics: dict[str, Any] = {}
+
+    def _restore(self) -> bytes:
         """Loads the newest verified checkpoint, the same on all workers; the log that it holds.
 
         Where there is none the generator starts from the initial weights, if the trial has any.
@@ -141,129 +163,165 @@ class TrialRun:
         trial, ids = self.job.trial, self.job.ids
         found = newest_checkpoint(trial, ids, self.job.log_line) if self.group.is_rank_zero else None
         step = self.group.broadcast(found.step if found else 0)
+
         if not step:
             if ids.initial_weights:
                 if self.group.is_rank_zero:
                     self.job.log_line(f"the generator starts from the weights {ids.initial_weights[:8]}...")
                 self.state.start_from(read_copy(self.job.experiment, ids.initial_weights, self.job.config))
             return b""
+
         if found is None:
             found = read_checkpoint(trial, step, ids)
         self.state.load_state_dict(found.groups)
         return found.log
 
-    def take_over(self) -> TrialJob:
-        """The job with a token of this start, noted: from now on no earlier worker can change the trial."""
+    def _take_over(self) -> TrialJob:
+        """The job with a token of this start; with it recorded, earlier workers can't write into the trial any more."""
         job, state = self.job, self.state
         rows = read_rows(job.trial)
-        reached = max(rows[-1]["step"] if rows else 0, self.heartbeat.earlier_step)
+        last_step = max(rows[-1]["step"] if rows else 0, self.heartbeat.earlier_step)
         job = dataclasses.replace(job, start_token=secrets.token_hex(8))
         with self.job.committing():
-            record_start(job.trial, job.attempt, job.start_token, state.step, max(reached - state.step, 0))
+            record_start(job.trial, job.attempt, job.start_token, state.step, max(last_step - state.step, 0))
         return job
 
-    def open_log(self, restored: bytes) -> MetricsLog:
+    def _open_log(self, restored: bytes) -> MetricsLog:
         """Cuts the log back to the restored step; raises OutOfMemory where trying again is of no use."""
-        job, state = self.job, self.state
+        job, state, runtime = self.job, self.state, self.runtime
         deaths = ended_for_lack_of_memory(read_starts(job.trial))
         if deaths:
             job.log_line("the worker before this one seems to have been ended by the system for lack of memory")
         if deaths >= MAX_MEMORY_DEATHS:
             raise OutOfMemory(f"the system has ended its workers for lack of memory {deaths} times in a row")
-        runtime = self.runtime
-        job.log_line(
-            f"training from step {state.step} in {runtime.precision} on {self.device}, {runtime.threads} threads"
-        )
+
+        threads = f"{runtime.threads} thread{'s' * (runtime.threads != 1)}"
+        job.log_line(f"training from step {state.step} in {runtime.precision} on {self.device}, {threads}")
+
         # At an epoch's end its row is still to come; it may have been logged under another number of workers.
         num_steps = steps_per_epoch(len(self.train_patches), self.settings.batch_size, self.group.world_size)
         with job.committing():
             return MetricsLog(job.trial, restored, state.step - (state.epoch_step >= num_steps))
 
     def train(self) -> str:
-        """Runs the loop to its end or to a stop request."""
+        """Runs the loop to its end or to a stop request; how it ended."""
         try:
-            done = fit(
-                self.state,
-                self.train_patches,
-                self.settings,
-                group=self.group,
-                resident_bytes=resident_limit(self.device, self.job.config.resources.gpu_share),
-                decide=self.decide,
-                act=self.act,
-                on_step=self.on_step,
-                on_epoch=self.on_epoch,
-            )
+            is_finished = self._run_loop()
         finally:
             self.checkpointer.close()
-        self.tell(self.checkpointer.wait())
-        if self.group.is_rank_zero and done:
-            self.finish()
+        self._report(self.checkpointer.wait())
+
+        if self.group.is_rank_zero and is_finished:
+            self._finish()
         if self.recorder.full is not None:
             return stop_on_disk_full(self.job, self.heartbeat, self.recorder.full)
-        return record_outcome(
-            self.job, "finished" if done else "stopped", self.heartbeat.stop_reason, self.group.is_rank_zero
-        )
+        status = "finished" if is_finished else "stopped"
+        return record_outcome(self.job, status, self.heartbeat.stop_reason, is_recorder=self.group.is_rank_zero)
 
-    def decide(self) -> Decision:
-        """Stop when asked to, or when nothing can be written; save when that costs little."""
+    def _run_loop(self) -> bool:
+        """Trains; True after the last epoch, False where it was asked to stop."""
+        resident_bytes = resident_limit(self.device, self.job.config.resources.gpu_share)
+        events = fit(
+            self.state, self.train_patches, self.settings, group=self.group, resident_bytes=resident_bytes
+        )  # fmt: skip
+
+        for event in events:
+            match event:
+                case BeforeStep():
+                    action = Action(self.group.broadcast(self._choose_action()))
+                case LoggedStep():
+                    self.logger.add(event)
+                    continue
+                case EpochEnd():
+                    # Where the loop is left here, the state still stands at the epoch's end: it is evaluated again.
+                    action = Action(self.group.broadcast(self._end_epoch(event)))
+            self._act(action)
+            if action == Action.STOP:
+                return False
+
+        # The last epoch's checkpoint, at its end.
+        self._act(Action.SAVE)
+        return True
+
+    def _choose_action(self) -> Action:
+        """Stop when asked to, or when nothing can be written; save when an epoch's end asked for it or when it costs
+        little."""
         self.heartbeat.at_step(self.state.step)
-        self.look_at_the_write()
-        if self.heartbeat.stop_reason or self.recorder.full is not None:
-            return Decision.STOP
-        if self.checkpointer.is_due(preemption_notice=self.preemption_notice):
-            return Decision.SAVE
-        if time.monotonic() - self.asked_at > ASK_INTERVAL_S:
-            self.asked_at = time.monotonic()
-            return Decision.ASK
-        return Decision.GO_ON
+        self.logger.write_due(self.state.step)
+        self._check_last_write()
+        is_save_due = self.checkpointer.is_due(preemption_notice=self.preemption_notice)
+        pending, self.pending_action = self.pending_action, Action.NONE
 
-    def act(self, decision: Decision) -> None:
-        """What all workers do together between two steps."""
+        if self.heartbeat.stop_reason or self.recorder.full is not None:
+            return Action.STOP
+        if is_save_due or pending == Action.SAVE:
+            return Action.SAVE
+        if pending != Action.NONE:
+            return pending
+        if time.monotonic() - self.preemption_checked_at > PREEMPTION_CHECK_INTERVAL_S:
+            self.preemption_checked_at = time.monotonic()
+            return Action.CHECK_PREEMPTION
+        return Action.NONE
+
+    def _act(self, action: Action) -> None:
+        """What all workers do together between two steps; the clock of training time stands still meanwhile."""
+        if action == Action.NONE:
+            return
+        self.logger.flush()  # what is saved, or reported, has been logged
         self.recorder.clock.pause()
-        if decision == Decision.ASK:
-            self.ask()
-        elif decision == Decision.TELL:
-            self.tell(None)
+
+        if action == Action.CHECK_PREEMPTION:
+            self._check_preemption()
+        elif action == Action.REPORT:
+            self._report(None)
         else:
-            self.tell(self.save())
+            self._report(self._save())
+
         self.recorder.clock.go_on()
 
-    def ask(self) -> None:
+    def _check_preemption(self) -> None:
         """Once a machine is about to be taken away, checkpoints come every few seconds."""
         if self.platform.has_preemption_notice() and not self.preemption_notice:
             self.preemption_notice = True
             if self.group.is_rank_zero:
                 self.job.log_line("a machine of this trial is about to be taken away: saving every few seconds")
 
-    def tell(self, manifest: dict[str, Any] | None) -> None:
-        """Reports what is new, and the checkpoint that has been written since the last time."""
-        place = {"step": self.state.step, "epoch": self.state.epoch}
-        self.platform.report(place | self.news | ({"checkpoint": manifest} if manifest else {}))
-        self.news = {}
+    def _report(self, manifest: dict[str, Any] | None) -> None:
+        """Reports pending metrics, and the checkpoint that has been written since the last time."""
+        position = {"step": self.state.step, "epoch": self.state.epoch}
+        self.platform.report(position | self.pending_metrics, manifest)
+        self.pending_metrics = {}
 
-    def on_step(self, logged: LoggedStep) -> None:
-        """One row of the log."""
-        self.recorder.add_row(logged, {}, synced=False)
+    def _end_epoch(self, event: EpochEnd) -> Action:
+        """The epoch's picture, and its last row with means and evaluation.
 
-    def on_epoch(self, logged: LoggedStep, means: dict[str, float]) -> Decision:
-        """The epoch's picture, and its last row with means and evaluation; then a checkpoint where one is due."""
-        config, last = self.job.config, logged.epoch == self.settings.epochs
-        extra = {f"epoch_mean/{name}": value for name, value in means.items()}
-        evaluates = last or logged.epoch % config.evaluation.every_n_epochs == 0
-        if self.group.is_rank_zero and evaluates and is_finite(logged):
+        Returns:
+            STOP where an evaluation was broken off, or nothing can be written; else NONE. A checkpoint, or a report,
+            comes before the next step, when the state stands at the next epoch's begin.
+        """
+        self.logger.flush()
+        config, logged = self.job.config, event.last
+        is_last = logged.epoch == self.settings.epochs
+        extra = {f"epoch_mean/{name}": value for name, value in event.means.items()}
+
+        is_evaluated = is_last or logged.epoch % config.evaluation.every_n_epochs == 0
+        if self.group.is_rank_zero and is_evaluated and is_finite(logged):
             try:
-                extra |= self.recorder.record_epoch(logged.epoch, last=last)
+                extra |= self.recorder.record_epoch(logged.epoch, last=is_last)
             except EvaluationBrokenOff:
-                return Decision.STOP
+                return Action.STOP
         self.recorder.add_row(logged, extra, synced=True)
         if self.recorder.full is not None:
-            return Decision.STOP
-        self.news = {"epoch": logged.epoch, **means, **numbers(extra, "val/")}
-        due = last or logged.epoch % config.checkpoint.every_n_epochs == 0
-        return Decision.SAVE if due else Decision.TELL
+            return Action.STOP
 
-    def look_at_the_write(self) -> None:
-        """A checkpoint that could not be written is known of at the next step, not at the next checkpoint."""
+        evaluated = {name: value for name, value in extra.items() if name.startswith("val/")}
+        self.pending_metrics = {"epoch": logged.epoch, **event.means, **evaluated}
+        is_save_due = is_last or logged.epoch % config.checkpoint.every_n_epochs == 0
+        self.pending_action = Action.SAVE if is_save_due else Action.REPORT
+        return Action.NONE
+
+    def _check_last_write(self) -> None:
+        """A checkpoint that could not be written is noticed at the next step, not at the next checkpoint."""
         failure = self.checkpointer.failure()
         if failure is None:
             return
@@ -271,7 +329,7 @@ class TrialRun:
             raise failure
         self.recorder.full = failure
 
-    def save(self) -> dict[str, Any] | None:
+    def _save(self) -> dict[str, Any] | None:
         """Begins a checkpoint of the state as it is; the manifest of the one before it."""
         manifest = None
         log = self.recorder.log
@@ -287,8 +345,8 @@ class TrialRun:
         self.heartbeat.at_work()
         return manifest
 
-    def finish(self) -> None:
-        """The finished trial's weights; of its checkpoints `keep_finished` stay."""
+    def _finish(self) -> None:
+        """Writes the finished trial's weights; of its checkpoints `keep_finished` stay."""
         keep, step = self.job.config.checkpoint, self.state.step
         if checkpoint_steps(self.job.trial)[:1] != [step]:
             raise Diverged("the weights are not finite after the last step")
@@ -296,8 +354,3 @@ class TrialRun:
             weights = self.state.generator.state_dict()
             write_weights(self.job.trial, weights, self.state.epoch - 1, step, self.job.ids)
             remove_old_checkpoints(self.job.trial, keep.keep_finished, keep.keeps_epoch)
-
-
-def numbers(row: dict[str, float], prefix: str) -> dict[str, float]:
-    """The entries under a prefix."""
-    return {name: value for name, value in row.items() if name.startswith(prefix)}

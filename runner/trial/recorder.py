@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gan.data.patches import Patches
 from gan.evaluation.evaluate import MODES, evaluate, fixed_sample, generate, score
 from gan.evaluation.grids import comparison_png
-from gan.training.loop import LoggedStep
+from gan.training.delayed_logger import LoggedStep
 from gan.training.state import TrainState
 from runner.records.evaluation_csv import PREFIXES, csv_of, final_row, named
 from runner.records.metrics_log import MetricsLog

@@ -1,4 +1,4 @@
-"""What a trial's bits depend on beside its config: runtime at its first start, recorded, and kept."""
+"""What a trial's bits depend on besides its config: resolved at its first start, recorded, and kept."""
 
 import contextlib
 import os
@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gan.gpu.cuda_graph import runs_as_graph
-from gan.networks.convolution import describe_kernels
 from gan.training.allocator import keep_freed_memory
+from gan.training.computation import describe_computation
 from gan.training.precision import has_native_bf16, resolve_precision
 from gan.training.process_group import ProcessGroup
 from runner.errors import ResourceError
@@ -19,7 +18,7 @@ from runner.trial.job import TrialJob
 
 
 class RuntimeSettings(NamedTuple):
-    """What a trial's bits depend on beside its config; recorded at its first start.
+    """What a trial's bits depend on besides its config; recorded at its first start.
 
     `threads` and `precision` are kept from then on. `kernels` is how this program computes on this kind of device; a
     trial that goes on with others is told so.
@@ -31,26 +30,34 @@ class RuntimeSettings(NamedTuple):
 
 
 def resolve_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) -> RuntimeSettings:
-    """The recorded threads and precision, or at the first start those of this machine, then recorded.
+    """What the trial recorded at its first start; at the first start what this machine has, then recorded.
 
     Raises:
         ResourceError: the trial was begun in a precision that this machine can only emulate.
     """
     if group.is_rank_zero:
-        recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.ids)
-        wanted = job.config.training.precision
-        refuse_emulation(job.name, recorded, wanted, device)
-        precision = str(recorded.get("precision") or resolve_precision(wanted, device))
-        threads = int(recorded.get("threads") or job.threads)
-        job.check_current()
-        kernels = describe_kernels(device, precision, graph=runs_as_graph(device, group))
-        for difference in machine_differences(recorded, kernels):
-            job.log_line(f"{difference}: the bits of what follows may differ")
-        own = RuntimeSettings(threads, precision, kernels)
-        write_trial_file(job.trial, job.config, job.ids, job.params, own._asdict())
-    group.broadcast(1)  # the file stands before the others read it
-    runtime = read_trial_file(job.trial) or {}
-    return RuntimeSettings(int(runtime["threads"]), str(runtime["precision"]), str(runtime["kernels"]))
+        _record_runtime(job, group, device)
+    group.broadcast(1)  # the file is written before the other workers read it
+    recorded = read_trial_file(job.trial) or {}
+    return RuntimeSettings(int(recorded["threads"]), str(recorded["precision"]), str(recorded["kernels"]))
+
+
+def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) -> None:
+    """Writes trial.yaml; log.txt says what differs from the start before this one."""
+    recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.ids)
+    wanted = job.config.training.precision
+    refuse_emulation(job.name, recorded, wanted, device)
+    precision = str(recorded.get("precision") or resolve_precision(wanted, device))
+    threads = int(recorded.get("threads") or job.threads)
+
+    # The same state on other kernels gives other last bits, which is no reason not to go on.
+    job.check_current()
+    kernels = describe_computation(device, precision, group)
+    for difference in machine_differences(recorded, kernels):
+        job.log_line(f"{difference}: the bits of what follows may differ")
+
+    runtime = RuntimeSettings(threads, precision, kernels)
+    write_trial_file(job.trial, job.config, job.ids, job.params, runtime._asdict())
 
 
 def refuse_emulation(name: str, recorded: Mapping[str, Any], wanted: str, device: torch.device) -> None:
@@ -66,18 +73,20 @@ def set_up_torch(runtime: RuntimeSettings, *, deterministic: bool) -> None:
     """Threads, memory and kernel choices: a function of what the trial recorded, never of a timing."""
     keep_freed_memory()
     torch.set_num_threads(runtime.threads)
+
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # As use_deterministic_algorithms, which loads torch's compiler for it: two seconds of a trial's start.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over every new tensor
+
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = runtime.precision != "fp32"
 
 
 @contextlib.contextmanager
 def torch_settings_kept() -> Iterator[None]:
-    """What set_up_torch sets inside the block is after it as it was before: for a process that has work of its own."""
+    """Restores after the block what set_up_torch sets inside: for a process that uses torch for other work, too."""
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     benchmark = torch.backends.cudnn.benchmark

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ if importlib.util.find_spec("triton") is None:
 if not os.environ.get("TRITON_INTERPRET"):
     pytest.skip("here a GPU runs the kernels: tests/on_gpu.py", allow_module_level=True)
 
-from gan.gpu import kernels
+from gan.gpu import adam, batch_norm, conv, jitter
 
 
 def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -52,8 +54,8 @@ def test_normalised_activations_and_their_gradients_are_pytorchs(
     by_inputs = torch.autograd.grad(expected, [x, norm.weight, norm.bias], given)
 
     weight, bias = norm.weight.detach(), norm.bias.detach()
-    done = kernels.normalise(x.detach(), weight, bias, running, mask, slopes, norm.momentum, norm.eps)
-    found = kernels.normalise_backward(x.detach(), weight, bias, done.mean, done.rstd, mask, slopes, given)
+    done = batch_norm.normalise(x.detach(), weight, bias, running, mask, slopes, norm.momentum, norm.eps)
+    found = batch_norm.normalise_backward(x.detach(), weight, bias, done.mean, done.rstd, mask, slopes, given)
     for mine, other in zip([*done.results, *running, *found], [*expected, *norm.buffers(), *by_inputs], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
@@ -65,7 +67,7 @@ def test_a_skip_connections_channels_come_first(size: tuple[int, ...]) -> None:
     for skip in (pictures(*size, seed=2), wide[:, : size[1]], wide[:, size[1] :]):
         running = [buffer.clone() for buffer in norm.buffers()]
         weight, bias = norm.weight.detach(), norm.bias.detach()
-        done = kernels.normalise(x, weight, bias, running, None, [0.0], 0.1, norm.eps, skip)
+        done = batch_norm.normalise(x, weight, bias, running, None, [0.0], 0.1, norm.eps, skip)
         expected = torch.cat([skip, F.relu(nn.BatchNorm2d(size[1])(x))], dim=1)
         torch.testing.assert_close(done.results, [expected.detach()], rtol=1e-4, atol=1e-4)
 
@@ -76,7 +78,7 @@ def test_jitter_is_the_one_of_a_processor() -> None:
     margin = jitter_margin(64)
     places = torch.tensor([[2, 0], [0, margin], [margin, 2], [1, 0]])
     for mine, other in zip(
-        kernels.jitter(source, target, places, enlarged_size(64)), jitter_batch(source, target, places), strict=True
+        jitter.jitter(source, target, places, enlarged_size(64)), jitter_batch(source, target, places), strict=True
     ):
         assert mine.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(mine, other, rtol=0, atol=2e-5)
@@ -85,7 +87,7 @@ def test_jitter_is_the_one_of_a_processor() -> None:
 def test_statistics_survive_a_mean_that_dwarfs_the_deviations() -> None:
     x = pictures(1, 8, 64, 64) + 1000
     running = [torch.zeros(8), torch.ones(8), torch.tensor(0)]
-    done = kernels.normalise(x, torch.ones(8), torch.zeros(8), running, None, [0.0], 0.1, 1e-5)
+    done = batch_norm.normalise(x, torch.ones(8), torch.zeros(8), running, None, [0.0], 0.1, 1e-5)
     torch.testing.assert_close(done.rstd, 1 / x.double().var((0, 2, 3), correction=0).sqrt().float(), rtol=1e-3, atol=0)
 
 
@@ -96,13 +98,48 @@ def test_windows_are_gathered_and_scattered_as_a_convolution_does(size: tuple[in
     weight = pictures(32, channels, 4, 4, seed=1)
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
     expected = F.conv2d(x, weight, stride=2, padding=1)
-    rows = kernels.gather(x.detach()) @ matrix.t()
+    rows = conv.gather(x.detach()) @ matrix.t()
     torch.testing.assert_close(rows, expected.permute(0, 2, 3, 1).flatten(0, 2), rtol=1e-4, atol=1e-4)
     given = pictures(*expected.shape, seed=2)
     (by_x,) = torch.autograd.grad(expected, x, given)
     windows = given.permute(0, 2, 3, 1).flatten(0, 2) @ matrix
-    scattered = kernels.scatter(windows, number, height // 2, width // 2)
+    scattered = conv.scatter(windows, number, height // 2, width // 2)
     torch.testing.assert_close(scattered, by_x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 16, 2, 2), (2, 24, 8, 4)])
+@pytest.mark.parametrize(("product", "convolve"), [
+    (conv.DownsamplingProduct, F.conv2d), (conv.UpsamplingProduct, F.conv_transpose2d),
+])  # fmt: skip
+def test_a_product_is_the_layer_and_its_gradients_are_the_layers(
+    size: tuple[int, int, int, int], product: Any, convolve: Callable[..., torch.Tensor]
+) -> None:
+    channels = size[1]
+    x = pictures(*size).requires_grad_()
+    shape = (32, channels, 4, 4) if convolve is F.conv2d else (channels, 32, 4, 4)
+    weight = pictures(*shape, seed=1).requires_grad_()
+    result, expected = product.apply(x, weight, None), convolve(x, weight, stride=2, padding=1)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    given = pictures(*expected.shape, seed=2)
+    found, wanted = (torch.autograd.grad(y, [x, weight], given) for y in (result, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("has_skip", [False, True])
+def test_the_fused_layer_passes_gradients_on(has_skip: bool) -> None:
+    norm, size = nn.BatchNorm2d(16), (2, 16, 8, 8)
+    x, skip = pictures(*size).requires_grad_(), pictures(*size, seed=1).requires_grad_()
+    inputs = [x, norm.weight, norm.bias, *([skip] if has_skip else [])]
+    expected = F.relu(norm(x))
+    expected = torch.cat([skip, expected], dim=1) if has_skip else expected
+    running = [buffer.clone() for buffer in norm.buffers()]
+    (result,) = batch_norm.FusedBatchNorm.apply(
+        x, norm.weight, norm.bias, skip if has_skip else None, running, None, [0.0], norm.momentum, norm.eps
+    )
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    given = pictures(*expected.shape, seed=2)
+    found, wanted = (torch.autograd.grad(y, inputs, given) for y in (result, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
@@ -110,7 +147,7 @@ def test_windows_are_gathered_and_scattered_as_a_convolution_does(size: tuple[in
 def test_updates_are_adams(kind: torch.dtype, scale: float | None) -> None:
     weight, rate = pictures(10, 30, 4, 4).requires_grad_(), torch.tensor(0.02)
     mine, moments = weight.detach().clone(), [torch.zeros_like(weight.detach()) for _ in range(2)]
-    rounded, updates = mine.to(kind), torch.tensor(0.0)
+    copied, updates = mine.to(kind), torch.tensor(0.0)
     theirs = torch.optim.Adam([weight], lr=float(rate), betas=BETAS, eps=EPSILON)
     scaling = [None, None] if scale is None else [torch.tensor(scale), torch.tensor(0.0)]
     for step in range(3):
@@ -118,14 +155,14 @@ def test_updates_are_adams(kind: torch.dtype, scale: float | None) -> None:
         weight.grad = gradient.float() / (scale or 1.0)
         theirs.step()
         updates += 1
-        kernels.adam(mine, moments, gradient, rounded, rate, updates, *scaling, betas=BETAS, epsilon=EPSILON)
+        adam.update(mine, moments, gradient, copied, rate, updates, *scaling, betas=BETAS, epsilon=EPSILON)
     torch.testing.assert_close(mine, weight.detach(), rtol=1e-5, atol=1e-6)
     # The interpreter cuts off what a GPU rounds to nearest.
-    torch.testing.assert_close(rounded, mine.to(kind), rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(copied, mine.to(kind), rtol=2**-7, atol=1e-6)
     if scale is not None:
         before = mine.clone()
-        kernels.adam(
-            mine, moments, gradient, rounded, rate, updates, torch.tensor(scale), torch.tensor(1.0),
+        adam.update(
+            mine, moments, gradient, copied, rate, updates, torch.tensor(scale), torch.tensor(1.0),
             betas=BETAS, epsilon=EPSILON,
         )  # fmt: skip
         assert torch.equal(before, mine), "an update that overflowed changes nothing"

@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 import gan.networks.convolution
-from gan.gpu.streams import LAST, SideStream
 from gan.networks.convolution import downsample, upsample
 
 Layer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -52,26 +51,6 @@ def test_products_give_the_layer_and_its_gradients(
     for mine, other in zip(torch.autograd.grad(result, [x, weight], direction), gradients, strict=True):
         torch.testing.assert_close(mine, other)
         assert mine.is_contiguous(memory_format=memory_format)
-
-
-@pytest.mark.parametrize("size", [4, 64])
-def test_gradients_taken_beside_one_another_are_the_same(size: int) -> None:
-    random = torch.Generator().manual_seed(0)
-    x, up = torch.randn(1, 6, size, size, generator=random), torch.randn(6, 5, 4, 4, generator=random)
-    down, bias = up.transpose(0, 1).contiguous(), torch.randn(5, generator=random)
-    for tensor in (x, up, down, bias):
-        tensor.requires_grad_()
-    side = SideStream(torch.device("cpu"), LAST)
-    for result, expected, inputs in (
-        (downsample(x, down, side), convolution(x, down), [x, down]),
-        (upsample(x, up, side=side), transposed(x, up), [x, up]),
-        (upsample(x, up, bias, side), F.conv_transpose2d(x, up, bias, stride=2, padding=1), [x, up, bias]),
-        (upsample(x.detach(), up, bias, side), F.conv_transpose2d(x.detach(), up, bias, 2, 1), [up, bias]),
-    ):
-        torch.testing.assert_close(result, expected)
-        given = torch.randn(expected.shape, generator=random)
-        found, wanted = (torch.autograd.grad(y, inputs, given) for y in (result, expected))
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", [downsample, upsample])

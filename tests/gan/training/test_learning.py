@@ -1,7 +1,5 @@
 """What is fast learns the same: the loop's own steps against plain PyTorch on real pairs."""
 
-import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,9 @@ from gan.data.pictures import read_pair
 from gan.data.randomness import draw_weights, dropout_bits, dropout_masks, plan_epoch
 from gan.gpu.cuda_graph import warm_up
 from gan.networks.discriminator import Discriminator
-from gan.networks.generator import DownBlock, Generator, UpBlock
-from gan.training.loop import Decision, LoggedStep, TrainingSettings, fit, learn_from
+from gan.networks.generator import Generator
+from gan.training.computation import batch_step
+from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.losses import discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
 from gan.training.state import ModelSettings, TrainState
@@ -45,28 +44,16 @@ def real_patches(maps: Path) -> Patches:
     return Patches([pa.Table.from_batches(batches)], "map_to_satellite")
 
 
-class PlainDown(nn.Module):
-    """The layers of a DownBlock through their own forward."""
+class PlainConvolution(nn.Module):
+    """A layer of the U-Net by PyTorch's own convolution, whatever its size."""
 
-    def __init__(self, block: DownBlock) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
-        self.conv, self.norm = block.conv, block.norm
+        self.weight, self.bias = layer.weight, layer.bias
+        self.convolve = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv_transpose2d
 
-    def forward(self, x: torch.Tensor, slopes: Sequence[float], side: None) -> list[torch.Tensor]:
-        x = self.norm(self.conv(x))
-        return [F.leaky_relu(x, slope) for slope in slopes]
-
-
-class PlainUp(nn.Module):
-    """The layers of an UpBlock through their own forward."""
-
-    def __init__(self, block: UpBlock) -> None:
-        super().__init__()
-        self.conv, self.norm = block.conv, block.norm
-
-    def forward(self, x: torch.Tensor, skip: torch.Tensor, mask: torch.Tensor | None, side: None) -> torch.Tensor:
-        x = self.norm(self.conv(x))
-        return torch.cat([skip, F.relu(x if mask is None else x * mask)], dim=1)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolve(x, self.weight, self.bias, stride=2, padding=1)
 
 
 def plain_losses(patches: Patches) -> list[dict[str, float]]:
@@ -74,8 +61,8 @@ def plain_losses(patches: Patches) -> list[dict[str, float]]:
     generator, discriminator = Generator(MODEL.channels, 64), Discriminator(MODEL.channels, 16)
     draw_weights(generator, 0, 0)
     draw_weights(discriminator, 0, 1)
-    generator.down = nn.ModuleList(PlainDown(block) for block in generator.down)  # type: ignore[arg-type]
-    generator.up = nn.ModuleList(PlainUp(block) for block in generator.up)  # type: ignore[arg-type]
+    for block in (*generator.down, *generator.up):
+        block.conv = PlainConvolution(block.conv)  # type: ignore[arg-type]
     adams = [torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (generator, discriminator)]
     shapes = generator.dropout_shapes
     values = []
@@ -108,15 +95,14 @@ def plain_losses(patches: Patches) -> list[dict[str, float]]:
 def fast_losses(patches: Patches, precision: str) -> list[dict[str, float]]:
     """All losses of each step of the loop."""
     state = TrainState(MODEL, 0, SETTINGS.learning_rate, precision, CPU)
-    logged: list[LoggedStep] = []
-
-    def note_epoch(step: LoggedStep, means: dict[str, float]) -> Decision:
-        logged.append(step)
-        return Decision.GO_ON
-
-    stop = lambda: Decision.STOP if state.step == STEPS else Decision.GO_ON  # noqa: E731
-    fit(state, patches, SETTINGS, decide=stop, on_step=logged.append, on_epoch=note_epoch)
-    return [step.losses for step in logged]
+    losses = []
+    for event in fit(state, patches, SETTINGS):
+        if isinstance(event, BeforeStep):
+            if event.step == STEPS:
+                break
+            continue
+        losses.append((event.last if isinstance(event, EpochEnd) else event).losses)
+    return losses
 
 
 @pytest.fixture(scope="module")
@@ -141,25 +127,25 @@ def test_300_steps_on_real_pairs_learn_what_a_plain_loop_learns(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_rehearsal_leaves_the_state_as_it_was(patches: Patches, precision: str) -> None:
+def test_a_warm_up_leaves_the_state_as_it_was(patches: Patches, precision: str) -> None:
     state = TrainState(MODEL, 0, 2e-4, precision, CPU)
     loader, plan = BatchLoader(patches, CPU), plan_epoch(0, 1, len(patches), jitter_margin(64))
-    learn = functools.partial(learn_from, state=state, lambda_l1=100.0, group=ProcessGroup())
+    run_step = batch_step(state, 100.0, 1, ProcessGroup())
 
     def batch(step: int) -> Batch:
         bits = dropout_bits(state.generator.dropout_shapes, 1, slice(0, 1), 0, step)
         return loader.batch(plan, slice(step, step + 1), bits)
 
-    learn(batch(0))
+    run_step(batch(0))
     before = [tensor.clone() for tensor in everything(state)]
-    warm_up(state, learn, batch(1))
+    warm_up(state, run_step, batch(1))
     assert all(torch.equal(a, b) for a, b in zip(before, everything(state), strict=True))
-    learn(batch(1))
+    run_step(batch(1))
     assert not all(torch.equal(a, b) for a, b in zip(before, everything(state), strict=True))
 
 
 def everything(state: TrainState) -> list[torch.Tensor]:
-    """All tensors of a training, the rounded weights included."""
+    """All tensors of a training, the compute copies of the weights included."""
     saved = [tensor for group in state.state_dict().values() for tensor in group.values()]
     return [
         t.detach() for t in (*saved, *state.compute_generator.parameters(), *state.compute_discriminator.parameters())

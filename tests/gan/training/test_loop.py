@@ -9,14 +9,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-import gan.training.loop
+import gan.training.delayed_logger
+import gan.training.step
 from gan.data.patches import Patches
 from gan.data.pictures import decode_picture
 from gan.data.randomness import dropout_bits, dropout_masks
 from gan.evaluation.evaluate import evaluate, fixed_sample, generate
 from gan.evaluation.grids import comparison_png
+from gan.training.delayed_logger import DelayedLogger, LoggedStep
 from gan.training.epochs import steps_per_epoch
-from gan.training.loop import Decision, LoggedStep, TrainingSettings, fit
+from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.losses import discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
 from gan.training.state import ModelSettings, TrainState
@@ -52,49 +54,55 @@ def digest(state: TrainState) -> str:
     return content.hexdigest()
 
 
-class Means:
-    """Collects what `on_epoch` is told."""
+def train(
+    state: TrainState, patches: Patches, chosen: TrainingSettings, stop_at: int = -1, stop_at_epoch_end: int = -1
+) -> list[EpochEnd]:
+    """Trains to the end, or stops before a step or at an epoch's end; the epochs that have ended."""
+    ends: list[EpochEnd] = []
+    for event in fit(state, patches, chosen):
+        if isinstance(event, BeforeStep):
+            assert (event.step, event.epoch) == (state.step, state.epoch)
+            if event.step == stop_at:
+                break
+        elif isinstance(event, EpochEnd):
+            ends.append(event)
+            if event.last.epoch == stop_at_epoch_end:
+                break
+    return ends
 
-    def __init__(self) -> None:
-        self.means: list[dict[str, float]] = []
 
-    def __call__(self, logged: LoggedStep, means: dict[str, float]) -> Decision:
-        self.means.append(means)
-        return Decision.GO_ON
+def means_of(ends: list[EpochEnd]) -> list[dict[str, float]]:
+    return [end.means for end in ends]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(patches: Patches) -> tuple[str, list[dict[str, float]]]:
     """The digest of the state at the end, and the means of each epoch."""
     torch.set_num_threads(1)
-    state, epochs = new_state(), Means()
-    assert fit(state, patches, settings(), on_epoch=epochs)
-    assert state.step == 12
-    return digest(state), epochs.means
+    state = new_state()
+    ends = train(state, patches, settings())
+    assert (state.step, state.epoch) == (12, 3)
+    return digest(state), means_of(ends)
 
 
 @pytest.mark.parametrize("stop_at", range(1, 12))
 def test_a_run_stopped_before_any_step_ends_with_the_same_state(
     patches: Patches, undisturbed: tuple[str, list[dict[str, float]]], stop_at: int
 ) -> None:
-    first, epochs = new_state(), Means()
-
-    def stop() -> Decision:
-        return Decision.STOP if first.step == stop_at else Decision.GO_ON
-
-    assert not fit(first, patches, settings(), decide=stop, on_epoch=epochs)
+    first = new_state()
+    ends = train(first, patches, settings(), stop_at)
     assert first.step == stop_at
     saved = copy.deepcopy(first.state_dict())
     second = new_state(seed=9)
     second.load_state_dict(saved)
-    assert fit(second, patches, settings(), on_epoch=epochs)
-    assert (digest(second), epochs.means) == undisturbed
+    ends += train(second, patches, settings())
+    assert (digest(second), means_of(ends)) == undisturbed
 
 
 def test_epochs_may_grow_on_resume(patches: Patches, undisturbed: tuple[str, list[dict[str, float]]]) -> None:
     state = new_state()
-    fit(state, patches, settings(epochs=1))
-    fit(state, patches, settings(epochs=2))
+    train(state, patches, settings(epochs=1))
+    train(state, patches, settings(epochs=2))
     assert digest(state) == undisturbed[0]
 
 
@@ -102,21 +110,26 @@ def test_epochs_may_grow_on_resume(patches: Patches, undisturbed: tuple[str, lis
 def test_lower_precisions_resume_to_the_same_bits_too(patches: Patches, precision: str) -> None:
     chosen = settings(precision=precision, epochs=1)
     whole = new_state(precision=precision)
-    fit(whole, patches, chosen)
+    train(whole, patches, chosen)
     first = new_state(precision=precision)
-    fit(first, patches, chosen, decide=lambda: Decision.STOP if first.step == 2 else Decision.GO_ON)
+    train(first, patches, chosen, stop_at=2)
     second = new_state(seed=9, precision=precision)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    fit(second, patches, chosen)
+    train(second, patches, chosen)
     assert digest(second) == digest(whole)
 
 
-def test_both_gradients_are_taken_before_either_update() -> None:
+def a_batch() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Two pairs of noise, and dropout masks for them."""
     generator = torch.Generator().manual_seed(0)
     source, target = torch.rand(2, 2, 3, 64, 64, generator=generator) * 2 - 1
+    shapes = new_state().generator.dropout_shapes
+    return source, target, dropout_masks(torch.from_numpy(dropout_bits(shapes, 2, slice(0, 2), 0, 0)), shapes)
+
+
+def test_both_gradients_are_taken_before_either_update() -> None:
+    source, target, masks = a_batch()
     ours, plain = new_state(), new_state()
-    shapes = ours.generator.dropout_shapes
-    masks = dropout_masks(torch.from_numpy(dropout_bits(shapes, 2, slice(0, 2), 0, 0)), shapes)
     losses = train_step(ours, source, target, masks, 100.0, ProcessGroup())
 
     fake = plain.generator(source, masks)
@@ -142,6 +155,31 @@ def test_both_gradients_are_taken_before_either_update() -> None:
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "network"), [("generator_loss", "generator"), ("discriminator_loss", "discriminator")]
+)
+def test_a_change_of_a_losss_definition_changes_what_is_learned(
+    name: str, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, masks = a_batch()
+
+    def learned() -> list[torch.Tensor]:
+        state = new_state()
+        for _ in range(2):  # Adam's first step tells the sign of a gradient only
+            train_step(state, source, target, masks, 100.0, ProcessGroup())
+        return [parameter.detach() for parameter in getattr(state, network).parameters()]
+
+    before = learned()
+    defined = getattr(gan.training.step, name)
+
+    def squared(*arguments: object) -> object:
+        loss = defined(*arguments)
+        return loss._replace(**{loss._fields[0]: loss[0] ** 2})
+
+    monkeypatch.setattr(gan.training.step, name, squared)
+    assert not all(torch.equal(a, b) for a, b in zip(before, learned(), strict=True))
+
+
 def test_every_patch_is_used_once_an_epoch_and_the_last_smaller_batch_is_kept(patches: Patches) -> None:
     used: list[int] = []
 
@@ -156,7 +194,7 @@ def test_every_patch_is_used_once_an_epoch_and_the_last_smaller_batch_is_kept(pa
             return patches[indices]  # type: ignore[index]
 
     state = new_state()
-    fit(state, Watching(), settings(epochs=1))  # type: ignore[arg-type]
+    train(state, Watching(), settings(epochs=1))  # type: ignore[arg-type]
     assert sorted(used) == list(range(22))
     assert state.step == 6
 
@@ -168,71 +206,53 @@ def test_steps_an_epoch(num_patches: int, batch_size: int, workers: int, steps: 
     assert steps_per_epoch(num_patches, batch_size, workers) == steps
 
 
-def test_a_run_stopped_at_an_epochs_end_tells_of_that_epoch_again(
+def test_a_run_stopped_at_an_epochs_end_gets_that_epochs_end_again(
     patches: Patches, undisturbed: tuple[str, list[dict[str, float]]]
 ) -> None:
-    first, second, told = new_state(), new_state(seed=9), []
-    acted: list[tuple[Decision, int]] = []
-
-    def stop(logged: LoggedStep, means: dict[str, float]) -> Decision:
-        told.append((logged, means))
-        return Decision.STOP
-
-    assert not fit(first, patches, settings(), on_epoch=stop, act=lambda decision: acted.append((decision, first.step)))
-    assert acted == [(Decision.STOP, 6)]
+    first, second = new_state(), new_state(seed=9)
+    before = train(first, patches, settings(), stop_at_epoch_end=1)
+    assert (first.step, first.epoch, first.epoch_step) == (6, 1, 6)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-
-    def go_on(logged: LoggedStep, means: dict[str, float]) -> Decision:
-        told.append((logged, means))
-        return Decision.GO_ON
-
-    assert fit(second, patches, settings(), on_epoch=go_on)
-    assert [logged.step for logged, _ in told] == [6, 6, 12]
-    assert told[0] == told[1]
-    assert (digest(second), [means for _, means in told[1:]]) == undisturbed
+    after = train(second, patches, settings())
+    assert [end.last.step for end in (*before, *after)] == [6, 6, 12]
+    assert before[0].last.losses == after[0].last.losses
+    assert (digest(second), means_of(after)) == undisturbed
+    assert before[0].means == after[0].means
 
 
 def test_an_epoch_with_no_step_left_is_ended_first(patches: Patches) -> None:
     state = new_state()
-    fit(state, patches, settings(), decide=lambda: Decision.STOP if state.step == 5 else Decision.GO_ON)
-    ended: list[int] = []
-
-    def note(logged: LoggedStep, means: dict[str, float]) -> Decision:
-        ended.append(logged.step)
-        return Decision.GO_ON
-
+    train(state, patches, settings(), stop_at=5)
     few = settings(batch_size=5)  # five steps an epoch, of which five are done
-    assert fit(state, patches, few, on_epoch=note)
-    assert ended == [5, 10]
+    assert [end.last.step for end in train(state, patches, few)] == [5, 10]
 
 
 @pytest.mark.parametrize("log_every", [1, 2, 3])
 def test_rows_that_come_later_are_the_same_and_come_before_what_is_done_with_the_state(
     patches: Patches, log_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(ahead: int) -> tuple[list[LoggedStep], list[tuple[str, int, int]]]:
-        monkeypatch.setitem(gan.training.loop.STEPS_AHEAD, "cpu", ahead)
-        state, rows, order = new_state(), list[LoggedStep](), list[tuple[str, int, int]]()
+    def logged(steps_ahead: int) -> tuple[list[tuple[int, dict[str, float]]], list[tuple[str, int, int]]]:
+        monkeypatch.setitem(gan.training.delayed_logger.STEPS_AHEAD, "cpu", steps_ahead)
+        state, rows, order = new_state(), list[tuple[int, dict[str, float]]](), list[tuple[str, int, int]]()
 
-        def on_step(logged: LoggedStep) -> None:
-            rows.append(logged)
-            order.append(("row", state.step, logged.step))
+        def write(row: LoggedStep) -> None:
+            rows.append((row.step, row.losses))
+            order.append(("row", state.step, row.step))
 
-        def on_epoch(logged: LoggedStep, means: dict[str, float]) -> Decision:
-            order.append(("epoch", state.step, len(rows)))
-            return Decision.GO_ON
-
-        fit(
-            state, patches, settings(epochs=2, log_every_n_steps=log_every),
-            decide=lambda: Decision.SAVE if state.step in (4, 5) else Decision.GO_ON,
-            act=lambda decision: order.append(("save", state.step, len(rows))),
-            on_step=on_step,
-            on_epoch=on_epoch,
-        )  # fmt: skip
+        logger = DelayedLogger(CPU, write)
+        for event in fit(state, patches, settings(epochs=2, log_every_n_steps=log_every)):
+            if isinstance(event, LoggedStep):
+                logger.add(event)
+                continue
+            if isinstance(event, BeforeStep) and event.step not in (4, 5):
+                logger.write_due(event.step)
+                continue
+            logger.flush()
+            order.append(("epoch" if isinstance(event, EpochEnd) else "save", state.step, len(rows)))
         return rows, order
 
-    rows, order = told(0)
-    later_rows, later_order = told(3)
+    rows, order = logged(0)
+    later_rows, later_order = logged(3)
     assert later_rows == rows
     assert all(step == row for kind, step, row in order if kind == "row")
     assert any(step > row for kind, step, row in later_order if kind == "row")
@@ -241,15 +261,9 @@ def test_rows_that_come_later_are_the_same_and_come_before_what_is_done_with_the
 
 
 def test_epoch_means_are_over_the_epochs_pictures(patches: Patches) -> None:
-    steps: list[LoggedStep] = []
-    epochs: list[tuple[LoggedStep, dict[str, float]]] = []
-
-    def note(logged: LoggedStep, means: dict[str, float]) -> Decision:
-        epochs.append((logged, means))
-        return Decision.GO_ON
-
-    fit(new_state(), patches, settings(epochs=1, log_every_n_steps=1), on_step=steps.append, on_epoch=note)
-    ((last, means),) = epochs
+    events = list(fit(new_state(), patches, settings(epochs=1, log_every_n_steps=1)))
+    steps = [event for event in events if isinstance(event, LoggedStep)]
+    ((last, means),) = [event for event in events if isinstance(event, EpochEnd)]
     assert [logged.step for logged in steps] == [1, 2, 3, 4, 5]
     assert last.step == 6
     weighted = [4 * logged.losses["l1_loss"] for logged in steps] + [2 * last.losses["l1_loss"]]
@@ -266,7 +280,7 @@ def test_the_learning_rate_falls_between_two_explicit_epochs() -> None:
 @pytest.mark.parametrize("mode", ["study", "eval"])
 def test_evaluation_and_pictures_leave_the_state_untouched(patches: Patches, mode: str) -> None:
     state = new_state()
-    fit(state, patches, settings(epochs=1))
+    train(state, patches, settings(epochs=1))
     before = digest(state)
     first = evaluate(state.generator, patches, fixed_sample(len(patches), 5), mode, CPU)
     png = comparison_png(generate(state.generator, patches, [0, 7], mode, CPU))
@@ -279,7 +293,7 @@ def test_evaluation_and_pictures_leave_the_state_untouched(patches: Patches, mod
 
 def test_the_two_modes_of_evaluation_differ(patches: Patches) -> None:
     state = new_state()
-    fit(state, patches, settings(epochs=1))
+    train(state, patches, settings(epochs=1))
     study, eval_ = (evaluate(state.generator, patches, [0, 1], mode, CPU) for mode in ("study", "eval"))
     assert study["l1"].mean != eval_["l1"].mean
 
@@ -295,12 +309,9 @@ def train_one_of_two(rank: int, path: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     state = new_state()
-    fit(
-        state,
-        Patches.open(path, "train"),
-        settings(epochs=1),
-        group=ProcessGroup(rank, 2, dist.new_group(backend="gloo")),
-    )
+    group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
+    for _ in fit(state, Patches.open(path, "train"), settings(epochs=1), group=group):
+        pass
     torch.save(state.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

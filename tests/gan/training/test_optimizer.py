@@ -40,9 +40,9 @@ def test_updates_are_those_of_torchs_adam(
         for name, parameter in plain.named_parameters():
             parameter.grad = values[name].float()
         theirs.step()
-    for mine, other, rounded in zip(ours.parameters(), plain.parameters(), low.parameters(), strict=True):
+    for mine, other, copied in zip(ours.parameters(), plain.parameters(), low.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
-        assert torch.equal(rounded, mine.to(rounded.dtype))
+        assert torch.equal(copied, mine.to(copied.dtype))
     assert adam.num_updates == 3
 
 
@@ -86,7 +86,7 @@ def test_gradients_in_another_memory_format_are_taken_as_they_are_meant() -> Non
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_lowered_network_shares_all_but_its_convolutions(precision: str) -> None:
+def test_a_low_precision_copy_shares_all_but_its_convolutions(precision: str) -> None:
     network = Discriminator(2, 16)
     low = low_precision_copy(network, precision)
     for (name, mine), (_, other) in zip(network.named_parameters(), low.named_parameters(), strict=True):
