@@ -18,7 +18,7 @@ MAX_DEATHS = 8
 STORAGE = "runner.storage.folder.Storage"
 # Where a run may die, and at which call at the latest; what writes bytes may die half-way, too.
 PLACES = {
-    "gan.training.loop.take_step": 9,
+    "gan.training.loop._take_step": 9,
     "gan.training.snapshot.Snapshot.take": 6,
     "gan.evaluation.evaluate.summarise": 12,
     "runner.records.checkpoints.write_tensors": 12,

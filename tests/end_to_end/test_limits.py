@@ -123,7 +123,7 @@ def hungry_step(state: TrainState, source: torch.Tensor, *arguments: Any) -> tor
 
 def test_too_little_memory_is_a_result_and_the_table_says_which_batch_size_fits(storage: Path, tmp_path: Path) -> None:
     changes = {"sweep": {"batch_size": [12, 4]}}
-    for settings, status in (({"gan.training.loop.train_step": hungry_step}, "out_of_memory"), ({}, "finished")):
+    for settings, status in (({"gan.training.computation.train_step": hungry_step}, "out_of_memory"), ({}, "finished")):
         ended = train_tiny(
             tmp_path, storage=storage, changes=changes, module="tests.support.inline_sweep", settings=settings
         )

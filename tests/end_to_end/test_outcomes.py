@@ -14,7 +14,7 @@ import torch
 from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.records.starts import count_oom_kills
-from runner.trial.loop import Alone
+from runner.trial.loop import NoPlatform
 from tests.support.crashing import Death, tiny_trial, train_tiny
 from tests.support.experiments import assert_same_end
 
@@ -35,7 +35,7 @@ def test_a_diverged_trial_keeps_its_last_finite_state_and_is_not_run_again_unles
     tmp_path: Path, undisturbed: Path
 ) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    ended = train_tiny(tmp_path, settings={"gan.training.loop.train_step": poisoning_step})
+    ended = train_tiny(tmp_path, settings={"gan.training.computation.train_step": poisoning_step})
     assert ended.code == 1, ended.output
     assert "diverged: the losses at step 10 are not finite" in ended.output
     (row,) = json.loads((tmp_path / "results" / "tiny" / "results.json").read_text())
@@ -60,7 +60,7 @@ def test_weights_that_are_not_finite_at_the_end_are_not_handed_out(tmp_path: Pat
     ended = train_tiny(
         tmp_path,
         settings={
-            "gan.training.loop.train_step": poisoning_step,
+            "gan.training.computation.train_step": poisoning_step,
             "tests.end_to_end.test_outcomes.POISONED_STEP": 18,
         },
     )
@@ -99,7 +99,7 @@ def test_what_saving_costs_is_logged(undisturbed: Path) -> None:
     assert len(re.findall(pattern + r" [\d.]+ % of the time", log)) == 6
 
 
-class LeavingPlatform(Alone):
+class PreemptedPlatform(NoPlatform):
     """A machine that is about to be taken away."""
 
     def has_preemption_notice(self) -> bool:
@@ -112,11 +112,11 @@ def test_once_a_machine_is_about_to_be_taken_away_checkpoints_come_at_once(tmp_p
         tmp_path,
         changes={"checkpoint": {"every_n_epochs": 100, "keep": 9}},
         settings={
-            "runner.trial.loop.Alone": LeavingPlatform,
-            "runner.trial.loop.ASK_INTERVAL_S": -1.0,
+            "runner.trial.loop.NoPlatform": PreemptedPlatform,
+            "runner.trial.loop.PREEMPTION_CHECK_INTERVAL_S": -1.0,
             "runner.trial.async_checkpointer.PREEMPTION_INTERVAL_S": -1.0,
         },
-        deaths=[Death("gan.training.loop.take_step", 17)],
+        deaths=[Death("gan.training.loop._take_step", 17)],
     )
     assert ended.code == -9, ended.output
     assert "about to be taken away" in (tiny_trial(tmp_path) / "log.txt").read_text()

@@ -246,7 +246,9 @@ def train_without_ray(rank: int, store: str, folder: str) -> None:
     settings = TrainingSettings(
         epochs=8, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
     )
-    fit(state, Patches.open(store, "train"), settings, group=ProcessGroup(rank, 2, dist.new_group(backend="gloo")))
+    group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
+    for _ in fit(state, Patches.open(store, "train"), settings, group=group):
+        pass
     if rank == 0:
         with open(Path(folder, "weights"), "wb") as stream:
             write_tensors(stream, state.generator.state_dict())
@@ -282,9 +284,9 @@ def test_faults_of_one_trial_leave_the_others_alone_and_failures_are_results(tmp
     done.mkdir()
     good, broken = "lambda_l1=100", "lambda_l1=10"
     faults = [
-        fault("TrialRun.tell", 3, "before", "kill", good, 1),
-        fault("TrialRun.tell", 2, "after", "kill", good, 1),
-        fault("TrialRun.on_step", 2, "before", "raise", broken, 99),
+        fault("TrialRun._report", 3, "before", "kill", good, 1),
+        fault("TrialRun._report", 2, "after", "kill", good, 1),
+        fault("TrialRun._choose_action", 9, "before", "raise", broken, 99),
     ]
     path = write_experiment(
         tmp_path,

@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import runner.export
 import runner.train
 import runner.trial.loop
 import runner.tune
+from gan.training.loop import Event
 from gan.training.state import TrainState
 from runner.config.loading import load_experiment, plan_trials
 from runner.records.trial_file import fixed_fields
@@ -124,7 +126,7 @@ def test_in_bf16_the_first_step_is_computed_with_the_files_weights_rounded(
     first: dict[str, torch.Tensor] = {}
     fit = runner.trial.loop.fit
 
-    def watched_fit(state: TrainState, *args: Any, **kwargs: Any) -> bool:
+    def watched_fit(state: TrainState, *args: Any, **kwargs: Any) -> Iterator[Event]:
         assert state.step == 0
         first.update({name: tensor.clone() for name, tensor in state.compute_generator.state_dict().items()})
         return fit(state, *args, **kwargs)

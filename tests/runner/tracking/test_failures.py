@@ -338,7 +338,7 @@ def test_training_goes_on_to_its_end_while_a_server_does_not_answer(
             undisturbed,
             server.url,
             wait_s=600.0,
-            settings={"gan.training.loop.train_step": step_that_waits},
+            settings={"gan.training.computation.train_step": step_that_waits},
             environment={"SERVER_IS_ASKED": str(asked)},
         )
     assert trained == [True]
