@@ -1,4 +1,4 @@
-"""Workers that hang are ended, which Ray takes for a fault like any other and starts them again."""
+"""Ends workers that hang. Ray takes that for a fault like any other, and starts them again."""
 
 import contextlib
 import threading
@@ -17,14 +17,14 @@ FIRST_STEP_TIMEOUT_S = 900.0
 
 @contextlib.contextmanager
 def hang_watchdog(job: TrialJob, coordinator: Any) -> Iterator[None]:
-    """Looks after a trial's workers from a thread of its driver's.
+    """Watches a trial's workers from a thread of its driver.
 
     Args:
-        coordinator: the handle of the Coordinator actor, to which workers report whatever they do.
+        coordinator: the handle of the Coordinator actor, to which workers report all progress.
     """
     ray.get(coordinator.take_workers.remote(job.name))  # those of a driver before this one
     over = threading.Event()
-    thread = threading.Thread(target=watch, args=(job, coordinator, over), name="watch", daemon=True)
+    thread = threading.Thread(target=_watch, args=(job, coordinator, over), name="watch", daemon=True)
     thread.start()
     try:
         yield
@@ -33,8 +33,8 @@ def hang_watchdog(job: TrialJob, coordinator: Any) -> Iterator[None]:
         thread.join()
 
 
-def watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
-    """Ends the trial's workers whenever they have been silent for too long."""
+def _watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
+    """Ends the trial's workers whenever they have made no progress for too long."""
     setting = job.config.resources.hang_timeout
     interval_s = min(5.0, (MIN_TIMEOUT_S if setting == "auto" else setting) / 5)
     while not over.wait(interval_s):
@@ -44,18 +44,18 @@ def watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
                 continue
             workers = ray.get(coordinator.take_workers.remote(job.name))
         except ray.exceptions.RayError:
-            continue  # the actor is gone, and soon all of us are
+            continue  # the actor is gone: the command is ending
         with contextlib.suppress(Exception):
+            ended = "its worker is ended" if len(workers) == 1 else f"its {len(workers)} workers are ended"
             job.log_line(
-                f"no sign of work for {idle_time.seconds:.0f} s, where a step takes {idle_time.step_s:.3g} s: "
-                f"its {len(workers)} worker(s) are ended"
+                f"no progress for {idle_time.seconds:.0f} s, where a step takes {idle_time.step_s:.3g} s: {ended}"
             )
         for worker in workers:
             ray.kill(ray.cloudpickle.loads(worker))
 
 
 def timeout_s(setting: Literal["auto"] | float, step_s: float) -> float:
-    """After how many seconds of idle_time a worker is taken to hang.
+    """After how many seconds without progress a worker is taken to hang.
 
     `auto` is 50 times the mean step, and two minutes at least. Until its first steps are done, a worker
     has a quarter of an hour: it may be reading a large checkpoint over a slow network.

@@ -12,7 +12,7 @@ import ray.data
 from runner.config.schema import Data
 from runner.data.shards import Shard, ShardReport, shards_of, write_shard
 from runner.data.sources import Picture, Source
-from runner.on_ray.cluster import quieten
+from runner.on_ray.cluster import silence_ray
 from runner.storage.folder import Storage
 
 
@@ -22,13 +22,14 @@ def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardR
     Raises:
         OSError: a shard can't be written.
     """
-    quieten()  # Ray Data sets up its logging when it is imported
+    silence_ray()  # Ray Data sets up its logging when it is imported
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+
     try:
         shards = shards_of(source)
-        for shard, row in zip(shards, reported_rows(shards, source.seed, data, folder), strict=True):
+        for shard, row in zip(shards, _reported_rows(shards, source.seed, data, folder), strict=True):
             if row["failure"]:
                 raise OSError(*json.loads(row["failure"]))
             report = ShardReport(**json.loads(row["report"]))
@@ -37,14 +38,14 @@ def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardR
             yield report
     finally:
         # Ray Data leaves cycles that hold objects of Ray's store. A process that has some when Ray is killed tries
-        # to make them again, fails to reach the store, and is ended by Ray in its native code: exit code 1, no word.
+        # to make them again, fails to reach the store, and is ended by Ray in its native code: exit code 1, no message.
         gc.collect()
 
 
-def reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: Storage) -> Iterator[dict[str, str]]:
-    """What the tasks tell, one row a shard."""
+def _reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: Storage) -> Iterator[dict[str, str]]:
+    """The reports of Ray Data's tasks, one row a shard."""
     dataset = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards)).map_batches(
-        write_shards,
+        _write_shards,
         batch_format="pyarrow",
         batch_size=None,
         fn_kwargs={"seed": seed, "data": data, "folder": folder},
@@ -53,17 +54,17 @@ def reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: Sto
         yield from table.to_pylist()
 
 
-def write_shards(table: pa.Table, seed: int | None, data: Data, folder: Storage) -> pa.Table:
+def _write_shards(table: pa.Table, seed: int | None, data: Data, folder: Storage) -> pa.Table:
     """A task of Ray Data's: each row is a shard, and becomes its report."""
-    return pa.Table.from_pylist([write_and_report(shard_of(row), seed, data, folder) for row in table.to_pylist()])
+    return pa.Table.from_pylist([_write_and_report(_shard_of(row), seed, data, folder) for row in table.to_pylist()])
 
 
-def shard_of(row: dict[str, Any]) -> Shard:
+def _shard_of(row: dict[str, Any]) -> Shard:
     """The shard that a row was made of."""
     return Shard(row["split"], row["number"], [Picture(**picture) for picture in row["pictures"]])
 
 
-def write_and_report(shard: Shard, seed: int | None, data: Data, folder: Storage) -> dict[str, str]:
+def _write_and_report(shard: Shard, seed: int | None, data: Data, folder: Storage) -> dict[str, str]:
     """Writes a shard. An OSError becomes a part of the row, for Ray would wrap it into errors of its own."""
     try:
         return {"report": json.dumps(write_shard(shard, seed, data, folder)._asdict()), "failure": ""}

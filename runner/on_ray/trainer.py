@@ -1,31 +1,42 @@
-"""Ray's TorchTrainer, with its controller in the process that calls `fit`."""
+"""The TorchTrainer of one trial."""
 
-import asyncio
 from typing import Any
 
-from ray.train import Result
+import ray.train
 from ray.train.torch import TorchTrainer
 
-# One hands out Ray Data's sets, of which we give none. The other removes the workers' placement group once their
-# controller is gone, which Ray itself does for a group whose maker, as ours, is no detached actor.
-NEEDLESS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+from runner.on_ray.private import ControllerInThisProcess
+from runner.on_ray.worker import train_worker
+from runner.trial.job import TrialJob
+from runner.trial.resources import TrialResources
 
 
-class TrialTrainer(TorchTrainer):
-    """A TorchTrainer whose controller runs here, not in an actor of its own.
+class TrialTrainer(ControllerInThisProcess, TorchTrainer):
+    """A TorchTrainer whose controller runs in the process that calls `fit`."""
 
-    A trial's driver is an actor already and would only wait for the controller's. That process costs five
-    seconds of processor time and as long a wait at each trial's start, for it imports Ray Train and torch
-    again. Where a later Ray has no such method, its own way is taken.
+
+def new_trainer(job: TrialJob, trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> TrialTrainer:
+    """The trainer that runs `train_worker` on a trial's workers, and starts them again after a fault.
+
+    Args:
+        ray_folder: where Ray keeps its own files of this start.
+        coordinator: the handle of the Coordinator actor.
     """
+    resources = {"CPU": float(trial_resources.cpus_per_worker)}
+    if trial_resources.gpus_per_worker:
+        resources["GPU"] = trial_resources.gpus_per_worker
 
-    def _create_default_callbacks(self) -> list[Any]:
-        """Without those that start a process for each trial in vain."""
-        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in NEEDLESS]
-
-    def _initialize_and_run_controller(self, **settings: Any) -> Result:
-        from ray.train.v2._internal.execution.controller import TrainController
-
-        controller = TrainController(**settings)
-        asyncio.run(controller.run())
-        return controller.get_result()
+    return TrialTrainer(
+        train_worker,
+        train_loop_config={"job": job, "coordinator": coordinator},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=trial_resources.workers,
+            use_gpu=trial_resources.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.name,
+            storage_path=f"{ray_folder}/train",
+            failure_config=ray.train.FailureConfig(max_failures=job.config.resources.max_failures),
+        ),
+    )

@@ -7,23 +7,24 @@ from typing import Any
 import ray
 from ray import tune
 
+from runner.on_ray.private import HEAD_NODE
 from runner.records.trial_file import read_outcome
 from runner.trial.heartbeat import Coordinator
 from runner.trial.job import TrialJob
 from runner.trial.resources import TrialResources
 
 # A driver waits for its workers and computes nothing; Tune refuses an empty request.
-DRIVER_RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
+DRIVER_RESOURCES = {"CPU": 0, HEAD_NODE: 0.001}
 DRIVER_FAILURES = 3
 
 
 def start_coordinator() -> Any:
-    """The Coordinator actor, on the cluster's head."""
+    """The handle of a new Coordinator actor, on the cluster's head."""
     actor = ray.remote(Coordinator)
-    return actor.options(num_cpus=0, resources={"node:__internal_head__": 0.001}, max_concurrency=16).remote()
+    return actor.options(num_cpus=0, resources={HEAD_NODE: 0.001}, max_concurrency=16).remote()
 
 
-def run_sweep(jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> None:
+def run_tune(jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> None:
     """Runs the jobs, as many at once as fit, and returns when all have ended.
 
     Args:
@@ -32,10 +33,10 @@ def run_sweep(jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_fol
     """
     by_name = {job.name: job for job in jobs}
 
-    # What it needs goes with it: tune.with_parameters would put it into Ray's store, and a process that
-    # has objects there is ended by Ray, without a word, when Ray is killed.
+    # The jobs go with the function: tune.with_parameters would put them into Ray's store, and a process that
+    # has objects there is ended by Ray, without a message, when Ray is killed.
     def drive(param_space: Mapping[str, Any]) -> None:
-        """As runner.on_ray.driver.run_trial, which only the process that trains loads, and torch with it."""
+        """Calls run_trial, whose module is loaded only by the process that trains, and torch with it."""
         gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
         from runner.on_ray.driver import run_trial
 
@@ -44,12 +45,12 @@ def run_sweep(jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_fol
 
     tuner = tune.Tuner(
         tune.with_resources(drive, DRIVER_RESOURCES),
-        param_space={"cell": tune.grid_search([cell(job) for job in jobs])},
+        param_space={"cell": tune.grid_search([_cell(job) for job in jobs])},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=trial_resources.max_concurrent,
             reuse_actors=True,
-            trial_name_creator=trial_name,
-            trial_dirname_creator=trial_name,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -58,30 +59,32 @@ def run_sweep(jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_fol
             failure_config=tune.FailureConfig(max_failures=DRIVER_FAILURES),
         ),
     )
+
     try:
         results = tuner.fit()
-    except Exception as error:  # Ray itself has come to harm, as when its machine runs out of memory
+    except Exception as error:  # Ray itself has failed, as when its machine runs out of memory
         for job in jobs:
             if read_outcome(job.trial)["status"] == "running":
-                record_external_end(job, error, coordinator)
+                _record_external_end(job, error, coordinator)
         return
+
     for result in results:
-        if result.error is not None:  # the driver itself, after its restarts
-            record_external_end(by_name[result.config["cell"]["trial"]], result.error, coordinator)
+        if result.error is not None:  # the driver itself failed, after its restarts
+            _record_external_end(by_name[result.config["cell"]["trial"]], result.error, coordinator)
 
 
-def record_external_end(job: TrialJob, error: BaseException, coordinator: Any) -> None:
-    """As runner.on_ray.driver.record_external_end."""
-    import runner.on_ray.driver
+def _record_external_end(job: TrialJob, error: BaseException, coordinator: Any) -> None:
+    """Records the outcome of a trial whose driver could not do so."""
+    from runner.on_ray.driver import record_external_end  # torch comes with it
 
-    runner.on_ray.driver.record_external_end(job, error, coordinator)
+    record_external_end(job, error, coordinator)
 
 
-def cell(job: TrialJob) -> Mapping[str, Any]:
+def _cell(job: TrialJob) -> Mapping[str, Any]:
     """What Tune and the dashboard show of a trial."""
     return {"trial": job.name, **job.params}
 
 
-def trial_name(trial: Any) -> str:
+def _trial_name(trial: Any) -> str:
     """Tune's trials carry our names."""
     return str(trial.config["cell"]["trial"])

@@ -154,12 +154,12 @@ class OnRay:
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
         """Through Ray Tune, as many at once as fit."""
         self._start()
-        from runner.on_ray.tune import run_sweep, start_coordinator
+        from runner.on_ray.tune import run_tune, start_coordinator
 
         self._coordinator = start_coordinator()
         if self._stop_reason:  # asked before there was anybody to tell
             self._coordinator.request_stop.remote(self._stop_reason)
-        run_sweep(jobs, trial_resources, ray_folder, self._coordinator)
+        run_tune(jobs, trial_resources, ray_folder, self._coordinator)
 
     def request_stop(self, reason: str) -> None:
         """Through the Coordinator actor."""

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from runner.on_ray.cluster import MAX_TEMPORARY_PATH, SHORT_TEMPORARY_PATH, temporary_folder
-from runner.on_ray.driver import causes, is_memory_monitor, record_external_end, root_cause
+from runner.on_ray.driver import is_memory_monitor, record_external_end
+from runner.on_ray.private import causes
 from runner.process.lease import Lease
 from runner.records.trial_file import read_outcome, write_outcome
 from runner.storage.folder import Storage
@@ -43,8 +44,9 @@ def test_the_first_cause_of_nested_errors_is_found() -> None:
     broken = ValueError("broken")
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = broken
+    *_, first = causes(GroupError(wrapped))
     assert list(causes(GroupError(wrapped)))[1:] == [wrapped, broken]
-    assert root_cause(GroupError(wrapped)) == "ValueError: broken"
+    assert first is broken
 
 
 def test_a_worker_that_ray_ended_for_lack_of_memory_is_known_from_one_that_was_killed() -> None:

@@ -1,0 +1,112 @@
+"""Everything of Ray that we use and that Ray does not document: each with what happens where a release lacks it.
+
+Written for Ray 2.60, the upper bound in pyproject.toml. Before that bound is raised, each of these is looked at.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+# The resource that only the head node has. Without it trials' drivers and the Coordinator could not be scheduled.
+HEAD_NODE = "node:__internal_head__"
+
+# Environment variables that Ray reads and does not document. Without them Ray starts more slowly, gives trainings a
+# lower priority than its own processes, and prints more.
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_worker_maximum_startup_concurrency": "8",  # by default a trial's worker waits for helpers to have started
+    "RAY_worker_niceness": "0",  # trainings are what the machine is for
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # of the lines that Ray prints in our name
+}
+
+# Set to 0, as it is by default on other systems than Linux, all of Ray listens on loopback instead of on every
+# interface. Without it a Ray of our own is open to the machine's network.
+MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+# One hands out Ray Data's sets, of which we give none. The other removes the workers' placement group once their
+# controller is gone, which Ray itself does for a group whose maker, as ours, is no detached actor.
+NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+
+class ControllerInThisProcess:
+    """Before TorchTrainer among a class's bases: runs Ray Train's controller here, not in an actor of its own.
+
+    A trial's driver is an actor already and would only wait for the controller's. That process costs five
+    seconds of processor time and as long a wait at each trial's start, for it imports Ray Train and torch
+    again. Where a release has no such methods they are not called, and where it has no such controller its own way is
+    taken: trials then start more slowly.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without those that start a process for each trial that has nothing to do."""
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if type(callback).__name__ not in NEEDLESS_CALLBACKS]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        """Runs the controller to its end; the training's result."""
+        try:
+            from ray.train.v2._internal.execution.controller import TrainController
+        except ImportError:
+            return super()._initialize_and_run_controller(**settings)  # type: ignore[misc]
+
+        controller = TrainController(**settings)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+def prestart_actors(*, tracks_state: bool) -> None:
+    """Begins the processes that Ray has once for all trials.
+
+    Ray Train would begin them as the first trial starts, and wait for each: two seconds a process, in which the trial's
+    driver loads its libraries now. A release that has them elsewhere starts them itself, later.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        get_or_create_autoscaling_coordinator()
+        if tracks_state:
+            from ray.train.v2._internal.state.state_actor import get_or_create_state_actor
+
+            get_or_create_state_actor()
+
+
+@contextlib.contextmanager
+def own_process_groups() -> Iterator[None]:
+    """Ray's processes that begin inside the block are each in a process group of their own.
+
+    `timeout` and many a supervisor send SIGTERM to the whole group of a command. Ray would be gone then
+    before its workers have saved; it ends with this process in any case. A release that starts its processes
+    in another way does without.
+    """
+    try:
+        from ray._private import services
+    except ImportError:
+        services = None
+    popen = getattr(services, "ConsolePopen", None)
+    if popen is None:
+        yield
+        return
+
+    services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """A failed run's error, and what caused it, outermost first; of Ray's nested errors, the workers' own.
+
+    Where a release names the inner errors otherwise, the chain ends earlier: the reason is then less precise.
+    """
+    following: BaseException | None = error
+    while isinstance(following, BaseException):
+        yield following
+        failures = getattr(following, "worker_failures", None)
+        inner = (getattr(following, name, None) for name in ("cause", "health_check_failure", "__cause__"))
+        following = next(iter(failures.values())) if failures else next(filter(None, inner), None)
