@@ -7,7 +7,8 @@ from gan.training.epochs import steps_per_epoch
 from runner.config.loading import to_yaml
 from runner.config.schema import Data
 from runner.console import Console
-from runner.data.patch_store import PatchStore, describe_store, find_store, prepare_patches
+from runner.data.patch_store import PatchStore, describe_store, find_store
+from runner.data.preparation import prepare_patches
 from runner.data.shards import ShardReport
 from runner.data.sources import Source
 from runner.errors import DataError, Exit, FullError, StorageError
