@@ -30,7 +30,8 @@ from gan.data.pictures import decode_picture
 from gan.training.loop import BeforeStep, TrainingSettings, fit
 from gan.training.state import ModelSettings, TrainState
 from runner.config.schema import Data
-from runner.data.patch_store import Cut, PatchStore, prepare_patches
+from runner.data.patch_store import PatchStore
+from runner.data.preparation import Cut, prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import find_source, store_fingerprint
 from runner.data.synthesis import draw_pair

@@ -104,7 +104,7 @@ def score(
     """All metrics of all patches, in one pass a mode."""
     indices = range(len(patches))
     values = {mode: measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in MODES}
-    return Scores(tuple(metrics), [patches.place(index) for index in indices], values)
+    return Scores(tuple(metrics), [patches.origin(index) for index in indices], values)
 
 
 def summarise(values: NDArray[np.float64]) -> Summary:

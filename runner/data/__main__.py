@@ -1,4 +1,4 @@
-"""`python -m runner.data synthesize DIR`: data sets of pairs."""
+"""`python -m runner.data synthesize DIR`: the command that draws data sets of pairs."""
 
 import argparse
 import sys
@@ -11,12 +11,13 @@ from runner.errors import DataError, Exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command. Returns its exit code."""
     parser = new_parser(
         "runner.data",
         "Makes data sets of map and satellite pairs.",
         "python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
     )
+
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     synthesize = verbs.add_parser(
         "synthesize",
@@ -25,49 +26,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example:\n  python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
     defaults = Synthetic()
     synthesize.add_argument("directory", metavar="DIR", help="a folder that is new, empty, or holds only drawn pairs")
-    synthesize.add_argument("--train", metavar="N", type=count, default=defaults.train, help="pictures to train on")
-    synthesize.add_argument("--val", metavar="M", type=count, default=defaults.val, help="pictures to validate with")
+    synthesize.add_argument("--train", metavar="N", type=_count, default=defaults.train, help="pictures to train on")
+    synthesize.add_argument("--val", metavar="M", type=_count, default=defaults.val, help="pictures to validate with")
     synthesize.add_argument(
-        "--seed", metavar="S", type=seed, default=defaults.seed, help="what the scenes are drawn from"
+        "--seed", metavar="S", type=_seed, default=defaults.seed, help="what the scenes are drawn from"
     )
     add_traceback(synthesize)
-    return run_command(parser, run_synthesize, argv)
+    return run_command(parser, _synthesize, argv)
 
 
-def count(text: str) -> int:
-    """A number of pictures, 1 or more."""
+def _count(text: str) -> int:
+    """Parses a number of pictures, 1 or more."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of pictures: give 1 or more")
     return int(text)
 
 
-def seed(text: str) -> int:
-    """A seed, 0 or more."""
+def _seed(text: str) -> int:
+    """Parses a seed, 0 or more."""
     if not text.isdigit() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is no seed: give a whole number from 0 to 2**63 - 1")
     return int(text)
 
 
-def run_synthesize(arguments: argparse.Namespace) -> Exit:
-    """Draws what is not there yet, so that a broken-off run goes on."""
+def _synthesize(arguments: argparse.Namespace) -> Exit:
+    """Draws all pairs into the folder. Raises DataError where the folder can't be used."""
+    # Imported here, so that `--help` does not wait for them.
     from rich.progress import track
 
     from runner.data.sources import read_picture, synthetic_source
     from runner.storage.folder import Storage
 
     folder = Path(arguments.directory)
-    source = synthetic_source(Synthetic(train=arguments.train, val=arguments.val, seed=arguments.seed))
-    wanted = {f"{picture.split}/{picture.name}" for picture in source.pictures}
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file: give a folder")
+
+    # Other files would be trained on too. Pairs of an earlier run are only written again, with the same bytes.
+    source = synthetic_source(Synthetic(train=arguments.train, val=arguments.val, seed=arguments.seed))
+    wanted = {f"{picture.split}/{picture.name}" for picture in source.pictures}
     strangers = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*")
         if path.is_file() and path.relative_to(folder).as_posix() not in wanted
     )  # fmt: skip
     if strangers:
         raise DataError(f"{folder} holds other files ({', '.join(strangers[:3])}): give a new or an empty folder")
+
     storage = Storage.open(folder)
     try:
         for split in ("train", "val"):
@@ -76,6 +82,7 @@ def run_synthesize(arguments: argparse.Namespace) -> Exit:
             storage.write(f"{picture.split}/{picture.name}", read_picture(picture, source.seed))
     except OSError as error:
         raise DataError(f"{folder} can't be written ({error.strerror}): give a folder that can") from error
+
     print(f"{arguments.train} + {arguments.val} pairs in {folder}; use them with --set data.source={folder}")
     return Exit.FINISHED
 

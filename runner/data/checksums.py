@@ -1,4 +1,4 @@
-"""Files that were made are known to be on the disk, and to be what they were."""
+"""Written files are safe on the disk, and unchanged when they are read later."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,11 +10,14 @@ from xxhash import xxh3_64
 from runner.storage.folder import Storage
 from runner.trial.resources import num_cores
 
-BLOCK_BYTES = 2**20  # what the caches still hold when it is looked at
+BLOCK_BYTES = 2**20  # small enough to be in the processor's cache when it is hashed
 
 
 class SyncBehind:
-    """Has the disk take files of a folder while others are made, so that the end has little to wait for."""
+    """Syncs files of a folder to the disk in a thread, while the next files are written.
+
+    So there is little to wait for at the end. Use it as a context manager.
+    """
 
     def __init__(self, folder: Storage) -> None:
         self._folder = folder
@@ -25,11 +28,11 @@ class SyncBehind:
         return self
 
     def add(self, name: str) -> None:
-        """A file that is whole now; returns at once."""
+        """Queues a file that is complete now. Returns at once."""
         self._syncs.append(self._pool.submit(self._folder.sync, name))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Waits until the disk has all files; raises OSError where it has not taken one."""
+        """Waits until all files are on the disk. Raises OSError where one of them could not be written."""
         self._pool.shutdown(cancel_futures=error is not None)
         if error is None:
             for sync in self._syncs:
@@ -37,7 +40,7 @@ class SyncBehind:
 
 
 def file_checksum(path: Path) -> str:
-    """XXH3 of a file, 16 hexadecimal digits; raises OSError where it can't be read."""
+    """XXH3 of a file, 16 hexadecimal digits. Raises OSError where the file can't be read."""
     digest = xxh3_64()
     block = memoryview(bytearray(BLOCK_BYTES))
     with open(path, "rb", buffering=0) as stream:
@@ -47,9 +50,20 @@ def file_checksum(path: Path) -> str:
 
 
 def first_damaged(folder: Path, checksums: Mapping[str, str]) -> str | None:
-    """The first of some files that does not have its checksum, looked for on all cores; None where all have."""
+    """Reads files on all cores, and compares their checksums.
+
+    Args:
+        checksums: the right checksum of each file, by its name in `folder`.
+
+    Returns:
+        The name of the first damaged file. None where all are right.
+
+    Raises:
+        OSError: a file can't be read.
+    """
     with ThreadPoolExecutor(num_cores()) as pool:
         found = pool.map(lambda name: file_checksum(folder / name), checksums)
-        return next(
-            (name for name, checksum in zip(checksums, found, strict=True) if checksum != checksums[name]), None
-        )
+        for (name, expected), checksum in zip(checksums.items(), found, strict=True):
+            if checksum != expected:
+                return name
+    return None

@@ -1,4 +1,4 @@
-"""A shard of the patch store: some pictures of a split, decoded, cut and written in one go by one core."""
+"""A shard is a file of the patch store: some pictures of one split, decoded, cut and written by one core."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
 from runner.trial.resources import num_cores
 
-# The same wherever a store is made, so that its files are the same. Enough that the start of a task costs little
-# beside them, and few enough for a small set to be shared among cores.
-PICTURES_A_SHARD = 16
+# The same everywhere, so that a store has the same files wherever it is built. Enough pictures that starting a task
+# costs little, and few enough that several cores can share a small data set.
+_PICTURES_PER_SHARD = 16
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Pictures of a split that follow each other there, to become one file."""
+    """Consecutive pictures of a split that become one file."""
 
     split: str
     number: int
@@ -33,16 +33,19 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The file's."""
+        """The name of the file."""
         return shard_name(self.split, self.number)
 
 
 class ShardReport(NamedTuple):
-    """What became of a shard. Its patches are in its file; this is all that others are told.
+    """What a worker reports after it has written a shard.
 
     Attributes:
+        name: the name of the shard's file.
+        pictures, patches: how many are in the file.
+        bytes: the size of the file.
         checksum: XXH3 of the file, 16 hexadecimal digits.
-        sizes: how many of its pictures have which size, under "1200x600" and the like.
+        sizes: the number of pictures of each size, which is written as "1200x600".
         left_out: the pictures that can't be used, each with `file` and `reason`.
     """
 
@@ -56,49 +59,54 @@ class ShardReport(NamedTuple):
     left_out: list[dict[str, str]]
 
 
-class CutPicture(NamedTuple):
-    """What one picture became; its size is (width, height)."""
+class _CutPicture(NamedTuple):
+    """The patches of one picture, and the picture's (width, height)."""
 
     rows: PatchRows
     size: tuple[int, int]
 
 
 def shards_of(source: Source) -> list[Shard]:
-    """The source's pictures, split after split, a fixed number a shard."""
+    """The source's pictures, split after split, in shards of a fixed number of pictures."""
     shards = []
     for split in SPLITS:
         pictures = [picture for picture in source.pictures if picture.split == split]
-        starts = range(0, len(pictures), PICTURES_A_SHARD)
+        starts = range(0, len(pictures), _PICTURES_PER_SHARD)
         shards += [
-            Shard(split, number, pictures[start : start + PICTURES_A_SHARD]) for number, start in enumerate(starts)
+            Shard(split, number, pictures[start : start + _PICTURES_PER_SHARD]) for number, start in enumerate(starts)
         ]
     return shards
 
 
 def write_shard(shard: Shard, seed: int | None, data: Data, folder: Storage) -> ShardReport:
-    """Writes a shard's file whole; memory holds one picture at a time.
+    """Writes the file of a shard. Holds one picture in memory at a time.
+
+    A picture that can't be used is reported in `left_out`. It raises nothing.
 
     Args:
-        seed: of the source, where its pictures are drawn.
+        seed: the seed of a synthetic source; None for any other.
+        folder: the store.
 
     Raises:
-        OSError: the file can't be written. What is wrong with a picture is reported, never raised.
+        OSError: the file can't be written.
     """
     sizes: Counter[str] = Counter()
     left_out = []
     num_patches = 0
+
     with folder.writing_unsynced(shard.name) as stream:
         hashing = HashingStream(stream, xxh3_64())
         with pa.ipc.new_file(pa.PythonFile(hashing, mode="w"), patch_schema(data.patch_size)) as writer:
             for picture in shard.pictures:
                 try:
-                    cut = cut_picture(picture, seed, data)
+                    cut = _cut_picture(picture, seed, data)
                 except PictureError as error:
                     left_out.append({"file": f"{shard.split}/{picture.name}", "reason": str(error)})
                     continue
                 writer.write_batch(patch_batch(cut.rows))
                 num_patches += len(cut.rows.origins)
                 sizes["{}x{}".format(*cut.size)] += 1
+
     return ShardReport(
         split=shard.split,
         name=shard.name,
@@ -111,28 +119,12 @@ def write_shard(shard: Shard, seed: int | None, data: Data, folder: Storage) -> 
     )
 
 
-def cut_picture(picture: Picture, seed: int | None, data: Data) -> CutPicture:
-    """One picture from its file, or drawn, to its patches; raises PictureError where it can't be used."""
-    try:
-        content = read_picture(picture, seed)
-    except OSError as error:
-        raise PictureError(f"it can't be read ({error.strerror})") from error
-    pair = read_pair(content, data.patch_size)
-    height, width = pair.map.shape[:2]
-    rows = PatchRows(
-        picture.name,
-        patch_origins(height, width, data.patching, data.patch_size),
-        cut_patches(pair.satellite, data.patching, data.patch_size),
-        cut_patches(pair.map, data.patching, data.patch_size),
-    )
-    return CutPicture(rows, (2 * width, height))
-
-
 def cut_in_this_process(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
-    """Writes the source's shards into a folder, a thread a core, without Ray; reports in order."""
+    """Writes the source's shards into a folder without Ray, one thread per core. Yields their reports in order."""
     with ThreadPoolExecutor(num_cores()) as pool:
         waiting: deque[Future[ShardReport]] = deque()
         try:
+            # Few shards wait at a time, so that a caller that gives up does not wait for all others.
             for shard in shards_of(source):
                 waiting.append(pool.submit(write_shard, shard, source.seed, data, folder))
                 if len(waiting) == 2 * num_cores():
@@ -142,3 +134,21 @@ def cut_in_this_process(source: Source, data: Data, folder: Storage) -> Iterator
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _cut_picture(picture: Picture, seed: int | None, data: Data) -> _CutPicture:
+    """Reads or draws one picture, and cuts it. Raises PictureError where it can't be used."""
+    try:
+        content = read_picture(picture, seed)
+    except OSError as error:
+        raise PictureError(f"it can't be read ({error.strerror})") from error
+
+    pair = read_pair(content, data.patch_size)
+    height, width = pair.map.shape[:2]  # of one half
+    rows = PatchRows(
+        picture.name,
+        patch_origins(height, width, data.patching, data.patch_size),
+        cut_patches(pair.satellite, data.patching, data.patch_size),
+        cut_patches(pair.map, data.patching, data.patch_size),
+    )
+    return _CutPicture(rows, (2 * width, height))

@@ -1,4 +1,4 @@
-"""Where pictures of pairs come from: a directory with train/ and val/, or drawn ones."""
+"""Where pictures of pairs come from: a directory with train/ and val/, or the synthesis."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,13 +9,19 @@ from runner.config.schema import Data, Synthetic
 from runner.errors import DataError
 
 SPLITS = ("train", "val")
-SYNTHETIC = "synthetic"
-STORE_FORMAT = 1
+
+_SYNTHETIC = "synthetic"
+_STORE_FORMAT = 1  # part of the fingerprint: raise it when the same source and settings give other patches
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One file of pairs, not read yet. `path` is None for a drawn one, whose index then says which."""
+    """A picture with both halves of a pair, not read yet.
+
+    Attributes:
+        path: the picture's file; None where it is drawn.
+        index: its position in the split, from which a synthetic picture is drawn.
+    """
 
     split: str
     name: str
@@ -25,35 +31,81 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """The pictures of both splits, in the order that their patches are stored in; `seed` draws synthetic ones."""
+    """The pictures of both splits, in the order in which their patches are stored.
+
+    Attributes:
+        seed: what synthetic pictures are drawn from; None for pictures that are read.
+    """
 
     pictures: Sequence[Picture]
     seed: int | None = None
 
 
 def find_source(data: Data) -> Source:
-    """Lists the pictures; nothing is decoded.
+    """Lists the pictures. Reads none of them.
 
     Raises:
-        DataError: the directory, a split, or every file of a split is missing.
+        DataError: the directory or one of its splits does not exist, or a split has no files.
     """
-    return synthetic_source(data.synthetic) if data.source == SYNTHETIC else directory_source(Path(data.source))
+    return synthetic_source(data.synthetic) if data.source == _SYNTHETIC else _directory_source(Path(data.source))
 
 
 def synthetic_source(synthetic: Synthetic) -> Source:
-    """Pictures that will be drawn when they are read."""
+    """Pictures that are drawn when they are read."""
     counts = {"train": synthetic.train, "val": synthetic.val}
     pictures = [Picture(split, picture_name(index), None, index) for split in SPLITS for index in range(counts[split])]
     return Source(pictures, synthetic.seed)
 
 
+def validation_source(folder: Path) -> Source:
+    """Lists pictures for validation alone: those of the folder's val/ or, where it has none, of the folder.
+
+    Raises:
+        DataError: the directory does not exist, has a train/ but no val/, or has no pictures.
+    """
+    pairs = folder / "val" if (folder / "val").is_dir() else folder
+    if not pairs.is_dir() or (pairs == folder and (folder / "train").is_dir()):
+        problem = "it has train/ but no val/" if pairs.is_dir() else "there is no such directory"
+        raise DataError(f"--data is {str(folder)!r}: {problem}. Give a directory of pairs, or one with val/.")
+
+    pictures = _pictures_below(pairs, "val")
+    if not pictures:
+        raise DataError(
+            f"--data is {str(folder)!r}: {pairs} holds no pairs. Put JPEG or PNG pictures there, each with the "
+            "satellite half on the left and the map half on the right."
+        )
+    return Source(pictures)
+
+
+def store_fingerprint(source: Source, data: Data) -> str:
+    """The name of this source's patch store: 16 hexadecimal digits. Reads all files of the source."""
+    text = f"{_STORE_FORMAT} {data.patching} {data.patch_size} {_source_digest(source)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_picture(picture: Picture, seed: int | None) -> bytes:
+    """The bytes of a picture's file, read or drawn.
+
+    Args:
+        seed: the seed of a synthetic source; None for any other.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    if picture.path is not None:
+        return Path(picture.path).read_bytes()
+    from runner.data.synthesis import draw_pair
+
+    return draw_pair(seed or 0, picture.split, picture.index)
+
+
 def picture_name(index: int) -> str:
-    """File name of a drawn picture."""
+    """The file name of a synthetic picture."""
     return f"{index + 1:05d}.jpg"
 
 
-def directory_source(folder: Path) -> Source:
-    """Every file below train/ and val/, hidden ones left out, sorted by name."""
+def _directory_source(folder: Path) -> Source:
+    """All files below train/ and val/, except hidden ones, sorted by name. Raises DataError like `find_source`."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(
@@ -66,9 +118,10 @@ def directory_source(folder: Path) -> Source:
                 f"data.source is {str(folder)!r}: it has no {split}/ directory. Put the pairs to "
                 f"{'train on' if split == 'train' else 'validate with'} into {folder / split}."
             )
+
     pictures: list[Picture] = []
     for split in SPLITS:
-        in_split = pictures_below(folder / split, split)
+        in_split = _pictures_below(folder / split, split)
         if not in_split:
             raise DataError(
                 f"data.source is {str(folder)!r}: {split}/ holds no pairs. Put JPEG or PNG pictures into "
@@ -78,8 +131,8 @@ def directory_source(folder: Path) -> Source:
     return Source(pictures)
 
 
-def pictures_below(folder: Path, split: str) -> list[Picture]:
-    """Every file below a folder, hidden ones left out, sorted by name."""
+def _pictures_below(folder: Path, split: str) -> list[Picture]:
+    """All files below a folder, except hidden ones, sorted by name."""
     files = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -88,57 +141,26 @@ def pictures_below(folder: Path, split: str) -> list[Picture]:
     return [Picture(split, name, str((folder / name).absolute()), index) for index, name in enumerate(files)]
 
 
-def validation_source(folder: Path) -> Source:
-    """The pairs to validate with alone, in the folder's val/ or, where it has none, in the folder itself.
-
-    Raises:
-        DataError: there is no such directory, or no picture in it.
-    """
-    pairs = folder / "val" if (folder / "val").is_dir() else folder
-    if not pairs.is_dir() or (pairs == folder and (folder / "train").is_dir()):
-        problem = "it has train/ but no val/" if pairs.is_dir() else "there is no such directory"
-        raise DataError(f"--data is {str(folder)!r}: {problem}. Give a directory of pairs, or one with val/.")
-    pictures = pictures_below(pairs, "val")
-    if not pictures:
-        raise DataError(
-            f"--data is {str(folder)!r}: {pairs} holds no pairs. Put JPEG or PNG pictures there, each with the "
-            "satellite half on the left and the map half on the right."
-        )
-    return Source(pictures)
-
-
-def store_fingerprint(source: Source, data: Data) -> str:
-    """The name of the patch store that this source gives: 16 hexadecimal digits."""
-    text = f"{STORE_FORMAT} {data.patching} {data.patch_size} {source_digest(source)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def source_digest(source: Source) -> str:
-    """SHA-256 of what the source holds: names and bytes, but not where it stands."""
+def _source_digest(source: Source) -> str:
+    """SHA-256 of the names and bytes of all pictures. It does not depend on the directory's path."""
     digest = hashlib.sha256()
+
+    # A synthetic picture has no bytes yet. Version and seed determine them.
     if source.seed is not None:
         from runner.data.synthesis import SYNTHESIS_VERSION
 
         digest.update(f"synthetic {SYNTHESIS_VERSION} {source.seed}".encode())
+
     for picture in source.pictures:
-        content = picture.path and file_digest(picture.path)
+        content = picture.path and _file_digest(picture.path)
         digest.update(f"\n{picture.split}/{picture.name} {content}".encode())
     return digest.hexdigest()
 
 
-def file_digest(path: str) -> str:
-    """SHA-256 of a file, or what keeps it from being read."""
+def _file_digest(path: str) -> str:
+    """SHA-256 of a file, or the reason why it can't be read."""
     try:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         return f"unreadable ({error.strerror})"
-
-
-def read_picture(picture: Picture, seed: int | None) -> bytes:
-    """The picture's bytes: read, or drawn. Raises OSError where it can't be read."""
-    if picture.path is not None:
-        return Path(picture.path).read_bytes()
-    from runner.data.synthesis import draw_pair
-
-    return draw_pair(seed or 0, picture.split, picture.index)

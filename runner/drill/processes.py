@@ -1,7 +1,7 @@
-"""The processes of a command that the drill started, found by their session, and signals to them.
+"""The processes of a command that the drill started, and signals to them.
 
-A command is started in a session of its own, which all that it starts stay in, Ray's workers included, and
-which outlives it: so that nothing else is ever ended, and nothing is left behind.
+The drill starts each command in a new session. All that the command starts, Ray's workers included, stays in that
+session, even after the command itself has ended. So the drill finds everything that it must end, and ends nothing else.
 """
 
 import contextlib
@@ -10,43 +10,48 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
+
 WORKER_TITLE = "ray::RayTrainWorker"
 DRIVER_TITLE = "ray::ImplicitFunc"
-END_WITHIN_S = 10.0
 POLL_S = 0.02
+
+_END_WITHIN_S = 10.0
+_WRITE_POLL_S = 0.0005  # a write takes a few milliseconds
 
 
 def session_processes(session: int) -> dict[int, str]:
     """The living processes of a session, with their titles."""
     found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] not in "ZX":
-                found[int(folder.name)] = process_title(int(folder.name))
+    for process in psutil.process_iter():
+        # psutil knows nothing of sessions.
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == session and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                found[process.pid] = process_title(process.pid)
     return found
 
 
 def process_title(pid: int) -> str:
-    """What `ps` shows of a process; empty where it is gone."""
+    """The title that `ps` shows of a process. Empty where it has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
-    except OSError:
+        return " ".join(psutil.Process(pid).cmdline()).strip()
+    except psutil.Error:
         return ""
 
 
 def processes_titled(session: int, title: str) -> list[int]:
-    """Processes of a session whose title begins so."""
+    """The processes of a session whose title begins like this."""
     return [pid for pid, shown in session_processes(session).items() if shown.startswith(title)]
 
 
 def kill_session(session: int) -> None:
-    """Ends all processes of a session, those too that were being started meanwhile.
+    """Kills all processes of a session, and waits until they have ended.
 
     Raises:
-        TimeoutError: some could not be ended.
+        TimeoutError: some did not end.
     """
-    deadline = time.monotonic() + END_WITHIN_S
+    deadline = time.monotonic() + _END_WITHIN_S
+    # A process may start another one while we look, so we look again until none is left.
     while alive := session_processes(session):
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes {sorted(alive)} do not end")
@@ -57,7 +62,8 @@ def kill_session(session: int) -> None:
 
 
 def signal_worker(pid: int, number: int) -> bool:
-    """Signals a process if it is a training worker still; False where it is not."""
+    """Sends a signal to a process if it is a training worker. False where it is none, or has ended."""
+    # The system may have given the number to another process meanwhile.
     if not process_title(pid).startswith(WORKER_TITLE):
         return False
     try:
@@ -68,7 +74,11 @@ def signal_worker(pid: int, number: int) -> bool:
 
 
 def kill_worker_during_write(pid: int, folder: str, prefix: str, within_s: float) -> bool:
-    """Kills a training worker as soon as a new name with that prefix stands in a folder; False where none came."""
+    """Kills a training worker as soon as a new name with this prefix appears in a folder.
+
+    Returns:
+        False where no such name appeared in time, or the worker ended before.
+    """
     before = names_with(folder, prefix)
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -76,12 +86,12 @@ def kill_worker_during_write(pid: int, folder: str, prefix: str, within_s: float
             return signal_worker(pid, signal.SIGKILL)
         if not process_title(pid):
             return False
-        time.sleep(0.0005)
+        time.sleep(_WRITE_POLL_S)
     return False
 
 
 def names_with(folder: str, prefix: str) -> set[str]:
-    """Names in a local folder that begin so; none where there is no folder."""
+    """The names in a local folder that begin with `prefix`. Empty where there is no folder."""
     try:
         return {path.name for path in Path(folder).iterdir() if path.name.startswith(prefix)}
     except OSError:

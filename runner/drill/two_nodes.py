@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from runner.drill.processes import kill_session
 from runner.drill.target_run import NotTried
 
@@ -71,7 +73,7 @@ def main() -> None:
 
 def node_of(nodes: list[Any], worker: int) -> str:
     """The node whose raylet started a worker."""
-    parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    parent = psutil.Process(worker).ppid()
     return next(str(node.node_id) for node in nodes if node.all_processes["raylet"][0].process.pid == parent)
 
 

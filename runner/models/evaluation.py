@@ -18,10 +18,11 @@ from runner.console import Console, number
 from runner.data.patch_store import (
     PatchStore,
     check_bad_fraction,
+    describe_bad_files,
     find_store,
-    first_names,
-    prepare_patches,
+    first_bad_files,
 )
+from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint, validation_source
 from runner.errors import DataError, StorageError
@@ -113,9 +114,9 @@ def cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[s
     left_out = [entry for report in reports for entry in report.left_out]
     check_bad_fraction(left_out, len(source.pictures), config.model_copy(update={"source": directory}))
     if not any(report.patches for report in reports):
-        raise DataError(f"--data is {directory!r}: none of its pictures can be used.\n{first_names(left_out)}")
+        raise DataError(f"--data is {directory!r}: none of its pictures can be used.\n{first_bad_files(left_out)}")
     if left_out:
-        notify(f"left out: {len(left_out)} bad files\n{first_names(left_out)}")
+        notify(describe_bad_files(left_out))
 
 
 def trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchStore:

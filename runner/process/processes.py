@@ -1,20 +1,27 @@
-"""The processes that a start of the command has started: marked, so that what outlives it can be ended."""
+"""Finding and ending the processes of a start of the command.
+
+A start marks its processes by an environment variable, which every process passes on to those that it starts. So
+they can be found after the command itself was killed.
+"""
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-MAX_WAIT_S = 10.0
-PAUSE_S = 0.01
+import psutil
+
 MARK = "PIX2PIX_RUNNER_START"
+
+_MAX_WAIT_S = 10.0
+_PAUSE_S = 0.01
+_START_TIME = 19  # place of `starttime` (field 22 of proc_pid_stat(5)) among the fields after the command's name
 
 
 @contextlib.contextmanager
 def marked(token: str) -> Iterator[None]:
-    """Processes that begin inside the block, and all that they begin, carry the mark of this start."""
+    """Processes that are started inside the block, and all their descendants, carry the mark of this start."""
     os.environ[MARK] = token
     try:
         yield
@@ -23,63 +30,90 @@ def marked(token: str) -> Iterator[None]:
 
 
 def end_marked(token: str) -> int:
-    """Kills what carries the mark of a start, this process aside, and waits for its end; how many there were.
+    """Kills all processes with the mark of a start, except this one, and waits until they have ended.
 
-    One of them may be starting another while it is looked for: it is looked again until there is none.
-    A worker that outlives a killed command can't write any more, but it holds its GPU's memory; Ray's
-    agents stay for more than a minute.
+    A worker that outlives a killed command can't write any more, but it holds its GPU's memory. Ray's agents would
+    stay for more than a minute.
+
+    Returns:
+        The number of processes that were killed.
     """
     ended: set[int] = set()
-    deadline = time.monotonic() + MAX_WAIT_S
+    deadline = time.monotonic() + _MAX_WAIT_S
+
+    # A process may start another one while we look, so we look again until nothing is found. psutil.wait_procs
+    # can't wait for us: a zombie counts as running there, and one whose parent is gone may stay for ever.
     while time.monotonic() < deadline:
-        found = kill_marked(f"{MARK}={token}".encode())
+        found = _kill_marked(token)
         ended |= found
         if not found and not any(map(is_alive, ended)):
             break
-        time.sleep(PAUSE_S)
+        time.sleep(_PAUSE_S)
+
     return len(ended)
 
 
 def is_alive(pid: int) -> bool:
-    """False where there is no such process, or only its exit code is left of it.
+    """False where there is no such process, or only a zombie.
 
-    A killed process has its memory, and with it its environment, taken away before it is gone.
+    A process that is being killed is alive until its memory is freed. It has no environment by then.
     """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except (psutil.Error, ValueError):  # ValueError: a negative number, from a damaged file
         return False
 
 
 def is_running(name: str, token: str) -> bool:
-    """True where a process of this name carries the mark of a start; a zombie does not count."""
-    mark = f"{MARK}={token}".encode()
-    for command in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            environment = command.parent / "environ"
-            if command.read_text().strip() == name and mark in environment.read_bytes().split(b"\0"):
-                return True
-    return False
-
-
-def kill_marked(mark: bytes) -> set[int]:
-    """One look at all processes; a zombie has no environment any more."""
-    ended = set()
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(environment.parent.name)
-            if pid != os.getpid() and mark in environment.read_bytes().split(b"\0"):
-                os.kill(pid, signal.SIGKILL)
-                ended.add(pid)
-    return ended
+    """True where a process of this name carries the mark of a start. A zombie does not count."""
+    return any(_has_name(process, name) and _has_mark(process, token) for process in psutil.process_iter())
 
 
 def children(name: str) -> list[int]:
-    """The processes of this name that this one has started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            before, _, after = stat.read_text().rpartition(")")
-            if before.partition("(")[2] == name and int(after.split()[1]) == os.getpid():
-                found.append(int(stat.parent.name))
-    return found
+    """The numbers of the processes with this name that this process has started itself."""
+    return [process.pid for process in psutil.Process().children() if _has_name(process, name)]
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks since the machine's boot. None where it is not alive.
+
+    Number and start together identify a process, because the system uses a number again. psutil's `create_time` can't
+    serve here: it is by the wall clock, and changes when that is set.
+    """
+    if not is_alive(pid):
+        return None
+    if not psutil.LINUX:
+        return "alive"
+    try:
+        # The command's name stands in parentheses, and may contain spaces and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_START_TIME]
+    except OSError:
+        return None  # it ended between the two looks
+
+
+def _kill_marked(token: str) -> set[int]:
+    """Looks at all processes once. Returns the numbers of those that were killed."""
+    killed = set()
+    for process in psutil.process_iter():
+        if process.pid != os.getpid() and _has_mark(process, token):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                killed.add(process.pid)
+    return killed
+
+
+# A process may end while we look at it, and other users' processes hide their environment: neither is an error.
+
+
+def _has_mark(process: psutil.Process, token: str) -> bool:
+    try:
+        return process.environ().get(MARK) == token
+    except (psutil.Error, OSError):
+        return False
+
+
+def _has_name(process: psutil.Process, name: str) -> bool:
+    try:
+        return process.name() == name
+    except (psutil.Error, OSError):
+        return False

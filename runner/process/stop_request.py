@@ -1,4 +1,4 @@
-"""Asking a run to stop: handlers only set a flag, everything else happens in the loops that look at it."""
+"""Asking a run to stop. Signal handlers only note the reason; the loops that look at it do all the rest."""
 
 import contextlib
 import os
@@ -15,15 +15,24 @@ INTERRUPT = "Ctrl-C"
 TERMINATED = "SIGTERM"
 TIME_LIMIT = "time limit"
 
+MIN_ALLOWANCE_S = 8.0
+_MAX_ALLOWANCE_S = 60.0
+_ALLOWANCE_SHARE = 0.05  # of the time limit
+
+
+class Stopped(Exception):
+    """The run was asked to stop before its trials began. The StopRequest has the reason."""
+
 
 @dataclass
-class StopFlag:
-    """What signal handlers and the time limit set; the reason is the one that came first.
+class StopRequest:
+    """Whether the run was asked to stop, and why. The first reason is kept.
 
     Attributes:
-        deadline: by time.monotonic(), when the command must have ended; None for no limit.
-        allowance_s: how long before the deadline to stop, so that a step, a save and Ray's end fit in.
-        before_exit: called where there is no time for anything else, to leave no process behind.
+        reason: one of the constants above; "" while nobody has asked.
+        deadline: the time.monotonic() at which the command must have ended; None for no limit.
+        allowance_s: how long before the deadline to stop, so that a step, a save and Ray's shutdown fit in.
+        before_exit: called before the process ends at once, so that no child process is left.
     """
 
     reason: str = ""
@@ -31,12 +40,25 @@ class StopFlag:
     allowance_s: float = 0.0
     before_exit: Callable[[], object] = lambda: None
 
+    @classmethod
+    def with_time_limit(cls, started: float, limit_s: float | None) -> "StopRequest":
+        """A request that becomes due by itself.
+
+        Args:
+            started: the time.monotonic() at which the command began.
+            limit_s: seconds that the command may take; None for no limit.
+        """
+        if limit_s is None:
+            return cls()
+        allowance_s = min(max(MIN_ALLOWANCE_S, _ALLOWANCE_SHARE * limit_s), _MAX_ALLOWANCE_S)
+        return cls(deadline=started + limit_s, allowance_s=allowance_s)
+
     def set(self, reason: str) -> None:
         """Asks all trials to stop."""
         self.reason = self.reason or reason
 
     def is_due(self, more_s: float = 0.0) -> bool:
-        """True once there is a reason; the time limit becomes one when it is near.
+        """True once the run must stop: somebody asked, or the deadline is near.
 
         Args:
             more_s: seconds to add to the allowance.
@@ -46,34 +68,22 @@ class StopFlag:
         return bool(self.reason)
 
 
-class Stopped(Exception):
-    """The run was asked to stop before its trials began; the flag has the reason."""
-
-
-MIN_ALLOWANCE_S, MAX_ALLOWANCE_S, ALLOWANCE_SHARE = 8.0, 60.0, 0.05
-
-
-def stop_flag(started: float, limit_s: float | None) -> StopFlag:
-    """A flag for a command that began at `started` and may take `limit_s`."""
-    if limit_s is None:
-        return StopFlag()
-    return StopFlag("", started + limit_s, min(max(MIN_ALLOWANCE_S, ALLOWANCE_SHARE * limit_s), MAX_ALLOWANCE_S))
-
-
 @contextlib.contextmanager
-def stop_signals(stop: StopFlag) -> Iterator[Callable[[], None]]:
-    """SIGTERM and Ctrl-C set the flag; a second Ctrl-C ends the process at once.
+def stop_signals(stop: StopRequest) -> Iterator[Callable[[], None]]:
+    """Inside the block, SIGTERM and Ctrl-C set the request. A second Ctrl-C ends the process at once.
 
     Yields:
-        What puts the handlers in place again, for after a library has put its own there, as Ray does.
+        A function that installs the handlers again, for use after a library (Ray) has installed its handlers.
     """
+    # Python lets only the main thread handle signals. A caller in another thread must stop the run itself.
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # only the main thread can handle signals; then stopping is the caller's
+        yield lambda: None
         return
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         if stop.reason == INTERRUPT:
             stop.before_exit()
+            # print() is not safe here: the signal may have interrupted another print.
             os.write(2, b"\nended at once; the same command goes on from the last checkpoint\n")
             os._exit(Exit.INTERRUPTED)
         stop.set(INTERRUPT)

@@ -1,7 +1,7 @@
-"""All reading and writing on storage: one folder, any pyarrow file system underneath.
+"""Every read and write of a run's files. They lie in a folder of the local machine, or of a mounted network drive.
 
-A write that matters is whole or absent: temporary name, fsync, rename. Where the file system has no
-rename worth the name (an object store), the upload itself is atomic and the temporary name is skipped.
+A write that matters is whole or absent, even after a power cut: the bytes go to a file with a temporary name, the disk
+confirms them (fsync), and a rename puts the file in its place.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -16,198 +18,238 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import pyarrow as pa
-import pyarrow.fs as pa_fs
-
 TEMPORARY = ".tmp-"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_TEXTS = tuple(os.strerror(number) for number in FULL)
 LOCK_WAIT_S = 10.0
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
+_LOCK_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder on a pyarrow file system; every name below is relative to it and uses `/`."""
+    """A folder, which need not exist yet. All names below are relative to it, and use `/`.
 
-    filesystem: pa_fs.FileSystem
+    Methods raise the OSError of the system where their docstring names no other behaviour.
+
+    Attributes:
+        root: the folder's absolute path.
+    """
+
     root: str
 
     @classmethod
     def open(cls, path: str | Path) -> "Storage":
-        """The folder at a local path (which need not exist yet)."""
-        return cls(pa_fs.LocalFileSystem(), str(Path(path).absolute()))
+        """The folder at a path."""
+        return cls(str(Path(path).absolute()))
 
     @property
     def local_path(self) -> Path:
-        """The folder as a local path, for memory maps and libraries that insist on one."""
+        """The folder's path, for memory maps and for libraries that need one."""
         return Path(self.root)
 
     @property
     def name(self) -> str:
-        """The folder's own name, without its parents."""
-        return self.root.rstrip("/").rsplit("/", 1)[-1]
+        """The folder's name without its parents."""
+        return self.local_path.name
 
     @property
     def shown(self) -> str:
-        """The folder as a person would type it: relative where it lies below the working directory."""
+        """The folder as a user would type it: relative where it lies below the working directory."""
         here = Path.cwd()
         return str(self.local_path.relative_to(here)) if self.local_path.is_relative_to(here) else self.root
 
     def at(self, name: str) -> "Storage":
         """A folder inside this one."""
-        return Storage(self.filesystem, self._path(name))
+        return Storage(f"{self.root}/{name}" if name else self.root)
 
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}" if name else self.root
+    def _path(self, name: str) -> Path:
+        # Not `local_path / name`: that would leave this folder where a name begins with a slash.
+        return Path(f"{self.root}/{name}")
+
+    # What there is.
 
     def exists(self, name: str = "") -> bool:
-        """True where a file or a folder of that name stands."""
-        return bool(self.filesystem.get_file_info(self._path(name)).type != pa_fs.FileType.NotFound)
+        """True where there is a file or a folder with that name."""
+        return self._path(name).exists()
 
     def size(self, name: str) -> int:
-        """Bytes of a file; raises FileNotFoundError where there is none."""
-        info = self.filesystem.get_file_info(self._path(name))
-        if info.type != pa_fs.FileType.File:
-            raise FileNotFoundError(self._path(name))
-        return int(info.size)
-
-    def total_bytes(self) -> int:
-        """Bytes of all files below this folder; 0 where there is none."""
-        selector = pa_fs.FileSelector(self.root, recursive=True, allow_not_found=True)
-        return sum(info.size or 0 for info in self.filesystem.get_file_info(selector))
+        """Bytes of a file. Raises FileNotFoundError where there is no file with that name."""
+        path = self._path(name)
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return path.stat().st_size
 
     def names(self, name: str = "") -> list[str]:
-        """Names in a folder, sorted; temporary ones are left out; empty where there is no folder."""
-        return [base for base in self._all_names(name) if not base.startswith(TEMPORARY)]
+        """The sorted names in a folder, without those of unfinished writes. Empty where there is no folder."""
+        return [entry for entry in self._all_names(name) if not entry.startswith(TEMPORARY)]
 
     def temporary_names(self, name: str = "") -> list[str]:
-        """Names of what unfinished writes left in a folder, sorted."""
-        return [base for base in self._all_names(name) if base.startswith(TEMPORARY)]
+        """The sorted names of unfinished writes in a folder. Empty where there is no folder."""
+        return [entry for entry in self._all_names(name) if entry.startswith(TEMPORARY)]
 
     def _all_names(self, name: str) -> list[str]:
-        selector = pa_fs.FileSelector(self._path(name), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        path = self._path(name)
+        try:
+            return sorted(os.listdir(path))  # noqa: PTH208 - names are asked for, not paths
+        except (FileNotFoundError, NotADirectoryError):
+            if path.exists():  # a file
+                raise
+            return []
 
-    def make_folder(self, name: str = "") -> None:
-        """Creates the folder and its parents."""
-        self.filesystem.create_dir(self._path(name), recursive=True)
+    def total_bytes(self) -> int:
+        """Bytes of all files below this folder. 0 where there is no folder."""
+        return sum(entry.st_size for entry in self._stats_below() if stat.S_ISREG(entry.st_mode))
+
+    def idle_s(self) -> float:
+        """Seconds since anything in this folder or below was written."""
+        newest = max((entry.st_mtime for entry in self._stats_below()), default=0.0)
+        with contextlib.suppress(FileNotFoundError):
+            newest = max(newest, self.local_path.stat().st_mtime)
+        return time.time() - newest
+
+    def _stats_below(self) -> Iterator[os.stat_result]:
+        for parent, folders, files in os.walk(self.root):
+            for name in (*folders, *files):
+                with contextlib.suppress(FileNotFoundError):  # another process may delete it while we look
+                    yield Path(parent, name).stat()
+
+    def free_bytes(self) -> int:
+        """Bytes that can still be written where the folder is or will be. `sys.maxsize` where that is unknown."""
+        existing = self.local_path
+        while not existing.exists():
+            existing = existing.parent
+        space = os.statvfs(existing)
+        # Some network drives give all numbers as zero.
+        return space.f_bavail * space.f_frsize if space.f_blocks else sys.maxsize
+
+    # Reading.
 
     def read(self, name: str) -> bytes:
-        """The whole file; raises FileNotFoundError where there is none."""
-        with self.filesystem.open_input_stream(self._path(name), compression=None) as stream:
-            return bytes(stream.read())
+        """The content of a file. Raises FileNotFoundError where there is none."""
+        return self._path(name).read_bytes()
+
+    def read_text(self, name: str) -> str:
+        """The content of a UTF-8 file. Raises FileNotFoundError or UnicodeDecodeError."""
+        return self.read(name).decode()
 
     def read_from(self, name: str, start: int) -> tuple[bytes, str]:
-        """The file's bytes from a place on, and what names this file until `write` puts another in its place.
+        """The bytes of a file from byte `start` on, and a text that identifies this file.
+
+        The text changes when `write` replaces the file, and stays the same when `append` adds to it.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no such file.
         """
         with open(self._path(name), "rb") as stream:
             stream.seek(start)
             return stream.read(), str(os.fstat(stream.fileno()).st_ino)
 
-    def read_text(self, name: str) -> str:
-        """The whole file as UTF-8; raises FileNotFoundError or UnicodeDecodeError."""
-        return self.read(name).decode()
+    # Writing.
+
+    def make_folder(self, name: str = "") -> None:
+        """Creates a folder and its parents where they do not exist."""
+        self._path(name).mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Replaces the file as a whole: a reader sees the old bytes or the new ones, never a mixture."""
+        """Replaces a whole file. Readers see the old bytes or the new ones, never a mixture."""
         with self.writing(name) as stream:
             stream.write(data)
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO | pa.NativeFile]:
-        """A stream whose bytes become the file `name`, on the disk, when the block ends without an error."""
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A stream. When the block ends without an error, its bytes are the file `name`, safe on the disk."""
         with self.writing_unsynced(name) as stream:
             yield stream
-            if self._is_local:
-                stream.flush()
-                os.fsync(stream.fileno())
-        if self._is_local:
-            sync(os.path.dirname(self._path(name)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        _sync(self._path(name).parent)
 
     @contextlib.contextmanager
-    def writing_unsynced(self, name: str) -> Iterator[BinaryIO | pa.NativeFile]:
-        """As `writing`, but a power cut may still take the file, or part of it, until `sync` of it is over."""
+    def writing_unsynced(self, name: str) -> Iterator[BinaryIO]:
+        """Like `writing`, but a power cut may take the file, or a part of it, until `sync` has been called."""
         path = self._path(name)
-        if not self._is_local:
-            with self.filesystem.open_output_stream(path, compression=None) as stream:
-                yield stream
-            return
-        temporary = f"{os.path.dirname(path)}/{temporary_name()}"
+        temporary = path.with_name(_temporary_name())
         try:
             with open(temporary, "wb") as stream:
                 yield stream
-            os.replace(temporary, path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
-    @property
-    def _is_local(self) -> bool:
-        return isinstance(self.filesystem, pa_fs.LocalFileSystem)
-
     def sync(self, name: str) -> None:
-        """Waits until the disk has a file's bytes; raises OSError where it can't take them."""
-        sync(self._path(name))
+        """Waits until a file's bytes are on the disk. Raises OSError where the disk can't take them."""
+        _sync(self._path(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes a file where none of that name stands, whole or not at all; False where one does."""
-        temporary = self._path(temporary_name())
+        """Writes a whole file if there is none with that name. Returns False, and changes nothing, if there is."""
+        path = self._path(name)
+        temporary = path.with_name(_temporary_name())
         try:
             with open(temporary, "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.link(temporary, self._path(name))
+            # A link fails where the name is taken, and a rename does not.
+            os.link(temporary, path)
         except FileExistsError:
             return False
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return True
 
     def append(self, name: str, data: bytes, *, synced: bool = True) -> None:
-        """Adds bytes at a file's end in one write.
+        """Adds bytes at the end of a file in one write. Creates the file where there is none.
 
         Args:
-            synced: wait until the disk has them, and what was added before.
+            synced: wait until the disk has these bytes, and all that were added before.
         """
         with open(self._path(name), "ab", buffering=0) as stream:
             start = stream.tell()
-            if stream.write(data) != len(data):  # a full disk: no torn line may be left
+            if stream.write(data) != len(data):  # the disk is full: leave no torn line
                 stream.truncate(start)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             if synced:
                 os.fsync(stream.fileno())
 
     def rename(self, name: str, new_name: str) -> None:
-        """Moves a file or folder inside this one; raises OSError where a folder stands in the way."""
-        os.rename(self._path(name), self._path(new_name))
-        sync(os.path.dirname(self._path(new_name)))
+        """Moves a file or folder inside this one. Raises OSError where a folder has the new name."""
+        self._path(name).rename(self._path(new_name))
+        _sync(self._path(new_name).parent)
+
+    def remove(self, name: str) -> None:
+        """Deletes a file, or a folder with all that is in it. Does nothing where there is none."""
+        path = self._path(name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            path.unlink(missing_ok=True)
+
+    # Locks between processes.
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes out of blocks that lock this folder too, where its file system can.
+        """Only one process at a time is in a block that locks this folder, where its file system has locks.
 
-        The system lets go of the lock of a process that has died. One that has been stopped in the middle
-        of such a block may hold it for ever: after ten seconds the block is entered without it.
+        The system releases the lock of a process that has died. A process that was suspended in the block would hold
+        the lock for ever, so this method enters the block without the lock after ten seconds.
         """
         try:
             descriptor = os.open(self.root, os.O_RDONLY)
-        except OSError:
+        except OSError:  # there is no folder that could be locked
             yield
             return
         try:
             give_up_at = time.monotonic() + LOCK_WAIT_S
-            while not try_lock(descriptor) and time.monotonic() < give_up_at:
-                time.sleep(0.01)
+            while not _try_lock(descriptor) and time.monotonic() < give_up_at:
+                time.sleep(_LOCK_POLL_S)
             yield
         finally:
             os.close(descriptor)
 
     def is_unlocked(self) -> bool:
-        """True where no process is in a block that locks this folder, and that can be told."""
+        """True where no process is in a block that locks this folder. False where that is unknown."""
         try:
             descriptor = os.open(self.root, os.O_RDONLY)
         except OSError:
@@ -220,53 +262,25 @@ class Storage:
         finally:
             os.close(descriptor)
 
-    def idle_s(self) -> float:
-        """Seconds since anything below this folder was written."""
-        selector = pa_fs.FileSelector(self.root, recursive=True, allow_not_found=True)
-        infos = [self.filesystem.get_file_info(self.root), *self.filesystem.get_file_info(selector)]
-        newest = max((info.mtime_ns or 0 for info in infos), default=0)
-        return time.time() - newest / 1e9
-
-    def free_bytes(self) -> int:
-        """Bytes that can still be written where the folder is, or will be; a file system may not say."""
-        place = self.local_path
-        while not place.exists():
-            place = place.parent
-        room = os.statvfs(place)
-        return room.f_bavail * room.f_frsize if room.f_blocks else sys.maxsize
-
-    def copy(self, name: str, new_name: str) -> None:
-        """Copies a file inside this folder; what stands under the new name may be torn until it returns."""
-        self.filesystem.copy_file(self._path(name), self._path(new_name))
-
-    def remove(self, name: str) -> None:
-        """Deletes a file or a whole folder; nothing happens where there is none."""
-        info = self.filesystem.get_file_info(self._path(name))
-        if info.type == pa_fs.FileType.Directory:
-            self.filesystem.delete_dir(self._path(name))
-        elif info.type != pa_fs.FileType.NotFound:
-            self.filesystem.delete_file(self._path(name))
-
-
-def temporary_name() -> str:
-    """A name for an unfinished write; without the file's own, which may be as long as a name can be."""
-    return f"{TEMPORARY}{secrets.token_hex(8)}"
-
 
 def is_full(error: BaseException | None) -> bool:
-    """True where an error, or what caused it, is a disk or quota without room; errors of other processes
-    come as text."""
+    """True where an error, or one that caused it, says that a disk or a quota is full."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        if any(text in str(error) for text in FULL_TEXTS):
+        if any(text in str(error) for text in _FULL_TEXTS):  # Ray gives errors of other processes as text
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-def try_lock(descriptor: int) -> bool:
-    """True once the lock is held, or where the file system has none to give."""
+def _temporary_name() -> str:
+    """A name for an unfinished write. It does not contain the file's name, which may already have maximal length."""
+    return f"{TEMPORARY}{secrets.token_hex(8)}"
+
+
+def _try_lock(descriptor: int) -> bool:
+    """True where the lock was taken, or the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -276,8 +290,8 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def sync(path: str) -> None:
-    """Makes a file's bytes, or the renames in a folder, last through a power cut."""
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file's bytes, or a folder's new and renamed entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

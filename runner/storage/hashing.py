@@ -1,22 +1,22 @@
-"""A file's digest and size, taken while it is written."""
+"""The digest and the size of a file, taken while it is written."""
 
 from typing import Any, Protocol
 
 
 class Digest(Protocol):
-    """What hashlib and xxhash give."""
+    """The part of hashlib's and xxhash's interface that is used here."""
 
     def update(self, data: Any, /) -> None:
-        """Takes bytes in."""
+        """Adds bytes."""
 
     def hexdigest(self) -> str:
-        """Of all bytes so far."""
+        """The digest of all bytes so far, in hexadecimal digits."""
 
 
 class HashingStream:
-    """A file to write to that knows the digest and the size of what went through it."""
+    """A stream that passes bytes on to another one, and knows their digest and size."""
 
-    closed = False
+    closed = False  # pyarrow asks for it
 
     def __init__(self, stream: Any, digest: Digest) -> None:
         self._stream = stream
@@ -24,19 +24,19 @@ class HashingStream:
         self.size = 0
 
     def write(self, data: Any) -> int:
-        """Passes the bytes on."""
+        """Writes bytes to the stream. Returns their number."""
         self.digest.update(data)
         self.size += memoryview(data).nbytes
         self._stream.write(data)
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        """Passes the request on."""
+        """Flushes the stream."""
         self._stream.flush()
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """The number of bytes written so far."""
         return self.size
 
     def close(self) -> None:
-        """Whoever opened the stream closes it."""
+        """Does nothing. The code that opened the stream closes it."""

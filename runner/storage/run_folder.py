@@ -1,4 +1,4 @@
-"""What the files and folders of a storage are called; see the README for what each holds.
+"""The names of all files and folders of a storage. The README says what each of them holds.
 
 STORAGE/
   patches/FINGERPRINT/                 quarantine.jsonl
@@ -42,10 +42,10 @@ WANDB_FOLDER = "wandb"
 
 
 def trial_path(name: str) -> str:
-    """The folder of a trial, relative to its experiment's."""
+    """The folder of a trial, relative to its experiment's folder."""
     return f"{TRIALS}/{name}"
 
 
 def image_name(epoch: int) -> str:
-    """The grid of pictures that an epoch ends with, relative to its trial's folder."""
+    """The grid of pictures at the end of an epoch, relative to its trial's folder."""
     return f"{IMAGES}/epoch_{epoch:04d}.png"

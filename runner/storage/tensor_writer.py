@@ -1,5 +1,7 @@
-"""Tensors into a stream in the safetensors format, without a copy: the library's own writer makes one of
-each tensor while it holds the interpreter, which is training time."""
+"""Writes tensors in the safetensors format without copying them.
+
+The library's writer copies each tensor while it holds the interpreter lock, and training has to wait for that.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
-ALIGNMENT = 8
+_TYPE_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
+_ALIGNMENT = 8
 
 
 def write_tensors(
@@ -19,32 +21,35 @@ def write_tensors(
     on_tensor: Callable[[], None] = lambda: None,
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Writes named host tensors; the bytes depend on these alone, and are those of `safetensors.torch.save`.
+    """Writes named tensors to a stream. The bytes are those of `safetensors.torch.save`, and the same each time.
 
-    Format: the header's length as 8 bytes, little-endian; the header, JSON padded with blanks to a multiple
-    of 8; the tensors' bytes one after another, the widest types first, then by name
+    Format: the header's length as 8 bytes, little-endian; the header, which is JSON padded with blanks to a multiple
+    of 8 bytes; the tensors' bytes one after another, the widest types first, then by name
     (https://huggingface.co/docs/safetensors).
 
     Args:
         on_tensor: called after each tensor.
-        metadata: texts that the file is to hold beside; sorted by name, which the library leaves to chance.
+        metadata: further texts for the header. They are sorted by name, because the library's order is random.
 
     Raises:
-        KeyError: a tensor's type is none of TYPE_NAMES.
+        KeyError: a tensor's type is none of float64, float32, float16 and int64.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+
     end = 0
     for name, tensor in ordered:
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": TYPE_NAMES[tensor.dtype],
+            "dtype": _TYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
+
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-len(text) % _ALIGNMENT)
     stream.write(len(text).to_bytes(8, "little") + text)
+
     for _, tensor in ordered:
         stream.write(tensor.detach().cpu().contiguous().reshape(-1).numpy().data.cast("B"))
         on_tensor()

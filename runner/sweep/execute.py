@@ -7,13 +7,14 @@ from gan.training.epochs import steps_per_epoch
 from runner.config.loading import to_yaml
 from runner.config.schema import Data
 from runner.console import Console
-from runner.data.patch_store import PatchStore, describe_store, find_store, prepare_patches
+from runner.data.patch_store import PatchStore, describe_store, find_store
+from runner.data.preparation import prepare_patches
 from runner.data.shards import ShardReport
 from runner.data.sources import Source
 from runner.errors import DataError, Exit, FullError, StorageError
 from runner.process.lease import Lease, Superseded
 from runner.process.processes import end_marked
-from runner.process.stop_request import INTERRUPT, StopFlag, Stopped, stop_flag, stop_signals
+from runner.process.stop_request import INTERRUPT, Stopped, StopRequest, stop_signals
 from runner.records.seeds import repeated_cells
 from runner.records.trial_folders import Trial
 from runner.storage.folder import Storage, is_full
@@ -75,7 +76,7 @@ def execute(run: CheckedRun, options: Options, console: Console, started: float)
     if pending and options.address is None:
         here = resolve_resources(run.experiment.resources, [this_machine()], len(run.placed))
     check_room(run, pending, here)  # both are refused before anything is written
-    stop = stop_flag(started, options.time_limit_s)
+    stop = StopRequest.with_time_limit(started, options.time_limit_s)
     try:
         with contextlib.ExitStack() as stack:
             return execute_with(run, pending, options, console, stop, here, stack)
@@ -103,7 +104,7 @@ def execute_with(
     pending: Sequence[Trial],
     options: Options,
     console: Console,
-    stop: StopFlag,
+    stop: StopRequest,
     here: TrialResources | None,
     stack: contextlib.ExitStack,
 ) -> Exit:
@@ -166,7 +167,7 @@ def say_what_is_not_run(run: CheckedRun, pending: Sequence[Trial], console: Cons
         console.print(f"diverged before, not run again: {diverged} of {len(run.placed)} trials (--retry-diverged does)")
 
 
-def acquire_lease(run: CheckedRun, options: Options, stop: StopFlag, console: Console) -> Lease:
+def acquire_lease(run: CheckedRun, options: Options, stop: StopRequest, console: Console) -> Lease:
     """The experiment's lease; raises StorageError where it is held, or the storage can't be written."""
     try:
         run.folder.make_folder()
@@ -186,7 +187,7 @@ def acquire_lease(run: CheckedRun, options: Options, stop: StopFlag, console: Co
 
 
 def prepare_stores(
-    run: CheckedRun, pending: Sequence[Trial], backend: Backend, stop: StopFlag, console: Console
+    run: CheckedRun, pending: Sequence[Trial], backend: Backend, stop: StopRequest, console: Console
 ) -> dict[str, PatchStore]:
     """The patch store under each patching that a trial to be run uses; raises Stopped when asked to stop."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.console import Console, TrialView
 from runner.process.lease import Lease, Superseded
-from runner.process.stop_request import StopFlag
+from runner.process.stop_request import StopRequest
 from runner.records.metrics_log import MetricsReader
 from runner.records.results import METRICS, TrialResult, trial_row, trial_status
 from runner.records.results_files import write_results
@@ -83,7 +83,7 @@ class Monitor:
         lease: Lease,
         trials: Sequence[Watched],
         console: Console,
-        stop: StopFlag,
+        stop: StopRequest,
         backend: Backend,
         tracker: Tracker,
     ) -> None:

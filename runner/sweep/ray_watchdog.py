@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from runner.console import Console
 from runner.errors import Exit
-from runner.process.stop_request import INTERRUPT, StopFlag
+from runner.process.stop_request import INTERRUPT, StopRequest
 from runner.sweep.backends import Backend
 
 INTERVAL_S = 0.5
@@ -20,7 +20,7 @@ GRACE_S = 5.0
 
 
 @contextlib.contextmanager
-def ray_watchdog(backend: Backend, stop: StopFlag, console: Console) -> Iterator[None]:
+def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Iterator[None]:
     """Ends this process where its Ray is gone for a while and it is still there, once it was asked to stop."""
     over = threading.Event()
     thread = threading.Thread(target=watch, args=(backend, stop, console, over), name="losing", daemon=True)
@@ -31,7 +31,7 @@ def ray_watchdog(backend: Backend, stop: StopFlag, console: Console) -> Iterator
         over.set()
 
 
-def watch(backend: Backend, stop: StopFlag, console: Console, over: threading.Event) -> None:
+def watch(backend: Backend, stop: StopRequest, console: Console, over: threading.Event) -> None:
     """Looks until the block is over; everything that is known then is on the disk already."""
     lost_at = None
     while not over.wait(INTERVAL_S):

@@ -67,7 +67,12 @@ def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     "function",
-    [f"{STORAGE}.make_folder", "runner.data.shards.cut_picture", "runner.data.shards.patch_batch", f"{STORAGE}.rename"],
+    [
+        f"{STORAGE}.make_folder",
+        "runner.data.shards._cut_picture",
+        "runner.data.shards.patch_batch",
+        f"{STORAGE}.rename",
+    ],
 )
 def test_killed_while_patches_are_prepared_it_prepares_them_again(
     tmp_path: Path, undisturbed: Path, function: str, when: str

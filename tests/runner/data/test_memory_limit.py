@@ -11,7 +11,7 @@ from tests.runner.data.test_patch_store import picture
 NUM_PICTURES = 160
 LIMITED = """
 import resource, sys
-from runner.data import checksums, patch_store, shards
+from runner.data import checksums, patch_store, preparation, shards
 from runner.config.schema import Data
 from runner.data.sources import find_source, store_fingerprint
 from runner.storage.folder import Storage
@@ -28,7 +28,7 @@ source, patches = find_source(data), Storage.open(folder)
 checksums.num_cores = shards.num_cores = lambda: 2
 limit = private_bytes() + room
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-store = patch_store.prepare_patches(
+store = preparation.prepare_patches(
     data, source, store_fingerprint(source, data), patches, shards.cut_in_this_process, lambda text: None
 )
 found, problem = patch_store.find_store(patches, store.fingerprint)

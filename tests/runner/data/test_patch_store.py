@@ -13,7 +13,8 @@ from PIL import Image
 
 from gan.data.patches import Patches
 from runner.config.schema import Data
-from runner.data.patch_store import PatchStore, describe_store, find_store, prepare_patches, read_quarantine
+from runner.data.patch_store import PatchStore, describe_store, find_store, read_quarantine
+from runner.data.preparation import prepare_patches
 from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint
 from runner.errors import DataError
@@ -95,7 +96,7 @@ def test_a_bad_file_is_left_out_alone_and_named_with_its_reason(pairs: Path, tmp
 
 def test_too_many_bad_files_stop_the_run_and_leave_nothing(pairs: Path, tmp_path: Path) -> None:
     (pairs / "train" / "bad.png").write_text("bad")
-    with pytest.raises(DataError, match=r"1 of 8 files are bad \(12.5 %\)") as caught:
+    with pytest.raises(DataError, match=r"1 of 8 files is bad \(12.5 %\)") as caught:
         prepare(pairs, tmp_path)
     assert "train/bad.png: it is not a JPEG or PNG picture" in str(caught.value)
     assert list((tmp_path / "patches").iterdir()) == []

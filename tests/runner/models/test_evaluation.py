@@ -119,7 +119,7 @@ def test_a_directory_that_holds_no_pairs_is_refused(trial: Path, capsys: Capture
     (tmp_path / "text").mkdir()
     assert "holds no pairs" in refused(evaluate(trial, "--data", tmp_path / "text"), capsys)
     (tmp_path / "text" / "a.jpg").write_text("no picture")
-    assert "1 of 1 files are bad" in refused(evaluate(trial, "--data", tmp_path / "text"), capsys)
+    assert "1 of 1 files is bad" in refused(evaluate(trial, "--data", tmp_path / "text"), capsys)
 
 
 def test_lost_patches_are_made_again_from_the_source(trial: Path, capsys: Capture, tmp_path: Path) -> None:

@@ -94,3 +94,71 @@ def test_what_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path: Path)
     )
     result = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["True 100 []"] * 2
+
+
+def test_what_is_missing_or_of_another_kind_is_an_error_of_the_system_or_nothing(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.write("file", b"1234")
+    storage.make_folder("folder/inner")
+    assert (storage.exists("file"), storage.exists("folder"), storage.exists("nothing")) == (True, True, False)
+    assert storage.names() == ["file", "folder"]
+    assert storage.names("nothing") == storage.names("file/nothing") == storage.names("folder/inner") == []
+    with pytest.raises(NotADirectoryError):
+        storage.names("file")
+    for read in (storage.read, storage.size, lambda name: storage.read_from(name, 0)):
+        with pytest.raises(FileNotFoundError, match="No such file or directory"):
+            read("nothing")
+    with pytest.raises(FileNotFoundError):
+        storage.size("folder")
+    with pytest.raises(IsADirectoryError):
+        storage.read("folder")
+    with pytest.raises(FileExistsError):
+        storage.make_folder("file")
+    with pytest.raises(FileNotFoundError):
+        storage.write("nothing/file", b"")
+    storage.remove("nothing")
+    storage.remove("file/nothing")
+    assert storage.total_bytes() == 4
+    assert storage.at("nothing").total_bytes() == 0
+
+
+def test_removing_takes_a_folder_with_all_in_it_and_of_a_link_only_the_link(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.make_folder("kept")
+    storage.write("kept/file", b"1")
+    storage.make_folder("folder/inner")
+    storage.write("folder/inner/file", b"1")
+    (tmp_path / "link").symlink_to("kept")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("folder", "link", "dangling"):
+        storage.remove(name)
+    assert storage.names() == ["kept"]
+    assert storage.read("kept/file") == b"1"
+
+
+def test_a_file_is_told_from_the_one_that_replaced_it(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.append("log", b"one")
+    _, first = storage.read_from("log", 0)
+    storage.append("log", b"two")
+    assert storage.read_from("log", 3) == (b"two", first)
+    storage.write("log", b"other")
+    assert storage.read_from("log", 0)[1] != first
+
+
+def test_a_large_file_is_in_memory_once_while_it_is_read(tmp_path: Path) -> None:
+    size_mb = 128
+    with open(tmp_path / "file", "wb") as stream:
+        stream.truncate(size_mb << 20)
+    program = (
+        "import resource, sys\n"
+        "from runner.storage.folder import Storage\n"
+        "peak_kb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_kb()\n"
+        "content = Storage.open(sys.argv[1]).read('file')\n"
+        "print(len(content) >> 20, (peak_kb() - before) >> 10)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    read_mb, more_mb = map(int, result.stdout.split())
+    assert read_mb == size_mb
+    assert more_mb < 1.5 * size_mb
