@@ -6,17 +6,21 @@ from typing import Any, NamedTuple
 
 import rich.console
 from rich.live import Live
-from rich.table import Table
 
 from gan.evaluation.metrics import EPOCH_METRICS
+from runner.fitting_table import FittingTable
 from runner.number_format import clock, significant_or_dash
 from runner.records.seeds import RepeatedCell, Spread
 
 _PLAIN_INTERVAL_S = 30.0
-_PLAIN_WIDTH = 160
+_PLAIN_WIDTH = 1000  # a file has no edge: no table is cut, and other lines are not wrapped
 
 _LOSS_TITLES = {"total_gen_loss": "gen", "total_disc_loss": "disc", "l1_loss": "L1"}
 _PROGRESS_METRICS = tuple(metric for metric in EPOCH_METRICS if metric.key in ("ssim", "psnr"))
+_TEXTS = ("trial", "status")
+# What a narrow screen does without, the least important first. Metrics are dropped after these, the last one first.
+_PROGRESS_LEAST_IMPORTANT = ("step", "restarts", "disc", "gen", "step/s", "L1")
+_RESULTS_LEAST_IMPORTANT = ("restarts", "images/s", "seconds", "steps", "epochs")
 _RESULT_TITLES = {
     "trial": "trial",
     "status": "status",
@@ -106,13 +110,11 @@ class Console:
             self.rich.print(_seeds_table(cells))
 
 
-def progress_table(views: Sequence[TrialView]) -> Table:
+def progress_table(views: Sequence[TrialView]) -> FittingTable:
     """Status, epoch, speed, losses, metrics, time left and restarts of each trial."""
     metrics = [metric.title for metric in _PROGRESS_METRICS]
     columns = ("trial", "status", "epoch", "step", "step/s", *_LOSS_TITLES.values(), *metrics, "ETA", "restarts")
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("trial", "status") else "right")
+    table = FittingTable(columns, left=_TEXTS, drop=(*_PROGRESS_LEAST_IMPORTANT, *reversed(metrics)))
 
     for view in views:
         table.add_row(
@@ -148,28 +150,27 @@ def plain_line(view: TrialView) -> str:
     return "  ".join(parts)
 
 
-def _results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The most important columns of results.csv."""
-    table = Table(box=None, pad_edge=False)
-    for column, title in _RESULT_TITLES.items():
-        table.add_column(title, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(significant_or_dash(row[column]) for column in _RESULT_TITLES))
-    return table
-
-
-def _seeds_table(cells: Sequence[RepeatedCell]) -> Table:
+def _seeds_table(cells: Sequence[RepeatedCell]) -> FittingTable:
     """Each cell of the sweep over its seeds."""
     metrics = [metric for metric in EPOCH_METRICS if any(metric.key in cell.metrics for cell in cells)]
-    table = Table(box=None, pad_edge=False)
-    for title in ("trial", "seeds", *(metric.title for metric in metrics)):
-        table.add_column(title, justify="left" if title == "trial" else "right", no_wrap=True)
+    titles = [metric.title for metric in metrics]
+    table = FittingTable(["trial", "seeds", *titles], left=_TEXTS, drop=list(reversed(titles)))
 
     for cell in cells:
         all_count = cell.num_counted == cell.num_seeds
         seeds = str(cell.num_seeds) if all_count else f"{cell.num_counted} of {cell.num_seeds}"
         found = [cell.metrics.get(metric.key) for metric in metrics]
         table.add_row(cell.name, seeds, *("-" if spread is None else _spread_text(spread) for spread in found))
+    return table
+
+
+def _results_table(rows: Sequence[Mapping[str, Any]]) -> FittingTable:
+    """The most important columns of results.csv."""
+    metrics = [metric.title for metric in EPOCH_METRICS]
+    drop = (*_RESULTS_LEAST_IMPORTANT, *reversed(metrics))
+    table = FittingTable(list(_RESULT_TITLES.values()), left=_TEXTS, drop=drop)
+    for row in rows:
+        table.add_row(*(significant_or_dash(row[column]) for column in _RESULT_TITLES))
     return table
 
 

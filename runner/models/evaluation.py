@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.progress import Progress
-from rich.table import Table
 
 from gan.data.patches import Patches
 from gan.evaluation.evaluate import METRIC_FUNCTIONS, MetricFunction, Scores, score
@@ -26,6 +25,7 @@ from runner.data.patch_store import (
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint, validation_source
 from runner.errors import DataError, StorageError
+from runner.fitting_table import FittingTable
 from runner.models.learned_metrics import FID, KID, LPIPS, inception_features, lpips_metric, set_distances
 from runner.models.trained import TrainedModel, open_trained_model
 from runner.number_format import counted, significant_or_dash
@@ -100,11 +100,10 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
     return Evaluation(trained, request.data or trained.ids.data, device.type, scores, distances)
 
 
-def results_table(evaluation: Evaluation) -> Table:
+def results_table(evaluation: Evaluation) -> FittingTable:
     """One row for each metric and mode."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("metric", "better", "mode", "mean", "95 % interval", "min", "max", "std"):
-        table.add_column(title, justify="left" if title in ("metric", "better", "mode") else "right", no_wrap=True)
+    columns = ("metric", "better", "mode", "mean", "95 % interval", "min", "max", "std")
+    table = FittingTable(columns, left=("metric", "better", "mode"), drop=("std", "max", "min", "better"))
 
     records = {mode: record(evaluation.scores, mode) for mode in MODES}
     for metric in (_METRICS_BY_KEY[key] for key in evaluation.scores.metrics):
