@@ -1,4 +1,4 @@
-"""What the person sees while trials run: a live table on a terminal, plain lines otherwise."""
+"""What a person sees while trials run: a live table on a terminal, plain lines otherwise."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,22 +6,27 @@ from typing import Any, NamedTuple
 
 import rich.console
 from rich.live import Live
-from rich.table import Table
 
+from gan.evaluation.metrics import EPOCH_METRICS
+from runner.fitting_table import FittingTable
+from runner.number_format import clock, significant_or_dash
 from runner.records.seeds import RepeatedCell, Spread
 
-PLAIN_INTERVAL_S = 30.0
-PLAIN_WIDTH = 160
-STUDY_METRICS = ("ssim", "psnr", "l1", "hp_l1")
-TITLES = {
+_PLAIN_INTERVAL_S = 30.0
+_PLAIN_WIDTH = 1000  # a file has no edge: no table is cut, and other lines are not wrapped
+
+_LOSS_TITLES = {"total_gen_loss": "gen", "total_disc_loss": "disc", "l1_loss": "L1"}
+_PROGRESS_METRICS = tuple(metric for metric in EPOCH_METRICS if metric.key in ("ssim", "psnr"))
+_TEXTS = ("trial", "status")
+# What a narrow screen does without, the least important first. Metrics are dropped after these, the last one first.
+_PROGRESS_LEAST_IMPORTANT = ("step", "restarts", "disc", "gen", "step/s", "L1")
+_RESULTS_LEAST_IMPORTANT = ("restarts", "images/s", "seconds", "steps", "epochs")
+_RESULT_TITLES = {
     "trial": "trial",
     "status": "status",
     "epochs": "epochs",
     "steps": "steps",
-    "ssim": "SSIM",
-    "psnr": "PSNR",
-    "l1": "L1",
-    "hp_l1": "HP-L1",
+    **{metric.key: metric.title for metric in EPOCH_METRICS},
     "seconds": "seconds",
     "images_per_second": "images/s",
     "restarts": "restarts",
@@ -29,7 +34,7 @@ TITLES = {
 
 
 class TrialView(NamedTuple):
-    """A trial as the screen shows it. `row` is the log's last one; `metrics` the last evaluation's."""
+    """A trial as the screen shows it. `row` is the last one of its log, `metrics` are of its last evaluation."""
 
     name: str
     status: str
@@ -48,17 +53,17 @@ class TrialView(NamedTuple):
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at the present speed, None where that is not known."""
+        """Seconds left at the present speed; None where that is not known."""
         return (self.total_steps - self.step) * self.step_s if self.step_s else None
 
 
 class Console:
-    """Says lines and shows the trials; `live` decides for the table."""
+    """Prints lines and shows the trials; the live table is there between `begin` and `end`."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.rich = console or rich.console.Console(highlight=False, soft_wrap=True)
         if not self.rich.is_terminal:
-            self.rich.width = PLAIN_WIDTH
+            self.rich.width = _PLAIN_WIDTH
         self._live: Live | None = None
         self._shown: dict[str, tuple[int, float]] = {}
 
@@ -79,58 +84,48 @@ class Console:
             self._live = None
 
     def show(self, views: Sequence[TrialView]) -> None:
-        """Updates the table; without a terminal says each epoch's end, and every 30 s where a trial is."""
+        """Updates the table. Without a terminal, prints a line for each epoch's end, and every 30 s in between."""
         if self._live is not None:
             self._live.update(progress_table(views))
             return
+
         for view in views:
             epoch, last = self._shown.setdefault(view.name, (0, time.monotonic()))
             if not view.row or view.status not in ("running", "finished"):
                 continue
+            # Only the row that ends an epoch has means.
             ended = view.epoch if any(key.startswith("epoch_mean/") for key in view.row) else view.epoch - 1
-            if ended > epoch or (time.monotonic() - last > PLAIN_INTERVAL_S and view.status == "running"):
+            is_due = time.monotonic() - last > _PLAIN_INTERVAL_S and view.status == "running"
+            if ended > epoch or is_due:
                 self._shown[view.name] = (max(ended, epoch), time.monotonic())
                 self.print(plain_line(view))
 
     def results(self, rows: Sequence[Mapping[str, Any]], cells: Sequence[RepeatedCell]) -> None:
-        """The table of all trials, and one of what they come to over their seeds where there are several."""
-        self.rich.print(results_table(rows))
+        """The table of all trials, and one of the means over seeds where there are several."""
+        self.rich.print(_results_table(rows))
         if cells:
             counts = sorted({cell.num_seeds for cell in cells})
             over = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
             self.print(f"over {over} seeds: mean ± standard deviation (min to max)")
-            self.rich.print(seeds_table(cells))
+            self.rich.print(_seeds_table(cells))
 
 
-def progress_table(views: Sequence[TrialView]) -> Table:
-    """PlannedTrial, epoch, speed, losses, time left, restarts."""
-    table = Table(box=None, pad_edge=False)
-    for column in (
-        "trial",
-        "status",
-        "epoch",
-        "step",
-        "step/s",
-        "gen",
-        "disc",
-        "L1",
-        "SSIM",
-        "PSNR",
-        "ETA",
-        "restarts",
-    ):
-        table.add_column(column, justify="left" if column in ("trial", "status") else "right")
+def progress_table(views: Sequence[TrialView]) -> FittingTable:
+    """Status, epoch, speed, losses, metrics, time left and restarts of each trial."""
+    metrics = [metric.title for metric in _PROGRESS_METRICS]
+    columns = ("trial", "status", "epoch", "step", "step/s", *_LOSS_TITLES.values(), *metrics, "ETA", "restarts")
+    table = FittingTable(columns, left=_TEXTS, drop=(*_PROGRESS_LEAST_IMPORTANT, *reversed(metrics)))
+
     for view in views:
-        row = view.row
         table.add_row(
             view.name,
             view.status,
             f"{view.epoch}/{view.epochs}",
             f"{view.step}/{view.total_steps}",
             f"{1 / view.step_s:.2f}" if view.step_s else "",
-            *(number(row.get(name)) for name in ("total_gen_loss", "total_disc_loss", "l1_loss")),
-            *(number(view.metrics.get(name)) for name in ("ssim", "psnr")),
-            duration(view.eta_s) if view.status == "running" else "",
+            *(significant_or_dash(view.row.get(name)) for name in _LOSS_TITLES),
+            *(significant_or_dash(view.metrics.get(metric.key)) for metric in _PROGRESS_METRICS),
+            clock(view.eta_s) if view.status == "running" else "",
             str(view.restarts),
         )
     return table
@@ -138,66 +133,47 @@ def progress_table(views: Sequence[TrialView]) -> Table:
 
 def plain_line(view: TrialView) -> str:
     """The same as one line."""
-    row = view.row
+    losses = [f"{title} {significant_or_dash(view.row.get(name))}" for name, title in _LOSS_TITLES.items()]
     parts = [
         f"{view.name}  epoch {view.epoch}/{view.epochs}  step {view.row['step']}/{view.total_steps}",
-        f"gen {number(row.get('total_gen_loss'))} disc {number(row.get('total_disc_loss'))}"
-        f" L1 {number(row.get('l1_loss'))}",
+        " ".join(losses),
     ]
-    if view.metrics.get("ssim") is not None:
-        parts.append(f"SSIM {number(view.metrics['ssim'])} PSNR {number(view.metrics['psnr'])}")
+    metrics = {metric.title: view.metrics.get(metric.key) for metric in _PROGRESS_METRICS}
+    if any(value is not None for value in metrics.values()):
+        parts.append(" ".join(f"{title} {significant_or_dash(value)}" for title, value in metrics.items()))
     if view.step_s:
         parts.append(f"{1 / view.step_s:.2f} step/s")
     if view.status == "running" and view.eta_s:
-        parts.append(f"ETA {duration(view.eta_s)}")
+        parts.append(f"ETA {clock(view.eta_s)}")
     if view.restarts:
         parts.append(f"restarts {view.restarts}")
     return "  ".join(parts)
 
 
-def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The results in short; results.csv has all columns."""
-    table = Table(box=None, pad_edge=False)
-    for column, title in TITLES.items():
-        table.add_column(title, justify="left" if column in ("trial", "status") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(number(row[column]) for column in TITLES))
-    return table
-
-
-def seeds_table(cells: Sequence[RepeatedCell]) -> Table:
+def _seeds_table(cells: Sequence[RepeatedCell]) -> FittingTable:
     """Each cell of the sweep over its seeds."""
-    table = Table(box=None, pad_edge=False)
-    metrics = [column for column in STUDY_METRICS if any(column in cell.metrics for cell in cells)]
-    for column in ("trial", "seeds", *metrics):
-        justify: rich.console.JustifyMethod = "left" if column == "trial" else "right"
-        table.add_column(TITLES.get(column, column), justify=justify, no_wrap=True)
+    metrics = [metric for metric in EPOCH_METRICS if any(metric.key in cell.metrics for cell in cells)]
+    titles = [metric.title for metric in metrics]
+    table = FittingTable(["trial", "seeds", *titles], left=_TEXTS, drop=list(reversed(titles)))
+
     for cell in cells:
         all_count = cell.num_counted == cell.num_seeds
-        found = [cell.metrics.get(column) for column in metrics]
-        shown = ["-" if spread is None else spread_text(spread) for spread in found]
-        table.add_row(
-            cell.name, str(cell.num_seeds) if all_count else f"{cell.num_counted} of {cell.num_seeds}", *shown
-        )
+        seeds = str(cell.num_seeds) if all_count else f"{cell.num_counted} of {cell.num_seeds}"
+        found = [cell.metrics.get(metric.key) for metric in metrics]
+        table.add_row(cell.name, seeds, *("-" if spread is None else _spread_text(spread) for spread in found))
     return table
 
 
-def spread_text(spread: Spread) -> str:
+def _results_table(rows: Sequence[Mapping[str, Any]]) -> FittingTable:
+    """The most important columns of results.csv."""
+    metrics = [metric.title for metric in EPOCH_METRICS]
+    drop = (*_RESULTS_LEAST_IMPORTANT, *reversed(metrics))
+    table = FittingTable(list(_RESULT_TITLES.values()), left=_TEXTS, drop=drop)
+    for row in rows:
+        table.add_row(*(significant_or_dash(row[column]) for column in _RESULT_TITLES))
+    return table
+
+
+def _spread_text(spread: Spread) -> str:
     """Mean and standard deviation, with the extremes below where there are two values or more."""
     return f"{spread.text}\n({spread.ends})" if spread.ends else spread.text
-
-
-def number(value: Any) -> str:
-    """Four significant digits; texts and whole numbers as they are."""
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float | None) -> str:
-    """1:02:03, or 2:03 under an hour."""
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

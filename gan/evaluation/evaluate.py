@@ -13,14 +13,15 @@ from gan.data.jitter import rescale
 from gan.data.patches import Patches, PatchOrigin
 from gan.data.randomness import Purpose, dropout_bits, dropout_masks
 from gan.evaluation.bootstrap import Interval, mean_intervals
-from gan.evaluation.metrics import METRICS
-from gan.evaluation.sharpness import SHARPNESS
+from gan.evaluation.metrics import METRICS, MODES
 from gan.networks.generator import Generator
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+MetricFunction = Callable[[Tensor, Tensor], Tensor]
 
-MODES = ("study", "eval")
-ALL_METRICS: Mapping[str, Metric] = {**METRICS, **SHARPNESS}
+METRIC_FUNCTIONS: Mapping[str, MetricFunction] = {metric.key: metric.load() for metric in METRICS}
+_EPOCH_FUNCTIONS: Mapping[str, MetricFunction] = {
+    metric.key: METRIC_FUNCTIONS[metric.key] for metric in METRICS if metric.every_epoch
+}
 
 
 class Summary(NamedTuple):
@@ -30,6 +31,27 @@ class Summary(NamedTuple):
     min: float
     max: float
     std: float
+
+
+class Scores(NamedTuple):
+    """Every metric of every patch in both modes.
+
+    Attributes:
+        metrics: their keys.
+        origins: the picture of each of the n patches, and the patch's row and column in it.
+        values: (n, m) for each mode.
+    """
+
+    metrics: Sequence[str]
+    origins: Sequence[PatchOrigin]
+    values: Mapping[str, NDArray[np.float64]]
+
+    def summaries(self, mode: str) -> dict[str, tuple[Summary, Interval]]:
+        """Each metric over the patches, and the 95 % interval of its mean."""
+        values = self.values[mode]
+        intervals = mean_intervals(values, [origin.name for origin in self.origins])
+        columns = zip(self.metrics, values.T, intervals, strict=True)
+        return {name: (summarise(column), interval) for name, column, interval in columns}
 
 
 def fixed_sample(num_patches: int, size: int) -> NDArray[np.int64]:
@@ -45,53 +67,15 @@ def evaluate(
     device: torch.device,
     on_picture: Callable[[], None] = lambda: None,
 ) -> dict[str, Summary]:
-    """Each metric over the patches, one picture at a time.
+    """The metrics of every epoch over some patches, one picture at a time.
 
     Args:
-        generator: computes in the type that its weights have.
+        generator: computes in the type of its weights.
         mode: `study` has batch statistics and dropout on, as the study evaluates; `eval` has neither.
-        on_picture: called after each picture; what it raises breaks the evaluation off.
+        on_picture: called after each picture; an exception that it raises ends the evaluation.
     """
-    values = measure(generator, patches, indices, mode, device, METRICS, on_picture)
-    return {name: summarise(column) for name, column in zip(METRICS, values.T, strict=True)}
-
-
-def measure(
-    generator: Generator,
-    patches: Patches,
-    indices: Sequence[int] | NDArray[np.int64],
-    mode: str,
-    device: torch.device,
-    metrics: Mapping[str, Metric] = ALL_METRICS,
-    on_picture: Callable[[], None] = lambda: None,
-) -> NDArray[np.float64]:
-    """As `evaluate`, each patch by itself: (n, m), a row a patch and a column a metric."""
-    values = np.empty((len(indices), len(metrics)))
-    for row, (generated, _, target) in zip(values, generate(generator, patches, indices, mode, device), strict=True):
-        row[:] = [float(metric(generated, target)) for metric in metrics.values()]
-        on_picture()
-    return values
-
-
-class Scores(NamedTuple):
-    """Every metric of every patch in both modes.
-
-    Attributes:
-        metrics: their names.
-        places: where each of the n patches comes from.
-        values: (n, m) of each mode.
-    """
-
-    metrics: Sequence[str]
-    places: Sequence[PatchOrigin]
-    values: Mapping[str, NDArray[np.float64]]
-
-    def summaries(self, mode: str) -> dict[str, tuple[Summary, Interval]]:
-        """Each metric over the patches, and where its mean lies with 95 % confidence."""
-        values = self.values[mode]
-        intervals = mean_intervals(values, [place.name for place in self.places])
-        columns = zip(self.metrics, values.T, intervals, strict=True)
-        return {name: (summarise(column), interval) for name, column, interval in columns}
+    values = _measure(generator, patches, indices, mode, device, _EPOCH_FUNCTIONS, on_picture)
+    return {name: summarise(column) for name, column in zip(_EPOCH_FUNCTIONS, values.T, strict=True)}
 
 
 def score(
@@ -99,16 +83,17 @@ def score(
     patches: Patches,
     device: torch.device,
     on_picture: Callable[[], None] = lambda: None,
-    metrics: Mapping[str, Metric] = ALL_METRICS,
+    metrics: Mapping[str, MetricFunction] = METRIC_FUNCTIONS,
 ) -> Scores:
-    """All metrics of all patches, in one pass a mode."""
+    """All metrics of all patches, in one pass for each mode."""
     indices = range(len(patches))
-    values = {mode: measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in MODES}
+    values = {mode: _measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in MODES}
     return Scores(tuple(metrics), [patches.origin(index) for index in indices], values)
 
 
 def summarise(values: NDArray[np.float64]) -> Summary:
-    """Mean, extremes and spread of one value a picture; infinite values stay infinite."""
+    """Mean, extremes and standard deviation of one value per picture; infinite values stay infinite."""
+    # PSNR is infinite for equal pictures: the standard deviation is NaN then, which needs no warning.
     with np.errstate(invalid="ignore"):
         return Summary(*(float(f(values)) for f in (np.mean, np.min, np.max, np.std)))
 
@@ -123,15 +108,17 @@ def generate(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(generated, source, target) of each patch in turn, each (1, 3, S, S) float32 in [-1, 1].
 
-    In study mode a patch has the same dropout masks whenever it is looked at.
+    In study mode a patch has the same dropout masks every time.
     """
     for index in indices:
         source, target = (rescale(picture.to(device)) for picture in patches[[int(index)]])
+
         masks: list[Tensor] = []
         if mode == "study":
             shapes = generator.dropout_shapes
             bits = dropout_bits(shapes, 1, slice(0, 1), 0, int(index), Purpose.EVALUATION)
             masks = dropout_masks(torch.from_numpy(bits).to(device), shapes)
+
         with inference_mode_of(generator, mode):
             generated = generator(source, masks).float()
         yield generated, source, target
@@ -143,6 +130,8 @@ def inference_mode_of(network: nn.Module, mode: str) -> Iterator[None]:
     was_training = network.training
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     network.train(mode == "study")
+
+    # A batch norm in training mode updates its running statistics, unless it tracks none.
     for norm in norms:
         norm.track_running_stats = mode != "study"
     try:
@@ -151,3 +140,20 @@ def inference_mode_of(network: nn.Module, mode: str) -> Iterator[None]:
         for norm in norms:
             norm.track_running_stats = True
         network.train(was_training)
+
+
+def _measure(
+    generator: Generator,
+    patches: Patches,
+    indices: Sequence[int] | NDArray[np.int64],
+    mode: str,
+    device: torch.device,
+    metrics: Mapping[str, MetricFunction],
+    on_picture: Callable[[], None],
+) -> NDArray[np.float64]:
+    """(n, m): a row for each patch and a column for each metric."""
+    values = np.empty((len(indices), len(metrics)))
+    for row, (generated, _, target) in zip(values, generate(generator, patches, indices, mode, device), strict=True):
+        row[:] = [float(metric(generated, target)) for metric in metrics.values()]
+        on_picture()
+    return values

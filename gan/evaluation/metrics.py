@@ -1,76 +1,123 @@
-"""Picture metrics of the study, one value a picture. All take (N, 3, H, W) pairs in [-1, 1]."""
+"""The table of picture metrics. A new metric is its function and one entry of METRICS.
+
+Logs, results.csv, the page, `runner.evaluate` and W&B all read this table. Reading it loads no torch.
+"""
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import torch
-from torch import Tensor
-from torch.nn.functional import conv2d
+if TYPE_CHECKING:
+    from torch import Tensor
 
-MAX_VALUE = 2.0
-SSIM_WINDOW = 11
-SSIM_SIGMA = 1.5
-SSIM_C1 = (0.01 * MAX_VALUE) ** 2
-SSIM_C2 = (0.03 * MAX_VALUE) ** 2
+    MetricFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+# `study` has batch statistics and dropout on, as the study evaluates; `eval` has running statistics and no dropout.
+MODES = ("study", "eval")
 
 
-def ssim(generated: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity as tf.image.ssim computes it: (N,) in [-1, 1], 1 for equal pictures.
+class Metric(NamedTuple):
+    """What there is to know of one metric.
 
-    A Gaussian window of 11x11 and sigma 1.5, whole windows only, per channel, then averaged.
-    torchmetrics pads instead, which gives other values.
+    Attributes:
+        key: its name in logs and in the columns of CSV and JSON files.
+        title: its name in tables and on the page.
+        meaning: what it measures, in half a sentence.
+        higher_is_better: False for a distance.
+        favours_blur: whether it rates a blurred picture above a sharp one that is a few pixels off.
+        unit: of its values; empty where they have none.
+        function: `module:name` of what computes it from generated and target pictures, (N, 3, H, W) in [-1, 1] each,
+            as (N,). Empty for a metric that needs published weights: runner.evaluate computes those.
+        every_epoch: whether it is cheap enough to be measured after each epoch, on a sample of the patches. The
+            others are measured at the end of a training only, on all patches.
     """
-    images = torch.stack([generated, target]).float().flatten(0, 2).unsqueeze(1)
-    x, y = images.chunk(2)
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
-    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
-    covariance = mean_xy - mean_x * mean_y
-    variances = mean_xx + mean_yy - mean_x**2 - mean_y**2
-    structure = (2 * covariance + SSIM_C2) / (variances + SSIM_C2)
-    per_channel = (luminance * structure).mean(dim=(1, 2, 3))
-    return per_channel.reshape(generated.shape[0], -1).mean(dim=1)
+
+    key: str
+    title: str
+    meaning: str
+    higher_is_better: bool
+    favours_blur: bool
+    unit: str = ""
+    function: str = ""
+    every_epoch: bool = False
+
+    @property
+    def better(self) -> str:
+        """The better direction in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+    @property
+    def about(self) -> str:
+        """Meaning, unit, and what the metric makes of blur."""
+        unit = f", in {self.unit}" if self.unit else ""
+        return f"{self.meaning}{unit}; {'favours' if self.favours_blur else 'sees'} blur"
+
+    def goodness(self, value: float) -> float:
+        """A number that is larger for a better value."""
+        return value if self.higher_is_better else -value
+
+    def load(self) -> "MetricFunction":
+        """The function that computes it; loads torch."""
+        module, _, name = self.function.partition(":")
+        function: MetricFunction = getattr(import_module(module), name)
+        return function
 
 
-def blur(images: Tensor) -> Tensor:
-    """The SSIM window over (N, 1, H, W), without padding."""
-    offsets = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
-    weights = torch.softmax(-(offsets**2) / (2 * SSIM_SIGMA**2), dim=0)
-    return conv2d(conv2d(images, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))
-
-
-def psnr(generated: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in decibels: (N,), infinite for equal pictures."""
-    squares = (generated.float() - target.float()).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(MAX_VALUE**2 / squares)
-
-
-def l1(generated: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference: (N,) in [0, 2]."""
-    return (generated.float() - target.float()).abs().mean(dim=(1, 2, 3))
-
-
-def hp_l1(generated: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of the two pictures' high-pass maps: (N,) in [0, 2].
-
-    Each map is divided by its own largest absolute value. Where one of the pictures has an empty map
-    (a constant picture), the study's formula divides by zero; here the value is 0.
-    """
-    maps = high_pass(torch.cat([generated, target]).float())
-    peaks = maps.abs().amax(dim=(1, 2, 3), keepdim=True)
-    scaled_generated, scaled_target = (maps / torch.where(peaks > 0, peaks, 1.0)).chunk(2)
-    value = (scaled_generated - scaled_target).abs().mean(dim=(1, 2, 3))
-    both_have_detail = (peaks > 0).flatten().reshape(2, -1).all(dim=0)
-    return torch.where(both_have_detail, value, 0.0)
-
-
-def high_pass(images: Tensor) -> Tensor:
-    """(N, 1, H, W): the zero-padded 4-neighbour Laplacian, summed over the channels."""
-    kernel = torch.tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]], device=images.device)
-    return conv2d(images, kernel.expand(1, images.shape[1], 3, 3), padding=1)
-
-
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ssim": ssim,
-    "psnr": psnr,
-    "l1": l1,
-    "hp_l1": hp_l1,
-}
+# The columns of results.csv have this order.
+METRICS = (
+    Metric(
+        "ssim",
+        "SSIM",
+        "structural similarity to the target",
+        higher_is_better=True,
+        favours_blur=True,
+        function="gan.evaluation.similarity:ssim",
+        every_epoch=True,
+    ),
+    Metric(
+        "psnr",
+        "PSNR",
+        "peak signal to noise",
+        higher_is_better=True,
+        favours_blur=True,
+        unit="dB",
+        function="gan.evaluation.similarity:psnr",
+        every_epoch=True,
+    ),
+    Metric(
+        "l1",
+        "L1",
+        "mean absolute difference of pixels",
+        higher_is_better=False,
+        favours_blur=True,
+        function="gan.evaluation.similarity:l1",
+        every_epoch=True,
+    ),
+    Metric(
+        "hp_l1",
+        "HP-L1",
+        "L1 of edges",
+        higher_is_better=False,
+        favours_blur=True,
+        function="gan.evaluation.similarity:hp_l1",
+        every_epoch=True,
+    ),
+    Metric(
+        "swd",
+        "SWD",
+        "sliced Wasserstein distance of patches on several scales",
+        higher_is_better=False,
+        favours_blur=False,
+        function="gan.evaluation.sharpness:swd",
+    ),
+    Metric(
+        "spectrum",
+        "Spectrum",
+        "distance of the power spectra",
+        higher_is_better=False,
+        favours_blur=False,
+        unit="dB",
+        function="gan.evaluation.sharpness:spectrum",
+    ),
+)
+EPOCH_METRICS = tuple(metric for metric in METRICS if metric.every_epoch)

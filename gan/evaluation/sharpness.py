@@ -5,7 +5,6 @@ compare how detail is distributed, and not where it lies.
 """
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -144,6 +143,3 @@ def bands_of(height: int, width: int) -> tuple[Tensor, Tensor]:
     radius = (rows[:, None].square() + columns.square()).sqrt().round().long().flatten()
     band = torch.where(radius > num_bands, 0, radius)
     return band, torch.bincount(band, minlength=num_bands + 1).float()
-
-
-SHARPNESS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"swd": swd, "spectrum": spectrum}

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gan.data.jitter import rescale
 from gan.data.randomness import Purpose, dropout_bits, dropout_masks
-from gan.evaluation.evaluate import MODES, inference_mode_of
+from gan.evaluation.evaluate import inference_mode_of
 from gan.evaluation.grids import to_pixels
+from gan.evaluation.metrics import MODES
 from gan.evaluation.tiling import blending_weights, covering_origins, reflected_to
 from gan.networks.generator import Generator
 

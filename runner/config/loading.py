@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import yaml
 from pydantic import ValidationError
 
-from runner.config.messages import describe, explain, shortest
+from runner.config.messages import describe, explain
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import Choice, read_search_space
 from runner.errors import ConfigError
+from runner.number_format import shortest
 
 SINGLE_TRIAL = "trial"
 SECTIONS = ("data", "model", "training", "evaluation", "sweep", "checkpoint", "resources", "tracking")

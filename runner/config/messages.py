@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from runner.config.schema import Experiment
+from runner.number_format import shortest
 
 RULES = {
     "greater_than_equal": "must be {ge} or more",
@@ -86,12 +87,3 @@ def show(value: Any) -> str:
 def describe(value: Any) -> str:
     """What a value is, for a person."""
     return "nothing" if value is None else f"{show(value)}"
-
-
-def shortest(value: Any) -> str:
-    """100 for 100.0, 0.0002 for 2e-4, true for True."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
-        return str(int(value))
-    return str(value)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.progress import Progress
-from rich.table import Table
 
 from gan.data.patches import Patches
-from gan.evaluation.evaluate import ALL_METRICS, MODES, Metric, Scores, score
+from gan.evaluation.evaluate import METRIC_FUNCTIONS, MetricFunction, Scores, score
+from gan.evaluation.metrics import METRICS, MODES, Metric
 from runner.config.schema import Data
-from runner.console import Console, number
+from runner.console import Console
 from runner.data.patch_store import (
     PatchStore,
     check_bad_fraction,
@@ -26,21 +26,22 @@ from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint, validation_source
 from runner.errors import DataError, StorageError
-from runner.models.learned_metrics import inception_features, lpips_metric, set_distances
+from runner.fitting_table import FittingTable
+from runner.models.learned_metrics import FID, KID, LPIPS, inception_features, lpips_metric, set_distances
 from runner.models.trained import TrainedModel, open_trained_model
+from runner.number_format import counted, significant_or_dash
 from runner.records.evaluation_csv import bootstrap_record, record
 from runner.records.metrics_log import only_finite
 from runner.storage.folder import Storage
 from runner.trial.resources import num_cores
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
-PRECISION = "fp32"
-TITLES = {"ssim": "SSIM", "psnr": "PSNR", "l1": "L1", "hp_l1": "HP-L1", "swd": "SWD", "lpips": "LPIPS"}
-HIGHER_IS_BETTER = ("ssim", "psnr")
+_METRICS_BY_KEY = {metric.key: metric for metric in (*METRICS, LPIPS)}
+_PRECISION = "fp32"
 
 
 class Request(NamedTuple):
-    """What to evaluate, as the command line says it; see runner.evaluate."""
+    """The options of the command; see runner.evaluate."""
 
     trial: str
     checkpoint: str = "latest"
@@ -50,7 +51,13 @@ class Request(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What came of it; `distances` has FID and KID of each mode, where they were asked for."""
+    """The scores of a trained generator.
+
+    Attributes:
+        data: the folder of pairs that was given, or else the fingerprint of the trial's own patches.
+        device: cpu or cuda.
+        distances: FID and KID in each mode; empty where they were not asked for.
+    """
 
     trained: TrainedModel
     data: str
@@ -67,20 +74,25 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
         StorageError: patches must be made again, and can't be.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    metrics: dict[str, Metric] = dict(ALL_METRICS)
+
+    # Files that can't be used are refused before the minutes of work.
+    metrics: dict[str, MetricFunction] = dict(METRIC_FUNCTIONS)
     if request.lpips_weights:
-        metrics["lpips"] = lpips_metric(request.lpips_weights, device)
+        metrics[LPIPS.key] = lpips_metric(request.lpips_weights, device)
     inception = inception_features(request.inception_weights, device) if request.inception_weights else None
     trained = open_trained_model(request.trial, request.checkpoint)
-    # With the trial's threads, where there are as many cores: the last bits are the trial's own then.
-    set_up_torch(RuntimeSettings(min(trained.threads, num_cores()), PRECISION, ""), deterministic=True)
+
+    # With the trial's number of threads, where there are as many cores, the last bits are those of its own evaluation.
+    set_up_torch(RuntimeSettings(min(trained.threads, num_cores()), _PRECISION, ""), deterministic=True)
     generator = trained.generator.to(device)
-    with validation_patches(trained, request.data, console.print) as patches:
+
+    with _validation_patches(trained, request.data, console.print) as patches:
         if inception is not None and len(patches) < 2:
             raise DataError("--inception-weights: FID and KID need two validation patches or more")
+        num_patches = counted(len(patches), "validation patch", "validation patches")
         console.print(
-            f"{trained.trial.name} after {trained.epochs} epochs ({trained.step} steps): "
-            f"{len(patches)} validation patches, in {PRECISION} on {describe(device)}"
+            f"{trained.trial.name} after {counted(trained.epochs, 'epoch')} ({counted(trained.step, 'step')}): "
+            f"{num_patches}, in {_PRECISION} on {_device_name(device)}"
         )
         with Progress(console=console.rich, transient=True, disable=not console.rich.is_terminal) as progress:
             task = progress.add_task("evaluating", total=len(MODES) * len(patches))
@@ -89,26 +101,80 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
     return Evaluation(trained, request.data or trained.ids.data, device.type, scores, distances)
 
 
-def describe(device: torch.device) -> str:
-    """The device as a person knows it."""
+def results_table(evaluation: Evaluation) -> FittingTable:
+    """One row for each metric and mode."""
+    columns = ("metric", "better", "mode", "mean", "95 % interval", "min", "max", "std")
+    table = FittingTable(columns, left=("metric", "better", "mode"), drop=("std", "max", "min", "better"))
+
+    records = {mode: record(evaluation.scores, mode) for mode in MODES}
+    for metric in (_METRICS_BY_KEY[key] for key in evaluation.scores.metrics):
+        for mode in MODES:
+            parts = {part: significant_or_dash(value) for part, value in records[mode][metric.key].items()}
+            # The interval of a single picture is unknown.
+            interval = f"{parts['low']} to {parts['high']}" if parts["low"] != "nan" else "-"
+            extremes = (parts[part] for part in ("min", "max", "std"))
+            table.add_row(metric.title, _direction(metric), mode, parts["mean"], interval, *extremes)
+
+    # A distance of two sets of pictures is one number, without an interval.
+    for metric in (FID, KID) if evaluation.distances else ():
+        for mode in MODES:
+            value = significant_or_dash(evaluation.distances[mode][metric.key])
+            table.add_row(metric.title, _direction(metric), mode, value)
+    return table
+
+
+def json_of(evaluation: Evaluation) -> bytes:
+    """Everything except the values of single patches.
+
+    Has no times and no names of machines, so that the same evaluation gives the same bytes.
+    """
+    trained, scores = evaluation.trained, evaluation.scores
+    content: dict[str, Any] = {
+        "trial": trained.trial.name,
+        "params": dict(trained.params),
+        "epochs": trained.epochs,
+        "step": trained.step,
+        "data": evaluation.data,
+        "device": evaluation.device,
+        "precision": _PRECISION,
+        "patches": len(scores.origins),
+        "pictures": len({origin.name for origin in scores.origins}),
+        "intervals": bootstrap_record(),
+        **{mode: {name: only_finite(parts) for name, parts in record(scores, mode).items()} for mode in MODES},
+    }
+    for mode, distances in evaluation.distances.items():
+        content[mode] |= {name: {"mean": value} for name, value in distances.items()}
+    return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def _direction(metric: Metric) -> str:
+    return "higher" if metric.higher_is_better else "lower"
+
+
+def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "processor cores"
 
 
 @contextlib.contextmanager
-def validation_patches(trained: TrainedModel, data: str | None, notify: Callable[[str], None]) -> Iterator[Patches]:
-    """The patches of a directory of pairs, cut as the trial's are, or of the trial's own store."""
+def _validation_patches(trained: TrainedModel, data: str | None, notify: Callable[[str], None]) -> Iterator[Patches]:
+    """The patches of a directory of pairs, cut as the trial's are, or those of the trial's own store."""
     config = trained.config.data
     if data is None:
-        store = trial_store(trained, notify)
+        store = _trial_store(trained, notify)
         yield Patches.open(store.folder.local_path, "val", config.direction)
         return
+
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
-        cut_pairs(data, config, Storage.open(folder), notify)
+        _cut_pairs(data, config, Storage.open(folder), notify)
         yield Patches.open(folder, "val", config.direction)
 
 
-def cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[str], None]) -> None:
-    """Cuts a directory's pairs into a folder; what can't be used is named, and too much of it is an error."""
+def _cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[str], None]) -> None:
+    """Cuts a directory's pairs into a folder, and names the files that can't be used.
+
+    Raises:
+        DataError: too many files can't be used, or all of them.
+    """
     source = validation_source(Path(directory))
     reports = list(cut_in_this_process(source, config, folder))
     left_out = [entry for report in reports for entry in report.left_out]
@@ -119,74 +185,41 @@ def cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[s
         notify(describe_bad_files(left_out))
 
 
-def trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchStore:
-    """The verified store that the trial was trained on, made again where it is gone and its source is not."""
-    patches, fingerprint, config = trained.stores, trained.ids.data, trained.config.data
-    store, problem = find_store(patches, fingerprint)
+def _trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchStore:
+    """The verified store that the trial was trained on; it is made again where it is gone or damaged.
+
+    Raises:
+        DataError: it can't be made again, because the source is gone or has changed.
+        StorageError: it can't be written.
+    """
+    stores, fingerprint, config = trained.stores, trained.ids.data, trained.config.data
+    store, problem = find_store(stores, fingerprint)
     if store is not None:
         return store
-    source, why_not = matching_source(config, fingerprint)
+
+    source, why_not = _matching_source(config, fingerprint)
     if source is None:
         state = f"damaged ({problem})" if problem else "not there"
         raise DataError(
-            f"{trained.trial.shown}: its patches, {patches.at(fingerprint).shown}, are {state}, and data.source, "
+            f"{trained.trial.shown}: its patches, {stores.at(fingerprint).shown}, are {state}, and data.source, "
             f"{config.source!r}, {why_not}. Bring one of them back, or name a folder of pairs with --data DIR."
         )
+
     try:
-        return prepare_patches(config, source, fingerprint, patches, cut_in_this_process, notify)
+        return prepare_patches(config, source, fingerprint, stores, cut_in_this_process, notify)
     except OSError as error:
         raise StorageError(
-            f"{patches.shown}: the trial's patches are gone and can't be made again there ({error.strerror}); "
+            f"{stores.shown}: the trial's patches are gone and can't be made again there ({error.strerror}); "
             "name a folder of pairs with --data DIR"
         ) from error
 
 
-def matching_source(config: Data, fingerprint: str) -> tuple[Source | None, str]:
-    """The trial's source where it still gives the patches of that fingerprint, else why there is none."""
+def _matching_source(config: Data, fingerprint: str) -> tuple[Source | None, str]:
+    """The trial's source if it still gives the patches of that fingerprint, or else the reason why not."""
     try:
         source = find_source(config)
     except DataError:
         return None, "can't be used from here"
     if store_fingerprint(source, config) != fingerprint:
-        return None, "does not hold what it held"
+        return None, "has changed since the training"
     return source, ""
-
-
-def results_table(evaluation: Evaluation) -> Table:
-    """A row a metric and mode."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("metric", "better", "mode", "mean", "95 % interval", "min", "max", "std"):
-        table.add_column(title, justify="left" if title in ("metric", "better", "mode") else "right", no_wrap=True)
-    records = {mode: record(evaluation.scores, mode) for mode in MODES}
-    for name in evaluation.scores.metrics:
-        for mode in MODES:
-            parts = {part: number(value) for part, value in records[mode][name].items()}
-            better = "higher" if name in HIGHER_IS_BETTER else "lower"
-            interval = f"{parts['low']} to {parts['high']}" if parts["low"] != "nan" else "-"
-            extremes = (parts[part] for part in ("min", "max", "std"))
-            table.add_row(TITLES.get(name, name), better, mode, parts["mean"], interval, *extremes)
-    for name in ("fid", "kid") if evaluation.distances else ():
-        for mode in MODES:
-            table.add_row(name.upper(), "lower", mode, number(evaluation.distances[mode][name]))
-    return table
-
-
-def json_of(evaluation: Evaluation) -> bytes:
-    """All of it but the single patches, without times or machines: the same bytes for the same evaluation."""
-    trained, scores = evaluation.trained, evaluation.scores
-    content: dict[str, Any] = {
-        "trial": trained.trial.name,
-        "params": dict(trained.params),
-        "epochs": trained.epochs,
-        "step": trained.step,
-        "data": evaluation.data,
-        "device": evaluation.device,
-        "precision": PRECISION,
-        "patches": len(scores.places),
-        "pictures": len({place.name for place in scores.places}),
-        "intervals": bootstrap_record(),
-        **{mode: {name: only_finite(parts) for name, parts in record(scores, mode).items()} for mode in MODES},
-    }
-    for mode, distances in evaluation.distances.items():
-        content[mode] |= {name: {"mean": value} for name, value in distances.items()}
-    return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"

@@ -11,6 +11,7 @@ from gan.networks.generator import Generator
 from gan.networks.reference import NAMED_SIZES, to_reference
 from runner.errors import DataError, FullError, StorageError
 from runner.models.trained import TrainedModel, open_trained_model
+from runner.number_format import byte_size
 from runner.storage.folder import Storage, is_full
 from runner.storage.run_folder import TRIAL_FILE
 from runner.storage.tensor_writer import write_tensors
@@ -49,7 +50,7 @@ def export_trial(trial: str, checkpoint: str, form: str, out: str, notify: Say) 
     exported = WRITERS[form](trained)
     replaced = place.exists()
     write_file(place, out, exported.content)
-    size = f"{len(exported.content) / 1e6:.1f} MB"
+    size = byte_size(len(exported.content))
     notify(f"{trained.trial.name} after {trained.epochs} epochs ({trained.step} steps): {out}, {form}, {size}")
     if replaced:
         notify("the file that stood there was replaced")
@@ -114,7 +115,7 @@ def onnx_file(trained: TrainedModel) -> Exported:
 
     if (size := num_bytes(trained.generator)) > LARGEST_ONNX_BYTES:
         raise DataError(
-            f"--format onnx: the generator has {size / 1e9:.1f} GB of weights, and an ONNX file can hold 2.1 GB; "
+            f"--format onnx: the generator has {byte_size(size)} of weights, and an ONNX file can hold 2.1 GB; "
             "use --format safetensors"
         )
     mode = "eval: running statistics of batch norm, no dropout"

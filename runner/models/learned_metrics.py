@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from gan.data.patches import Patches
-from gan.evaluation.evaluate import MODES, Metric, generate
+from gan.evaluation.evaluate import MetricFunction, generate
+from gan.evaluation.metrics import MODES, Metric
 from gan.networks.generator import Generator
 from runner.errors import DataError
 
@@ -32,6 +33,28 @@ EXTRA = "pip install 'pix2pix-runner[metrics]'"
 NUM_FEATURES = 2048
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 SEED = 0
+
+LPIPS = Metric(
+    "lpips",
+    "LPIPS",
+    "distance of a network's features, patch by patch",
+    higher_is_better=False,
+    favours_blur=False,
+)
+FID = Metric(
+    "fid",
+    "FID",
+    "distance of the distributions of a network's features",
+    higher_is_better=False,
+    favours_blur=False,
+)
+KID = Metric(
+    "kid",
+    "KID",
+    "kernel distance of the distributions of a network's features",
+    higher_is_better=False,
+    favours_blur=False,
+)
 
 
 def read_weights(path: str | Path, option: str, published: Mapping[str, str]) -> tuple[str, dict[str, Tensor]]:
@@ -67,7 +90,7 @@ def missing_extra(option: str, error: ImportError) -> DataError:
     return DataError(f"{option} needs packages that are not installed ({error.name}): {EXTRA}")
 
 
-def lpips_metric(path: str | Path, device: torch.device) -> Metric:
+def lpips_metric(path: str | Path, device: torch.device) -> MetricFunction:
     """LPIPS (Zhang et al. 2018) on the network whose published weights are in the file: (N,), 0 for equal pictures.
 
     Raises:
@@ -163,4 +186,4 @@ def feature_distances(generated: Tensor, target: Tensor) -> dict[str, float]:
         for metric in (fid, kid):
             metric.update(target, real=True)
             metric.update(generated, real=False)
-        return {"fid": float(fid.compute()), "kid": float(kid.compute()[0])}
+        return {FID.key: float(fid.compute()), KID.key: float(kid.compute()[0])}

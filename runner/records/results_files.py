@@ -16,25 +16,28 @@ from runner.storage.run_folder import OVER_SEEDS, RESULTS_CSV, RESULTS_JSON
 def write_results(experiment: Storage, results: Sequence[TrialResult]) -> None:
     """Writes the results of an experiment's trials into its folder."""
     rows = [result.row for result in results]
-    experiment.write(RESULTS_CSV, csv_of(rows))
-    text_of_rows = json.dumps([only_finite(row) for row in rows], indent=1, allow_nan=False)
-    experiment.write(RESULTS_JSON, text_of_rows.encode())
+    experiment.write(RESULTS_CSV, _csv_of(rows))
+    rows_as_json = json.dumps([only_finite(row) for row in rows], indent=1, allow_nan=False)
+    experiment.write(RESULTS_JSON, rows_as_json.encode())
+
     if cells := repeated_cells(results):
-        experiment.write(OVER_SEEDS, csv_of(list(map(cell_row, cells))))
+        experiment.write(OVER_SEEDS, _csv_of(list(map(cell_row, cells))))
     else:
-        experiment.remove(OVER_SEEDS)  # of a run whose experiment had repeats
+        # An earlier run may have had several seeds.
+        experiment.remove(OVER_SEEDS)
 
 
 def cell_row(cell: RepeatedCell) -> dict[str, Any]:
-    """A cell's parameters, name, seeds, and each metric's mean, standard deviation, minimum and maximum."""
+    """A cell's parameters, name, number of seeds, and each metric's mean, standard deviation and extremes."""
     metrics = {f"{key}_{part}": value for key, found in cell.metrics.items() for part, value in found._asdict().items()}
     return {**cell.params, "cell": cell.name, "seeds": cell.num_seeds, "seeds_counted": cell.num_counted, **metrics}
 
 
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The rows under the columns of all of them; nothing stands for None and for what a row has not."""
+def _csv_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rows, under the columns that any of them has; None and a missing value leave their field empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()

@@ -9,10 +9,10 @@ from runner.errors import Exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command; returns its exit code."""
     parser = new_parser(
         "runner.report",
-        "Writes report.html, one self-contained page that compares the trials of an experiment, from what stands in\n"
+        "Writes report.html, one self-contained page that compares the trials of an experiment, from the files in\n"
         "its folder, and results.csv and results.json with it. Several experiments are compared in one page.",
         "python -m runner.report results/batch_sweep results/resize --out comparison.html",
     )
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_report(arguments: argparse.Namespace) -> Exit:
-    """Writes what the parsed options ask for."""
+    """Writes the page, and prints which files were written."""
     from runner.report.command import write_report
 
     for line in write_report(arguments.folders, arguments.out):

@@ -1,40 +1,43 @@
-"""The command's work: results and page of experiments that stand in folders."""
+"""The work of `python -m runner.report`: results and page of experiments, from their folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.errors import DataError, StorageError
+from runner.number_format import byte_size, counted
 from runner.records.results_files import write_results
 from runner.report.reading import read_results
 from runner.report.writer import Report
 from runner.storage.folder import Storage
-from runner.storage.run_folder import REPORT
+from runner.storage.run_folder import REPORT, RESULTS_CSV, RESULTS_JSON
 
 
 def write_report(folders: Sequence[str], out: str | None) -> list[str]:
-    """Writes the page, and for a single experiment its results.csv and results.json; what to tell the person.
+    """Writes the page, and for a single experiment its results.csv and results.json; returns lines for the screen.
 
     Raises:
         UserError: a folder is no experiment's, or the page can't be written.
     """
-    places = [Path(folder).resolve() for folder in folders]
-    for folder, place in zip(folders, places, strict=True):
-        if places.count(place) > 1:
+    paths = [Path(folder).resolve() for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
             raise DataError(f"{folder} is given twice: give each experiment once")
     experiments, results = zip(*(read_results(folder) for folder in folders), strict=True)
     page = Report(experiments).render(results)
+
     file = Path(out) if out else Path(REPORT) if len(folders) > 1 else experiments[0].local_path / REPORT
     if file.is_dir() or not file.parent.is_dir():
         problem = "is a folder" if file.is_dir() else "lies in no folder that exists"
         raise StorageError(f"--out: {file} {problem}: give a file's name, such as comparison.html")
-    said = []
+
+    lines = []
     try:
+        # The results of several experiments are in their own folders already.
         if len(folders) == 1:
             write_results(experiments[0], results[0])
-            said.append(f"{experiments[0].shown}/results.csv and results.json")
+            lines.append(f"{experiments[0].shown}/{RESULTS_CSV} and {RESULTS_JSON}")
         Storage.open(file.parent).write(file.name, page)
     except OSError as error:
         raise StorageError(f"{file} can't be written ({error.strerror or error}): give another with --out") from error
-    num_trials = sum(map(len, results))
-    said.append(f"{file}: {num_trials} trial{'s' if num_trials != 1 else ''}, {len(page) / 1e6:.1f} MB")
-    return said
+    lines.append(f"{file}: {counted(sum(map(len, results)), 'trial')}, {byte_size(len(page))}")
+    return lines

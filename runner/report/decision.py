@@ -1,14 +1,18 @@
-"""Which trial leads on which metric, and where that may be chance."""
+"""Which trial leads on which metric, and where the lead may be chance."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.report.figures import Figure, Metric, figure, present
-from runner.report.records import TrialRecord
+from gan.evaluation.metrics import Metric
+from runner.number_format import counted
+from runner.report.figures import Figure, figure, present
 from runner.report.seeds import over_seeds
+from runner.report.trials import PageTrial
 
-MAX_FEW_SEEDS = 5
+_MAX_FEW_SEEDS = 5
+_BAD_ENDS = {"failed": "failed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
 
 
 class Leader(NamedTuple):
@@ -21,18 +25,18 @@ class Leader(NamedTuple):
     """
 
     metric: Metric
-    trial: TrialRecord
+    trial: PageTrial
     figure: Figure
-    overlapping: Sequence[TrialRecord] | None
-    runner_up: tuple[TrialRecord, Figure] | None
+    overlapping: Sequence[PageTrial] | None
+    runner_up: tuple[PageTrial, Figure] | None
     num_ranked: int
 
 
 class Decision(NamedTuple):
-    """What the page opens with.
+    """The first part of the page.
 
     Attributes:
-        sentences: the verdict as pieces of text, each with whether it is a trial's name.
+        sentences: the verdict; each sentence as pieces of text, each with whether it is a trial's name.
         caveats: whole sentences on how far the verdict can be trusted.
     """
 
@@ -41,134 +45,157 @@ class Decision(NamedTuple):
     caveats: Sequence[str]
 
 
-def decide(trials: Sequence[TrialRecord], metrics: Sequence[Metric]) -> Decision:
-    """The verdict over the trials that have figures and did not end badly; over the means of those that differ in
-    their seed alone."""
+def decide(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> Decision:
+    """The verdict over the trials that have figures and did not end badly.
+
+    Trials that differ in their seed alone are ranked as one, by their means.
+    """
     cells = over_seeds(trials)
-    able = [cell for cell in cells if not cell.ended_badly]
-    leaders = [leader_on(metric, able) for metric in present(able, metrics)]
-    over = name_seeds(able)
-    said = [*caveats(trials, leaders, over), *odds_of_luck(able)]
-    return Decision(verdict(leaders, len(cells), over), leaders, said)
+    ranked_cells = [cell for cell in cells if not cell.ended_badly]
+    leaders = [_leader_on(metric, ranked_cells) for metric in present(ranked_cells, metrics)]
+    seeds = _seeds_text(ranked_cells)
+
+    sentences = _verdict(leaders, len(cells), seeds)
+    caveats = [
+        *_caveats_of_trials(trials),
+        *_caveats_of_figures(trials, leaders, seeds),
+        *_caveats_of_few_seeds(ranked_cells),
+    ]
+    return Decision(sentences, leaders, caveats)
 
 
-def name_seeds(cells: Sequence[TrialRecord]) -> str:
-    """What the cells' means are over, such as `3 seeds`; empty where no cell is repeated."""
+def join(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _leader_on(metric: Metric, trials: Sequence[PageTrial]) -> Leader:
+    """The best of the trials that have this metric; at least one must have it."""
+    ranked = sorted(
+        ((trial, found) for trial in trials if (found := figure(trial.row, metric.key))),
+        key=lambda pair: -metric.goodness(pair[1].value),
+    )
+    (best, best_figure), others = ranked[0], ranked[1:]
+
+    overlapping = None
+    if best_figure.has_interval and all(other.has_interval for _, other in others):
+        overlapping = [trial for trial, other in others if _overlap(best_figure, other)]
+    return Leader(metric, best, best_figure, overlapping, others[0] if others else None, len(ranked))
+
+
+def _overlap(one: Figure, other: Figure) -> bool:
+    """True where two intervals share a point."""
+    assert one.low is not None and one.high is not None and other.low is not None and other.high is not None
+    return one.low <= other.high and other.low <= one.high
+
+
+def _seeds_text(cells: Sequence[PageTrial]) -> str:
+    """`3 seeds` where the cells' figures are means over so many; empty where no cell is repeated."""
     if all(cell.num_seeds == 1 for cell in cells):
         return ""
     counts = {cell.num_counted for cell in cells}
     return f"{counts.pop()} seeds" if len(counts) == 1 and 1 not in counts else "the seeds"
 
 
-def leader_on(metric: Metric, trials: Sequence[TrialRecord]) -> Leader:
-    """The best of the trials that have this metric; one at least must."""
-    ranked = sorted(
-        ((trial, found) for trial in trials if (found := figure(trial.row, metric.key))),
-        key=lambda pair: -metric.goodness(pair[1].value),
-    )
-    (best, best_figure), others = ranked[0], ranked[1:]
-    overlapping = None
-    if best_figure.has_interval and all(other.has_interval for _, other in others):
-        overlapping = [trial for trial, other in others if overlap(best_figure, other)]
-    return Leader(metric, best, best_figure, overlapping, others[0] if others else None, len(ranked))
-
-
-def overlap(one: Figure, other: Figure) -> bool:
-    """True where two intervals share a point."""
-    assert one.low is not None and one.high is not None and other.low is not None and other.high is not None
-    return one.low <= other.high and other.low <= one.high
-
-
-def verdict(leaders: Sequence[Leader], num_cells: int, over: str) -> list[list[tuple[str, bool]]]:
+def _verdict(leaders: Sequence[Leader], num_cells: int, seeds: str) -> list[list[tuple[str, bool]]]:
     """One sentence on who leads, and one on overlaps where intervals are known.
 
     Args:
-        over: what figures are means over; empty where they are none.
+        seeds: as `_seeds_text` returns it.
     """
     if not leaders:
         return [[("No trial has been evaluated yet.", False)]]
+
     if num_cells == 1:
-        said = ", ".join(f"{leader.metric.title} {leader.figure.text}" for leader in leaders)
-        mean = f", as the mean over {over}" if over else ""
-        return [[("There is one trial, ", False), (leaders[0].trial.shown, True), (f"{mean}: {said}.", False)]]
-    won: dict[str, list[str]] = {}
+        figures = ", ".join(f"{leader.metric.title} {leader.figure.text}" for leader in leaders)
+        mean = f", as the mean over {seeds}" if seeds else ""
+        return [[("There is one trial, ", False), (leaders[0].trial.shown, True), (f"{mean}: {figures}.", False)]]
+
+    overlaps = _overlaps_sentence(leaders, seeds)
+    sentence = _leaders_sentence(leaders, seeds)
+    return [sentence, [(overlaps, False)]] if overlaps else [sentence]
+
+
+def _leaders_sentence(leaders: Sequence[Leader], seeds: str) -> list[tuple[str, bool]]:
+    """`a leads on SSIM and PSNR; b on L1.`, the trial with most metrics first."""
+    titles_by_trial: dict[str, list[str]] = {}
     for leader in leaders:
-        won.setdefault(leader.trial.shown, []).append(leader.metric.title)
-    ordered = sorted(won.items(), key=lambda item: -len(item[1]))
+        titles_by_trial.setdefault(leader.trial.shown, []).append(leader.metric.title)
+    ordered = sorted(titles_by_trial.items(), key=lambda item: -len(item[1]))
+
     sentence: list[tuple[str, bool]] = []
     for index, (name, titles) in enumerate(ordered):
         on = f"all {len(titles)} metrics" if len(ordered) == 1 and len(titles) > 1 else join(titles)
         sentence += [("; " if index else "", False), (name, True), (f"{' leads' if not index else ''} on {on}", False)]
-    sentence.append((f", by the mean over {over}." if over else ".", False))
-    said_of_overlaps = overlaps(leaders, over)
-    return [sentence, [(said_of_overlaps, False)]] if said_of_overlaps else [sentence]
+    sentence.append((f", by the mean over {seeds}." if seeds else ".", False))
+    return sentence
 
 
-def overlaps(leaders: Sequence[Leader], over: str) -> str:
-    """On which metrics the lead may be chance; empty where no interval is known.
-
-    Args:
-        over: what figures are means over; their intervals, ranges of a few values, then make nothing clear.
-    """
-    interval = "range over its seeds" if over else "interval"
+def _overlaps_sentence(leaders: Sequence[Leader], seeds: str) -> str:
+    """On which metrics the lead may be chance; empty where no interval is known."""
     known = [leader for leader in leaders if leader.overlapping is not None and leader.runner_up is not None]
     if not known:
         return ""
+
+    # Intervals over seeds are ranges of a few values. That two of them do not overlap makes nothing clear.
+    interval = "range over its seeds" if seeds else "interval"
     open_ones = [leader for leader in known if leader.overlapping]
     if not open_ones:
         titles = join([leader.metric.title for leader in known])
         return f"No other trial's {interval} overlaps with the leader's on {titles}."
+
+    # Only the first count has the noun: "2 other trials on SSIM and 1 on L1".
     counts = [len(leader.overlapping or ()) for leader in open_ones]
-    said = [f"{count} on {leader.metric.title}" for count, leader in zip(counts, open_ones, strict=True)]
-    said[0] = said[0].replace(" on", f" other trial{'s' if counts[0] != 1 else ''} on", 1)
+    numbers = [counted(counts[0], "other trial"), *map(str, counts[1:])]
+    others = [f"{number} on {leader.metric.title}" for number, leader in zip(numbers, open_ones, strict=True)]
+
     clear = [leader.metric.title for leader in known if not leader.overlapping]
-    end = f" {'There is no overlap' if over else 'It is clear'} on {join(clear)}." if clear else ""
-    return f"The leader's {interval} overlaps with that of {join(said)}: there the lead may be chance.{end}"
+    end = f" {'There is no overlap' if seeds else 'It is clear'} on {join(clear)}." if clear else ""
+    return f"The leader's {interval} overlaps with that of {join(others)}: there the lead may be chance.{end}"
 
 
-def caveats(trials: Sequence[TrialRecord], leaders: Sequence[Leader], over: str) -> list[str]:
-    """What a reader must know before believing the verdict."""
-    said = []
-    counts = {status: sum(trial.status == status for trial in trials) for status in {t.status for t in trials}}
-    unfinished = [f"{counts[status]} {status}" for status in ("running", "stopped", "waiting") if counts.get(status)]
+def _caveats_of_trials(trials: Sequence[PageTrial]) -> list[str]:
+    """Which trials are not finished, and which ended badly."""
+    caveats = []
+    counts = Counter(trial.status for trial in trials)
+    unfinished = [f"{counts[status]} {status}" for status in ("running", "stopped", "waiting") if counts[status]]
     if unfinished:
-        said.append(
-            f"{counts.get('finished', 0)} of {len(trials)} trials finished ({', '.join(unfinished)}): figures of the "
-            "others are of a sample of the validation patches, taken at their last evaluation."
+        caveats.append(
+            f"{counts['finished']} of {counted(len(trials), 'trial')} finished ({', '.join(unfinished)}): figures of "
+            "the others are of a sample of the validation patches, taken at their last evaluation."
         )
+
     for trial in trials:
         if trial.ended_badly:
             reason = f": {trial.reason.rstrip('.')}" if trial.reason else ""
-            said.append(f"{trial.shown} {words(trial.status)}{reason}. It takes no part in the ranking.")
-    partly = [leader.metric.title for leader in leaders if leader.num_ranked < max(one.num_ranked for one in leaders)]
-    if partly:
-        said.append(f"Not all trials have a value of {join(partly)}.")
+            caveats.append(f"{trial.shown} {_BAD_ENDS[trial.status]}{reason}. It takes no part in the ranking.")
+    return caveats
+
+
+def _caveats_of_figures(trials: Sequence[PageTrial], leaders: Sequence[Leader], seeds: str) -> list[str]:
+    """How far the figures can be compared, and what they do not see."""
+    caveats = []
+    most_ranked = max((leader.num_ranked for leader in leaders), default=0)
+    if partly := [leader.metric.title for leader in leaders if leader.num_ranked < most_ranked]:
+        caveats.append(f"Not all trials have a value of {join(partly)}.")
     if len({trial.record["data_fingerprint"] for trial in trials if "data_fingerprint" in trial.record}) > 1:
-        said.append("Not all trials were validated on the same patches: their figures are not strictly comparable.")
+        caveats.append("Not all trials were validated on the same patches: their figures are not strictly comparable.")
     if leaders and len(trials) > 1 and all(leader.overlapping is None for leader in leaders):
-        unknown = "No range over seeds is" if over else "No intervals are"
-        said.append(f"{unknown} known for all trials: small differences may be chance.")
-    if {leader.metric.title for leader in leaders} & {"SSIM", "PSNR", "L1"}:
-        said.append("SSIM, PSNR and L1 favour blurred pictures: look at the pictures before choosing.")
-    return said
+        unknown = "No range over seeds is" if seeds else "No intervals are"
+        caveats.append(f"{unknown} known for all trials: small differences may be chance.")
+    if blurry := [leader.metric.title for leader in leaders if leader.metric.favours_blur]:
+        verb = "favours" if len(blurry) == 1 else "favour"
+        caveats.append(f"{join(blurry)} {verb} blurred pictures: look at the pictures before choosing.")
+    return caveats
 
 
-def odds_of_luck(cells: Sequence[TrialRecord]) -> list[str]:
-    """How often ranges over so few seeds lie apart though the settings are as good as each other: of 2n values in
-    random order, all n of the one come before all n of the other, or after them."""
+def _caveats_of_few_seeds(cells: Sequence[PageTrial]) -> list[str]:
+    """How often the ranges of two settings that are equally good do not overlap, where the seeds are few."""
     counts = [cell.num_counted for cell in cells if cell.num_counted > 1]
-    if len(counts) < 2 or min(counts) > MAX_FEW_SEEDS:
+    if len(counts) < 2 or min(counts) > _MAX_FEW_SEEDS:
         return []
+
+    # Of 2n values in random order, all n of the one setting come before or after all n of the other.
     num_seeds = min(counts)
     odds = math.comb(2 * num_seeds, num_seeds) // 2
     return [f"Of two settings that are equally good, the ranges over {num_seeds} seeds lie apart in 1 of {odds} cases."]
-
-
-def words(status: str) -> str:
-    """A bad end as a verb."""
-    return {"failed": "failed", "diverged": "diverged", "out_of_memory": "ran out of memory"}[status]
-
-
-def join(names: Sequence[str]) -> str:
-    """a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,19 +1,22 @@
-"""What the trials ran with and on: equal values once, differing ones trial by trial."""
+"""What the trials ran with and on: equal values once, differing ones for each trial."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from runner.number_format import shortest
 from runner.records.trial_folders import flatten
-from runner.report.records import TrialRecord
+from runner.report.trials import PageTrial
 
-MACHINE = ("processor", "threads", "precision", "kernels")
-ABSENT = "not recorded"
-LEFT_OUT = ("sweep", "name")
+_MACHINE = ("processor", "threads", "precision", "kernels")
+_ABSENT = "not recorded"
+_LEFT_OUT = ("sweep", "name")
 
 
 class Setting(NamedTuple):
-    """A field and its values, each with the trials that have it: none are named where all trials agree, or where
-    their own names say it."""
+    """A field and its values, each with the names of the trials that have it.
+
+    The names are left out where all trials agree, and where they contain the value already.
+    """
 
     name: str
     values: Sequence[tuple[str, Sequence[str]]]
@@ -24,49 +27,46 @@ class Setting(NamedTuple):
         return len(self.values) > 1
 
 
-def compare_settings(trials: Sequence[TrialRecord]) -> list[Setting]:
+def compare_settings(trials: Sequence[PageTrial]) -> list[Setting]:
     """The resolved config's fields, those that differ first."""
-    return compare(trials, [config_fields(trial) for trial in trials])
+    return _compare(trials, [_config_fields(trial) for trial in trials])
 
 
-def compare_machines(trials: Sequence[TrialRecord]) -> list[Setting]:
+def compare_machines(trials: Sequence[PageTrial]) -> list[Setting]:
     """Processor, threads, precision, kernels and versions, those that differ first."""
-    return compare(trials, [machine_fields(trial) for trial in trials])
+    return _compare(trials, [_machine_fields(trial) for trial in trials])
 
 
-def config_fields(trial: TrialRecord) -> dict[str, Any]:
+def _config_fields(trial: PageTrial) -> dict[str, Any]:
     """The trial's config with dotted names."""
-    config = {key: value for key, value in trial.record.get("config", {}).items() if key not in LEFT_OUT}
+    config = {key: value for key, value in trial.record.get("config", {}).items() if key not in _LEFT_OUT}
     return flatten(config)
 
 
-def machine_fields(trial: TrialRecord) -> dict[str, Any]:
-    """What trial.yaml says beside the config; fields of earlier versions may be missing."""
+def _machine_fields(trial: PageTrial) -> dict[str, Any]:
+    """The fields of trial.yaml that are not of the config; earlier versions wrote fewer."""
     record = trial.record
     versions = {f"{name} version": value for name, value in record.get("versions", {}).items()}
     data = {"data fingerprint": record["data_fingerprint"]} if "data_fingerprint" in record else {}
-    return {name: record[name] for name in MACHINE if name in record} | versions | data
+    return {name: record[name] for name in _MACHINE if name in record} | versions | data
 
 
-def compare(trials: Sequence[TrialRecord], fields: Sequence[Mapping[str, Any]]) -> list[Setting]:
-    """One setting a field; trials without any record say nothing."""
+def _compare(trials: Sequence[PageTrial], fields: Sequence[Mapping[str, Any]]) -> list[Setting]:
+    """One setting for each field; trials without any record are left out."""
     known = [(trial.shown, values) for trial, values in zip(trials, fields, strict=True) if values]
     settings = []
     for name in dict.fromkeys(name for _, values in known for name in values):
-        by_value: dict[str, list[str]] = {}
+        trials_by_value: dict[str, list[str]] = {}
         for shown, values in known:
-            by_value.setdefault(text_of(values[name]) if name in values else ABSENT, []).append(shown)
-        is_told = len(by_value) == 1 or all(name.rpartition(".")[2] in trial.params for trial in trials)
-        settings.append(Setting(name, [(value, () if is_told else names) for value, names in by_value.items()]))
+            text = _value_text(values[name]) if name in values else _ABSENT
+            trials_by_value.setdefault(text, []).append(shown)
+
+        # A swept field stands in the trials' names.
+        needs_no_names = len(trials_by_value) == 1 or all(name.rpartition(".")[2] in trial.params for trial in trials)
+        shown_values = [(text, () if needs_no_names else names) for text, names in trials_by_value.items()]
+        settings.append(Setting(name, shown_values))
     return sorted(settings, key=lambda setting: not setting.differs)
 
 
-def text_of(value: Any) -> str:
-    """A value as an experiment file would have it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
-        return str(int(value))
-    return str(value)
+def _value_text(value: Any) -> str:
+    return "none" if value is None else shortest(value)

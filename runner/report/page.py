@@ -1,9 +1,10 @@
-"""The page itself: what its parts need to know, printed by the templates beside this file."""
+"""The page: what its parts show, printed by the templates in `templates/`."""
 
 import base64
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,59 +13,45 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.config.search_space import Range
+from runner.number_format import counted, duration, finite, significant
 from runner.report.charts.curves import UNITS, draw_curves
-from runner.report.charts.heatmaps import heat_maps, shown
-from runner.report.charts.pictures import PictureCache, hang_galleries
+from runner.report.charts.heatmaps import heat_maps
+from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
 from runner.report.charts.scatters import draw_scatters, is_drawn
 from runner.report.decision import decide, join
 from runner.report.details import compare_machines, compare_settings
-from runner.report.figures import EVAL_METRICS, STUDY_METRICS, digits, duration, figure, finite, present
-from runner.report.records import TrialRecord, swept, values_of
+from runner.report.figures import EVAL_METRICS, STUDY_METRICS, figure, present
 from runner.report.seeds import over_seeds, seed_table
+from runner.report.trials import PageTrial, shown, swept, values_of
 
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-@functools.cache
-def environment() -> Environment:
-    """Templates that escape all they are given; an unknown name is an error."""
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "digits": digits,
-        "duration": duration,
-        "shown": shown,
-        "sort_key": sort_key,
-        "breakable": breakable,
-    }
-    made.globals |= {"figure": figure, "finite": finite}
-    return made
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(
-    names: Sequence[str], trials: Sequence[TrialRecord], drawn: Mapping[str, Range], pictures: PictureCache
+    names: Sequence[str], trials: Sequence[PageTrial], drawn: Mapping[str, Range], pictures: PictureCache
 ) -> bytes:
     """The page as UTF-8.
 
     Args:
         names: of the experiments.
         trials: of all of them, in order.
-        drawn: what parameters were drawn from, by name.
+        drawn: the ranges that parameters were drawn from, by name.
         pictures: what an earlier page has cut already.
     """
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     galleries = hang_galleries(trials, pictures)
+    # A drawn parameter has too many values for an axis of a heat map.
     cells = over_seeds(trials)
     grid = [cell for cell in cells if not is_drawn(cell, drawn)]
+
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    # The page's security policy allows the script with this digest, and no other.
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
     context: dict[str, Any] = {
         "title": join(list(names)),
         "several": len(names) > 1,
-        "overview": overview(trials, drawn),
+        "overview": _overview(trials, drawn),
         "trials": trials,
         "running": any(trial.status == "running" for trial in trials),
         "decision": decide(trials, STUDY_METRICS),
@@ -78,48 +65,75 @@ def render(
         "curves": draw_curves(trials),
         "units": UNITS,
         "galleries": galleries,
-        "pictures": [picture_data(gallery) for gallery in galleries],
+        "pictures": [_picture_data(gallery) for gallery in galleries],
         "settings": compare_settings(trials),
         "machines": compare_machines(trials),
-        "style": Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "style": Markup(style),
         "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "script_hash": script_hash,
     }
-    return environment().get_template("report.html").render(context).encode()
+    return _environment().get_template("report.html").render(context).encode()
 
 
-def overview(trials: Sequence[TrialRecord], drawn: Mapping[str, Range]) -> str:
-    """How many trials there are, what is swept, how far they are."""
-    count = f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
-    grid = [f"{name} {list_values(values_of(trials, name), name in drawn)}" for name in swept(trials)]
-    states: dict[str, int] = {}
-    for trial in trials:
-        states[trial.status.replace("_", " ")] = states.get(trial.status.replace("_", " "), 0) + 1
-    ends = f"all {len(trials)} finished" if states == {"finished": len(trials)} and len(trials) > 1 else ""
-    said = ends or ", ".join(state if len(trials) == 1 else f"{n} {state}" for state, n in states.items())
-    return " · ".join(part for part in (count, " × ".join(grid), said) if part)
+@functools.cache
+def _environment() -> Environment:
+    """Templates that escape all values; an unknown name is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "significant": significant,
+        "duration": duration,
+        "shown": shown,
+        "sort_key": _sort_key,
+        "breakable": _breakable,
+    }
+    environment.globals |= {"figure": figure, "finite": finite}
+    return environment
 
 
-def list_values(values: Sequence[Any], is_drawn: bool) -> str:
-    """The values that a parameter has, or how far those reach that were drawn."""
+def _overview(trials: Sequence[PageTrial], drawn: Mapping[str, Range]) -> str:
+    """How many trials there are, what is swept, and their states: `2 trials · batch_size 2, 8 · all 2 finished`."""
+    grid = [f"{name} {_values_text(values_of(trials, name), name in drawn)}" for name in swept(trials)]
+
+    counts = Counter(trial.status.replace("_", " ") for trial in trials)
+    if len(trials) == 1:
+        states = ", ".join(counts)
+    elif counts["finished"] == len(trials):
+        states = f"all {len(trials)} finished"
+    else:
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+
+    parts = (counted(len(trials), "trial"), " × ".join(grid), states)
+    return " · ".join(part for part in parts if part)
+
+
+def _values_text(values: Sequence[Any], is_drawn: bool) -> str:
+    """The values of a parameter, or the lowest and the highest where they were drawn."""
     if not is_drawn:
         return ", ".join(map(shown, values))
     known = [value for value in values if value is not None]
     return f"{shown(min(known))} to {shown(max(known))}"
 
 
-def picture_data(gallery: Any) -> dict[str, Any]:
-    """What the script needs of a gallery: for each of its epochs, which strip each trial shows."""
+def _picture_data(gallery: Gallery) -> dict[str, Any]:
+    """What the script needs of a gallery: which strip each trial shows at each epoch."""
     frames = [frame._asdict() for frame in gallery.frames]
     return {"epochs": gallery.epochs, "tiles": gallery.num_tiles, "frames": frames}
 
 
-def breakable(name: str) -> Markup:
-    """A name or an interval that may go on in the next line after a comma, a slash or a dash."""
+def _breakable(name: str) -> Markup:
+    """A name or an interval that may be broken after a comma, a slash or a dash."""
     return Markup("<wbr>").join(re.split(r"(?<=[,/–])", name))
 
 
-def sort_key(value: Any) -> str:
-    """What a table's column is sorted by: numbers as they are, other texts as texts, nothing for nothing."""
+def _sort_key(value: Any) -> str:
+    """The key of a table's cell: exact numbers, texts as they are, empty for None."""
+    if value is None:
+        return ""
     number = finite(value)
-    return "" if value is None else str(value) if number is None else repr(number)
+    return str(value) if number is None else repr(number)

@@ -1,4 +1,4 @@
-"""An experiment's folder as the page's records."""
+"""An experiment's folder as the page's trials."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from runner.process.lease import is_alive, read_lease
 from runner.records.results import TrialResult, trial_row, trial_status
 from runner.records.trial_file import read_outcome, read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
-from runner.report.records import TrialRecord
+from runner.report.trials import PageTrial
 from runner.storage.folder import Storage
 from runner.storage.run_folder import EXPERIMENT_FILE, trial_path
 
 
 def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
-    """An experiment's folder and the result of each of its trials, from what stands in it.
+    """An experiment's folder and the result of each of its trials, from the files in it.
 
     Raises:
         DataError: it is no experiment's folder.
@@ -25,13 +25,13 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
     """
     experiment = Storage.open(folder)
     if not experiment.exists(EXPERIMENT_FILE):
-        place = "there is no such folder" if not Path(folder).is_dir() else f"there is no {EXPERIMENT_FILE} in it"
-        raise DataError(f"{folder}: {place}: give an experiment's folder, STORAGE/EXPERIMENT")
+        problem = "there is no such folder" if not Path(folder).is_dir() else f"there is no {EXPERIMENT_FILE} in it"
+        raise DataError(f"{folder}: {problem}: give an experiment's folder, STORAGE/EXPERIMENT")
+
     lease = read_lease(experiment)
-    is_run = lease is not None and is_alive(lease, None)
-    return experiment, [
-        TrialResult(place.trial.params, read_row(experiment, place, is_run)) for place in read_trials(experiment)
-    ]
+    is_held = lease is not None and is_alive(lease, None)
+    trials = read_trials(experiment)
+    return experiment, [TrialResult(trial.trial.params, _read_row(experiment, trial, is_held)) for trial in trials]
 
 
 def read_trials(experiment: Storage) -> list[Trial]:
@@ -45,40 +45,43 @@ def read_trials(experiment: Storage) -> list[Trial]:
     return find_trial_folders(experiment, trials, fingerprints, initial_weights)
 
 
-def read_row(experiment: Storage, place: Trial, is_run: bool) -> dict[str, Any]:
-    """A trial's row of results; it runs only while a command holds the experiment."""
-    trial = experiment.at(trial_path(place.folder))
-    running = is_run and read_outcome(trial)["status"] == "running"
-    status = trial_status(trial, finished=place.finished, running=running)
-    return trial_row(trial, place.folder, place.trial.params, status)
-
-
-def read_record(
-    experiment: Storage, result: TrialResult, log: Sequence[Mapping[str, Any]], among_others: str = ""
-) -> TrialRecord:
+def read_page_trial(
+    experiment: Storage, result: TrialResult, log: Sequence[Mapping[str, Any]], experiment_name: str = ""
+) -> PageTrial:
     """A trial's result with what else the page shows of it.
 
     Args:
         log: the rows of the trial's metrics.jsonl.
-        among_others: what the page calls the experiment where it has several; empty where it has one.
+        experiment_name: the experiment's name on a page of several; empty on a page of one.
     """
     name = str(result.row["trial"])
     folder = experiment.at(trial_path(name))
-    record = read_trial_file(folder) or {}
-    return TrialRecord(
+    return PageTrial(
         experiment=experiment.name,
         name=name,
-        shown=f"{among_others}/{name}" if among_others else name,
-        params={**result.params, "experiment": among_others} if among_others else result.params,
+        shown=f"{experiment_name}/{name}" if experiment_name else name,
+        params={**result.params, "experiment": experiment_name} if experiment_name else result.params,
         row=result.row,
         folder=folder,
-        record=record,
+        record=read_trial_file(folder) or {},
         reason=read_outcome(folder)["reason"],
         log=log,
     )
 
 
 def read_drawn(experiment: Storage) -> dict[str, Range]:
-    """What an experiment draws its parameters from, by name; raises ConfigError where its file is broken."""
+    """The ranges that an experiment draws parameters from, by name; raises ConfigError where its file is broken."""
     path = experiment.local_path / EXPERIMENT_FILE
     return dict(read_search_space(validate(read_yaml(path), str(path)).sweep).ranges)
+
+
+def _read_row(experiment: Storage, trial: Trial, is_held: bool) -> dict[str, Any]:
+    """A trial's row of results.
+
+    Args:
+        is_held: whether a command holds the experiment. Without one no trial runs, whatever its last record says.
+    """
+    folder = experiment.at(trial_path(trial.folder))
+    running = is_held and read_outcome(folder)["status"] == "running"
+    status = trial_status(folder, finished=trial.finished, running=running)
+    return trial_row(folder, trial.folder, trial.trial.params, status)

@@ -1,4 +1,4 @@
-"""Writes a page, and writes it again at little cost: what was read or cut once is kept."""
+"""A page that is written again and again at little cost: what was read or cut once is kept."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,48 +8,37 @@ from runner.records.results import TrialResult
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
 from runner.report.page import render
-from runner.report.reading import read_drawn, read_record
+from runner.report.reading import read_drawn, read_page_trial
 from runner.storage.folder import Storage
 from runner.storage.run_folder import trial_path
 
 
 class Report:
-    """A page that grows with what it shows."""
+    """The page of some experiments, as often as it is asked for."""
 
     def __init__(self, experiments: Sequence[Storage]) -> None:
-        """Of these experiments' folders."""
         self._experiments = experiments
         self._drawn = {name: found for experiment in experiments for name, found in read_drawn(experiment).items()}
         self._pictures = PictureCache()
-        self._logs: dict[str, CurveLog] = {}
+        self._logs: dict[str, _CurveLog] = {}
 
     def render(self, results: Sequence[Sequence[TrialResult]]) -> bytes:
         """The page for the experiments' results, in the order of the experiments."""
-        names = distinct_names(self._experiments)
+        names = _distinct_names(self._experiments)
         trials = [
-            read_record(experiment, result, self._log(experiment, result), name if len(names) > 1 else "")
-            for experiment, name, its_results in zip(self._experiments, names, results, strict=True)
-            for result in its_results
+            read_page_trial(experiment, result, self._log(experiment, result), name if len(names) > 1 else "")
+            for experiment, name, results_of_one in zip(self._experiments, names, results, strict=True)
+            for result in results_of_one
         ]
         return render(names, trials, self._drawn, self._pictures)
 
     def _log(self, experiment: Storage, result: TrialResult) -> Sequence[Mapping[str, Any]]:
         trial = experiment.at(trial_path(result.row["trial"]))
-        return self._logs.setdefault(trial.root, CurveLog(trial)).rows()
+        return self._logs.setdefault(trial.root, _CurveLog(trial)).rows()
 
 
-def distinct_names(experiments: Sequence[Storage]) -> list[str]:
-    """The experiments' names; those of one name in several storages with as much of the path as tells them apart."""
-    paths = [experiment.root.split("/") for experiment in experiments]
-    for depth in range(1, max(map(len, paths)) + 1):
-        names = ["/".join(path[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-class CurveLog:
-    """The columns of a trial's log that curves are drawn of; each row is read once."""
+class _CurveLog:
+    """The columns of a trial's log that curves are drawn from; each row is read once."""
 
     def __init__(self, trial: Storage) -> None:
         self._reader = MetricsReader(trial)
@@ -59,3 +48,13 @@ class CurveLog:
         """All rows so far."""
         self._rows += [{key: row[key] for key in COLUMNS if key in row} for row in self._reader.new_rows()]
         return self._rows
+
+
+def _distinct_names(experiments: Sequence[Storage]) -> list[str]:
+    """The experiments' names, each with as many folders of its path before it as make all of them different."""
+    paths = [experiment.root.split("/") for experiment in experiments]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(path[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -11,6 +11,7 @@ from gan.training.epochs import steps_per_epoch
 from runner.config.loading import PlannedTrial
 from runner.config.schema import Data, Experiment
 from runner.data.sources import Source, read_picture
+from runner.number_format import byte_size, counted
 from runner.trial.resources import this_machine
 
 SYNTHETIC_HALF = (600, 600)
@@ -60,7 +61,7 @@ def describe_plan(experiment: Experiment, trials: Sequence[PlannedTrial], num_pa
 
     has_gpu = experiment.resources.gpus_per_worker != 0 and this_machine().gpus > 0
     device = torch.device("cuda" if has_gpu else "cpu")
-    lines = [f"{experiment.name}: {len(trials)} trial{'s' * (len(trials) != 1)}"]
+    lines = [f"{experiment.name}: {counted(len(trials), 'trial')}"]
     finished = running = 0
     for trial in trials:
         config = trial.config
@@ -74,12 +75,12 @@ def describe_plan(experiment: Experiment, trials: Sequence[PlannedTrial], num_pa
         running = max(running, disk.running)
         lines.append(
             f"  {trial.name}: {training.epochs} epochs of {patches} patches, {steps:,} steps; "
-            f"memory about {size(memory)} in {precision}, disk {size(disk.finished)} when finished"
+            f"memory about {byte_size(memory)} in {precision}, disk {byte_size(disk.finished)} when finished"
         )
     stores = sum(count * row_bytes(experiment.data) for count in num_patches.values())
     lines.append(
-        f"disk in all: {size(finished)} of trials, {size(stores)} of patches, "
-        f"up to {size(running)} for a running trial's checkpoints"
+        f"disk in all: {byte_size(finished)} of trials, {byte_size(stores)} of patches, "
+        f"up to {byte_size(running)} for a running trial's checkpoints"
     )
     return lines
 
@@ -110,8 +111,3 @@ def count_patches(source: Source, data: Data, split: str) -> int:
             width = full_width // 2
         count += len(patch_origins(height, width, data.patching, data.patch_size))
     return count
-
-
-def size(num_bytes: int) -> str:
-    """1.4 GB, 230 MB."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

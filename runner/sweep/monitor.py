@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gan.evaluation.metrics import METRICS
 from runner.console import Console, TrialView
 from runner.process.lease import Lease, Superseded
 from runner.process.stop_request import StopRequest
 from runner.records.metrics_log import MetricsReader
-from runner.records.results import METRICS, TrialResult, trial_row, trial_status
+from runner.records.results import TrialResult, trial_row, trial_status
 from runner.records.results_files import write_results
 from runner.records.starts import read_starts
 from runner.records.trial_file import read_outcome
@@ -48,7 +49,7 @@ class Watched:
         for row in self.reader.new_rows():
             self.row = row
             self.step = row["step"]
-            evaluated = {name: row.get(f"final/{name}", row.get(f"val/{name}")) for name in METRICS}
+            evaluated = {m.key: row.get(f"final/{m.key}", row.get(f"val/{m.key}")) for m in METRICS}
             if evaluated["l1"] is not None:
                 self.metrics = evaluated
         if self.job.name in progress:

@@ -6,11 +6,12 @@ from pathlib import Path
 from runner.console import Console
 from runner.data.sources import SPLITS
 from runner.errors import StorageError
+from runner.number_format import byte_size
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial
 from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, TRIALS, trial_path
 from runner.sweep.check import CheckedRun
-from runner.sweep.dry_run import count_patches, disk_needed, size
+from runner.sweep.dry_run import count_patches, disk_needed
 from runner.trial.resources import TrialResources
 
 
@@ -61,9 +62,9 @@ def check_room(run: CheckedRun, pending: Sequence[Trial], trial_resources: Trial
     free = run.storage.free_bytes()
     if free < needed:
         raise StorageError(
-            f"--storage: {run.storage.shown} needs room for {size(needed)}, but only {size(free)} are free there. Make "
-            "room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run shows what "
-            "takes how much)."
+            f"--storage: {run.storage.shown} needs room for {byte_size(needed)}, but only {byte_size(free)} are free "
+            "there. Make room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run "
+            "shows what takes how much)."
         )
 
 

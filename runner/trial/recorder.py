@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable
 
 from gan.data.patches import Patches
-from gan.evaluation.evaluate import MODES, evaluate, fixed_sample, generate, score
+from gan.evaluation.evaluate import evaluate, fixed_sample, generate, score
 from gan.evaluation.grids import comparison_png
+from gan.evaluation.metrics import MODES
 from gan.training.delayed_logger import LoggedStep
 from gan.training.state import TrainState
-from runner.records.evaluation_csv import PREFIXES, csv_of, final_row, named
+from runner.records.evaluation_csv import csv_of, final_row
+from runner.records.metric_names import log_columns
 from runner.records.metrics_log import MetricsLog
 from runner.storage.folder import is_full
 from runner.storage.run_folder import EVALUATION_CSV, IMAGES, image_name
@@ -95,7 +97,7 @@ class Recorder:
                 self.on_picture,
             )
             for name, summary in summaries.items():
-                row |= named(PREFIXES[mode].format("val"), name, summary._asdict())
+                row |= log_columns("val", mode, name, summary._asdict())
         return row
 
     def evaluate_all(self) -> dict[str, float]:

@@ -6,7 +6,9 @@ import torch
 
 from gan.data.jitter import rescale
 from gan.data.patching import cut_patches, patch_origins, tile_origins
-from gan.evaluation.metrics import METRICS, hp_l1
+from gan.evaluation.metrics import EPOCH_METRICS, Metric
+from gan.evaluation.similarity import hp_l1
+from gan.training.loss_names import LOSSES
 from gan.training.losses import LOSS_NAMES, discriminator_loss, generator_loss
 
 Study = dict[str, np.ndarray]
@@ -33,11 +35,16 @@ def test_losses_have_the_studys_names() -> None:
     )
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_metrics_are_the_studys(study: Study, name: str) -> None:
+def test_each_loss_has_an_entry_in_the_table_of_meanings() -> None:
+    assert tuple(loss.name for loss in LOSSES) == LOSS_NAMES
+    assert all(loss.meaning for loss in LOSSES)
+
+
+@pytest.mark.parametrize("metric", EPOCH_METRICS, ids=lambda metric: metric.key)
+def test_metrics_are_the_studys(study: Study, metric: Metric) -> None:
     generated, target = (torch.from_numpy(study[f"metric_{part}"]) for part in ("generated", "target"))
-    expected = np.nan_to_num(study[f"metric_{name}"], nan=0.0)
-    np.testing.assert_allclose(METRICS[name](generated, target), expected, rtol=2e-5, atol=1e-6)
+    expected = np.nan_to_num(study[f"metric_{metric.key}"], nan=0.0)
+    np.testing.assert_allclose(metric.load()(generated, target), expected, rtol=2e-5, atol=1e-6)
 
 
 def test_a_constant_picture_has_an_hp_l1_of_zero_not_nan() -> None:

@@ -147,7 +147,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: Ca
     assert "small: 2 trials" in said
     assert "batch_size=8: 3 epochs of 162 patches, 63 steps" in said
     assert "batch_size=16: 3 epochs of 162 patches, 33 steps" in said
-    assert len(re.findall(r"memory about \d+ MB in fp16, disk", said)) == 2
+    assert len(re.findall(r"memory about \d\.\d MB in fp16, disk \d\.\d MB when", said)) == 2
     assert not (tmp_path / "results").exists()
 
 

@@ -1,7 +1,7 @@
-"""The loss curves as SVG: one chart a loss, one line a trial, a few hundred points a line.
+"""The loss curves as SVG: one chart for each loss, one line for each trial, a few hundred points in a line.
 
-A trial's points are at a fixed number of images, and so of epochs and of steps, apart: three axes differ by one
-factor a trial. A path is drawn once, from 0 to the trial's end, and a style sheet stretches it for the axis.
+The points of a trial have equal distances in epochs, in steps and in images, so the three axes differ by one factor
+for each trial. A path is drawn once, from 0 to the trial's end, and a style sheet stretches it for the chosen axis.
 """
 
 import itertools
@@ -11,37 +11,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gan.training.losses import LOSS_NAMES
-from runner.report.figures import digits
-from runner.report.records import TrialRecord, swept, values_of
+from gan.training.loss_names import LOSSES, Loss
+from runner.number_format import significant, tick
+from runner.report.trials import PageTrial, swept, values_of
 
-WIDTH, HEIGHT = 1000, 100  # of the SVG's own units; the page stretches them
+WIDTH, HEIGHT = 1000, 100  # in the SVG's own units; the page stretches them
 MAX_POINTS = 300
-MAX_MEANS = 100
-MEAN = "epoch_mean/"
-MIN_MEANS = 3
-COLUMNS = ("step", "epoch", *LOSS_NAMES, *(f"{MEAN}{name}" for name in LOSS_NAMES))
-LOG_FROM_RATIO = 20.0
 UNITS = ("epochs", "steps", "images")
 NUM_COLOURS, NUM_DASHES = 7, 4
-ABOUT = {
-    "total_gen_loss": "generator, in all",
-    "fake_d_real_class_loss": "generator: how well it fools the discriminator",
-    "l1_loss": "generator: distance to the target",
-    "total_disc_loss": "discriminator, in all",
-    "real_d_loss": "discriminator, on real pairs",
-    "fake_d_loss": "discriminator, on generated pairs",
-}
+
+_MAX_MEANS = 100
+_MIN_MEANS = 3
+_MEAN = "epoch_mean/"
+_MIN_LOG_RATIO = 20.0
+
+# The columns of metrics.jsonl that the curves are drawn from.
+COLUMNS = ("step", "epoch", *(loss.name for loss in LOSSES), *(f"{_MEAN}{loss.name}" for loss in LOSSES))
 
 
 class Line(NamedTuple):
     """A trial's line in one chart.
 
     Attributes:
-        trial: its place among the page's trials.
-        raw: an SVG path over WIDTH x HEIGHT units, of what was logged.
-        means: the same of the epochs' means; empty where too few epochs have ended.
-        last: the last value of the means, or else of the raw line.
+        trial: the index of the trial among the page's trials.
+        raw: an SVG path over WIDTH x HEIGHT units, of the logged values.
+        means: the same for the means of the epochs; empty where too few epochs have ended.
+        last: the last value of the means, or of the raw line where there are no means.
     """
 
     trial: int
@@ -51,14 +46,14 @@ class Line(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """A mark on an axis: where, from 0 to 1, and what it says."""
+    """A mark on an axis: its position from 0 to 1, and its label."""
 
-    place: float
+    position: float
     label: str
 
 
 class Chart(NamedTuple):
-    """One quantity; the vertical axis goes from `low` to `high`, by the logarithm where `log` is true."""
+    """One loss; the vertical axis goes from `low` to `high`, and is logarithmic where `log` is true."""
 
     name: str
     about: str
@@ -86,81 +81,24 @@ class Curves(NamedTuple):
     ends: Mapping[str, float]
 
 
-def draw_curves(trials: Sequence[TrialRecord]) -> Curves:
-    """The charts of the six losses; none where nothing is logged yet."""
-    extents = [extent(trial) for trial in trials]
-    ends = {unit: max((reach[unit] for reach in extents), default=0.0) for unit in UNITS}
-    looks = line_looks(trials)
+def draw_curves(trials: Sequence[PageTrial]) -> Curves:
+    """The charts of the losses; no charts where nothing is logged yet."""
+    lengths = [_length(trial) for trial in trials]
+    ends = {unit: max((length[unit] for length in lengths), default=0.0) for unit in UNITS}
+
     styles = [
-        Style(*look, {unit: reach[unit] / ends[unit] if ends[unit] else 0.0 for unit in UNITS})
-        for look, reach in zip(looks, extents, strict=True)
+        Style(colour, dash, {unit: length[unit] / ends[unit] if ends[unit] else 0.0 for unit in UNITS})
+        for (colour, dash), length in zip(_line_looks(trials), lengths, strict=True)
     ]
-    charts = [chart for name in LOSS_NAMES if (chart := draw_chart(name, trials))]
+    charts = [chart for loss in LOSSES if (chart := _draw_chart(loss, trials))]
     return Curves(charts, styles, {unit: linear_ticks(0.0, end) for unit, end in ends.items()}, ends)
 
 
-def extent(trial: TrialRecord) -> dict[str, float]:
-    """How far a trial's log reaches, in each unit. A row's epoch counts whole where it ends one."""
-    if not trial.log:
-        return dict.fromkeys(UNITS, 0.0)
-    steps = float(trial.log[-1]["step"])
-    ended = [row for row in trial.log if f"{MEAN}{LOSS_NAMES[0]}" in row]
-    per_step = ended[-1]["epoch"] / ended[-1]["step"] if ended else 1.0 / steps
-    batch_size = trial.record.get("config", {}).get("training", {}).get("batch_size", 1)
-    return {"epochs": steps * per_step, "steps": steps, "images": steps * batch_size}
-
-
-def line_looks(trials: Sequence[TrialRecord]) -> list[tuple[int, int]]:
-    """Colour and dash of each trial: where parameters can carry them, a colour a value of the first, a dash for the
-    others; else as they come."""
-    names = swept(trials)
-    if len(names) > 1 and len(colours := values_of(trials, names[0])) <= NUM_COLOURS:
-        rest = list(dict.fromkeys(tuple(trial.params.get(n) for n in names[1:]) for trial in trials))
-        if len(rest) <= NUM_DASHES:
-            return [
-                (colours.index(t.params.get(names[0])), rest.index(tuple(t.params.get(n) for n in names[1:])))
-                for t in trials
-            ]
-    return [(index % NUM_COLOURS, index // NUM_COLOURS % NUM_DASHES) for index in range(len(trials))]
-
-
-def draw_chart(name: str, trials: Sequence[TrialRecord]) -> Chart | None:
-    """The chart of one column of the logs; None where no log has it."""
-    series = {i: points for i, trial in enumerate(trials) if len(points := read_points(trial.log, name))}
-    if not series:
-        return None
-    low, high, log = limits(np.concatenate([points[:, 1] for points in series.values()]))
-    lines = [draw_line(index, trials[index].log, name, points, (low, high, log)) for index, points in series.items()]
-    ticks = log_ticks(low, high) if log else linear_ticks(low, high)
-    return Chart(name, ABOUT.get(name, ""), low, high, log, ticks, lines)
-
-
-def draw_line(
-    index: int, rows: Sequence[Mapping[str, Any]], name: str, points: np.ndarray, axis: tuple[float, float, bool]
-) -> Line:
-    """A trial's line; the epochs' means, where there are some, tell more than single batches do."""
-    end = float(rows[-1]["step"])
-    means = read_points(rows, f"{MEAN}{name}")
-    if len(means) < MIN_MEANS:
-        means = means[:0]
-    drawn = [
-        path(kept[:, 0] / end, scale(kept[:, 1], *axis)) if len(kept) else ""
-        for kept in (downsample(points), average(means))
-    ]
-    last = (means if len(means) else points)[-1, 1]
-    return Line(index, drawn[0], drawn[1], digits(float(last)))
-
-
-def read_points(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """(n, 2): step and value, where there is one; a log holds none that is not finite."""
-    rows = [row for row in log if row.get(name) is not None]
-    return np.array([[row["step"] for row in rows], [row[name] for row in rows]], dtype=float).T
-
-
 def downsample(points: np.ndarray) -> np.ndarray:
-    """(n, 2) with at most MAX_POINTS rows: of each run of rows the lowest and the highest, so that no spike is lost."""
+    """(n, 2) with at most MAX_POINTS rows: the lowest and the highest of each run of rows, so that no spike is lost."""
     if len(points) <= MAX_POINTS:
         return points
+
     edges = np.linspace(0, len(points), MAX_POINTS // 2 + 1).astype(int)
     kept: set[int] = set()
     for start, stop in itertools.pairwise(edges):
@@ -169,61 +107,127 @@ def downsample(points: np.ndarray) -> np.ndarray:
     return points[sorted(kept)]
 
 
-def average(points: np.ndarray) -> np.ndarray:
-    """(n, 2) with at most MAX_MEANS rows, each the mean of some that follow one another, at the last one's step."""
-    if len(points) <= MAX_MEANS:
+def linear_ticks(low: float, high: float) -> list[Tick]:
+    """Three to six round values."""
+    if high <= low:
+        return []
+
+    # The smallest of 1, 2, 5 and 10 times a power of ten that gives four intervals or fewer.
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+
+    # A value that rounding has put just outside of the axis counts as its end.
+    first = math.ceil(low / step - 1e-9)
+    values = [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [Tick((value - low) / (high - low), tick(value)) for value in values]
+
+
+def log_ticks(low: float, high: float) -> list[Tick]:
+    """Powers of ten, or 1, 2 and 5 times each of them where these would be few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1,) if math.log10(high / low) > 2.5 else (1, 2, 5)
+    values = [factor * 10.0**power for power in powers for factor in factors]
+    width = math.log(high / low)
+    return [Tick(math.log(value / low) / width, tick(value)) for value in values if low <= value <= high]
+
+
+def _length(trial: PageTrial) -> dict[str, float]:
+    """How long a trial has trained, in each unit."""
+    if not trial.log:
+        return dict.fromkeys(UNITS, 0.0)
+    steps = float(trial.log[-1]["step"])
+
+    # Only rows that end an epoch say how many steps an epoch has; in the first epoch nobody knows yet.
+    ended = [row for row in trial.log if f"{_MEAN}{LOSSES[0].name}" in row]
+    epochs_per_step = ended[-1]["epoch"] / ended[-1]["step"] if ended else 1.0 / steps
+    batch_size = trial.record.get("config", {}).get("training", {}).get("batch_size", 1)
+    return {"epochs": steps * epochs_per_step, "steps": steps, "images": steps * batch_size}
+
+
+def _line_looks(trials: Sequence[PageTrial]) -> list[tuple[int, int]]:
+    """Colour and dash of each trial.
+
+    A colour stands for a value of the first swept parameter, and a dash for a combination of the others. Where there
+    are too many of either, the trials get colours and dashes in their order.
+    """
+    names = swept(trials)
+    if len(names) > 1:
+        colours = [trial.params.get(names[0]) for trial in trials]
+        dashes = [tuple(trial.params.get(name) for name in names[1:]) for trial in trials]
+        known_colours, known_dashes = values_of(trials, names[0]), list(dict.fromkeys(dashes))
+        if len(known_colours) <= NUM_COLOURS and len(known_dashes) <= NUM_DASHES:
+            return [(known_colours.index(c), known_dashes.index(d)) for c, d in zip(colours, dashes, strict=True)]
+    return [(index % NUM_COLOURS, index // NUM_COLOURS % NUM_DASHES) for index in range(len(trials))]
+
+
+def _draw_chart(loss: Loss, trials: Sequence[PageTrial]) -> Chart | None:
+    """The chart of one loss; None where no log has it."""
+    series = {i: points for i, trial in enumerate(trials) if len(points := _read_points(trial.log, loss.name))}
+    if not series:
+        return None
+
+    low, high, log = _limits(np.concatenate([points[:, 1] for points in series.values()]))
+    ticks = log_ticks(low, high) if log else linear_ticks(low, high)
+    lines = [
+        _draw_line(index, trials[index].log, loss.name, points, (low, high, log)) for index, points in series.items()
+    ]
+    return Chart(loss.name, loss.meaning, low, high, log, ticks, lines)
+
+
+def _draw_line(
+    index: int, rows: Sequence[Mapping[str, Any]], name: str, points: np.ndarray, axis: tuple[float, float, bool]
+) -> Line:
+    """A trial's line, with the means of its epochs where there are enough of them: single batches are noisy."""
+    end = float(rows[-1]["step"])
+    means = _read_points(rows, f"{_MEAN}{name}")
+    if len(means) < _MIN_MEANS:
+        means = means[:0]
+
+    raw_path, means_path = (
+        _path(kept[:, 0] / end, _scale(kept[:, 1], *axis)) if len(kept) else ""
+        for kept in (downsample(points), _average(means))
+    )
+    last = (means if len(means) else points)[-1, 1]
+    return Line(index, raw_path, means_path, significant(float(last)))
+
+
+def _read_points(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """(n, 2): step and value of the rows that have one; a log has no values that are not finite."""
+    rows = [row for row in log if row.get(name) is not None]
+    return np.array([[row["step"] for row in rows], [row[name] for row in rows]], dtype=float).T
+
+
+def _average(points: np.ndarray) -> np.ndarray:
+    """(n, 2) with at most _MAX_MEANS rows, each the mean of a run of rows, at the step of the run's last one."""
+    if len(points) <= _MAX_MEANS:
         return points
-    runs = np.array_split(points, MAX_MEANS)
+    runs = np.array_split(points, _MAX_MEANS)
     return np.array([(run[-1, 0], run[:, 1].mean()) for run in runs])
 
 
-def limits(values: np.ndarray) -> tuple[float, float, bool]:
-    """Lowest and highest value shown, and whether the axis is logarithmic: outliers of half a percent may leave it."""
+def _limits(values: np.ndarray) -> tuple[float, float, bool]:
+    """The lowest and the highest value shown, and whether the axis is logarithmic."""
+    # Half a percent of the values may lie outside at each end: one spike would flatten all lines.
     low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
-    if low > 0 and high / low > LOG_FROM_RATIO:
+    if low > 0 and high / low > _MIN_LOG_RATIO:
         return max(low, high * 1e-5), high, True
+
+    # An axis that begins not far above zero begins at zero.
     low = min(low, 0.0) if low < 0.4 * high else low
     return (low, high, False) if high > low else (low - 0.5, low + 0.5, False)
 
 
-def scale(values: np.ndarray, low: float, high: float, log: bool) -> np.ndarray:
-    """Heights from 0 at the bottom to 1 at the top; what lies beyond is set to the edge."""
+def _scale(values: np.ndarray, low: float, high: float, log: bool) -> np.ndarray:
+    """Heights from 0 at the bottom to 1 at the top; values outside of the axis are set to its ends."""
     if log:
         values, low, high = np.log(np.maximum(values, low)), math.log(low), math.log(high)
     return np.clip((values - low) / (high - low), 0.0, 1.0)
 
 
-def path(x: np.ndarray, y: np.ndarray) -> str:
-    """The points, each from 0 to 1, as an SVG path whose y grows downwards."""
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    """The points, with coordinates from 0 to 1, as an SVG path whose y grows downwards."""
     across, down = (x * WIDTH).round(1), ((1 - y) * HEIGHT).round(1)
     points = " ".join(f"{a:g},{b:g}" for a, b in zip(across, down, strict=True))
+    # A single point is drawn as a line of one unit: without a length nothing is seen.
     return f"M{points}" if len(x) > 1 else f"M{points}h1"
-
-
-def linear_ticks(low: float, high: float) -> list[Tick]:
-    """Three to six round values."""
-    if high <= low:
-        return []
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    values = [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
-    return [Tick((value - low) / (high - low), short(value)) for value in values]
-
-
-def log_ticks(low: float, high: float) -> list[Tick]:
-    """Powers of ten, or 1, 2 and 5 of each where there would be few."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1,) if math.log10(high / low) > 2.5 else (1, 2, 5)
-    values = [factor * 10.0**power for power in powers for factor in factors]
-    width = math.log(high / low)
-    return [Tick(math.log(value / low) / width, short(value)) for value in values if low <= value <= high]
-
-
-def short(value: float) -> str:
-    """12k for 12000, 1.5M for 1500000, 0.05 as it is."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:.4g}"

@@ -4,32 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from gan.evaluation.metrics import Metric
 from runner.config.search_space import Range, is_number
 from runner.report.charts.curves import HEIGHT, NUM_COLOURS, WIDTH, Tick, linear_ticks, log_ticks
-from runner.report.charts.heatmaps import shown
-from runner.report.figures import Figure, Metric, figure, present
-from runner.report.records import TrialRecord, swept
+from runner.report.figures import Figure, figure, present
+from runner.report.trials import PageTrial, shown, swept
 
-MARGIN = 0.06  # of an axis, beyond its outermost point
-
-
-class Axis(NamedTuple):
-    """From `low` to `high`, evenly by the logarithm where `log` is true."""
-
-    low: float
-    high: float
-    log: bool
-
-    def place(self, value: float) -> float:
-        """Where a value lies, from 0 to 1."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    @property
-    def ticks(self) -> list[Tick]:
-        """Its round values."""
-        return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
+_MARGIN = 0.06  # of an axis, beyond its outermost point
 
 
 class Point(NamedTuple):
@@ -37,8 +18,8 @@ class Point(NamedTuple):
 
     Attributes:
         bar: y at the ends of its interval; None where there is none.
-        colour: of the trials that are alike in all that was not drawn.
-        about: the trial and its values, for who points at it.
+        colour: one for all trials that differ in drawn parameters only.
+        about: the trial and its values, for the point's tooltip.
     """
 
     x: float
@@ -61,86 +42,111 @@ class Scatter(NamedTuple):
 
 
 class Scatters(NamedTuple):
-    """All of them; the legend says what each colour stands for, and is empty where one is enough."""
+    """All charts, and the meaning of each colour; the legend is empty where all points have the same one."""
 
     legend: Sequence[str]
     charts: Sequence[Scatter]
 
 
 def draw_scatters(
-    trials: Sequence[TrialRecord], metrics: Sequence[Metric], drawn: Mapping[str, Range]
+    trials: Sequence[PageTrial], metrics: Sequence[Metric], drawn: Mapping[str, Range]
 ) -> Scatters | None:
     """The charts of the trials that have a drawn parameter; None where there is no such trial with a figure.
 
     Args:
-        drawn: what the parameters were drawn from, by name.
+        drawn: the ranges that parameters were drawn from, by name.
     """
-    able = [trial for trial in trials if is_drawn(trial, drawn) and not trial.ended_badly]
-    groups = [group_name(trial, [name for name in swept(able) if name not in drawn]) for trial in able]
+    shown_trials = [trial for trial in trials if is_drawn(trial, drawn) and not trial.ended_badly]
+
+    # A colour for each combination of the other parameters, as long as there are enough colours.
+    others = [name for name in swept(shown_trials) if name not in drawn]
+    groups = [_group_name(trial, others) for trial in shown_trials]
     names = list(dict.fromkeys(groups))
     legend = names if 1 < len(names) <= NUM_COLOURS else []
     colours = [legend.index(group) if legend else 0 for group in groups]
-    charts = [
-        draw_scatter([(t, c) for t, c in zip(able, colours, strict=True) if has_number(t, name)], metric, drawn[name])
-        for name in drawn
-        for metric in present([trial for trial in able if has_number(trial, name)], metrics)
-    ]
+
+    charts = []
+    for name in drawn:
+        coloured = [(t, c) for t, c in zip(shown_trials, colours, strict=True) if _has_number(t, name)]
+        known = present([trial for trial, _ in coloured], metrics)
+        charts += [_draw_scatter(coloured, metric, drawn[name]) for metric in known]
     return Scatters(legend, charts) if charts else None
 
 
-def is_drawn(trial: TrialRecord, drawn: Mapping[str, Range]) -> bool:
+def is_drawn(trial: PageTrial, drawn: Mapping[str, Range]) -> bool:
     """True where a parameter of the trial is among those that were drawn."""
-    return any(has_number(trial, name) for name in drawn)
+    return any(_has_number(trial, name) for name in drawn)
 
 
-def has_number(trial: TrialRecord, name: str) -> bool:
+def _has_number(trial: PageTrial, name: str) -> bool:
     """True where the trial has a number for a parameter; another experiment may list none (null) for it."""
     return is_number(trial.params.get(name))
 
 
-def group_name(trial: TrialRecord, names: Sequence[str]) -> str:
+def _group_name(trial: PageTrial, names: Sequence[str]) -> str:
     """The trial's values of these parameters."""
     return ", ".join(f"{name} {shown(trial.params.get(name))}" for name in names)
 
 
-def draw_scatter(trials: Sequence[tuple[TrialRecord, int]], metric: Metric, drawn: Range) -> Scatter:
-    """One chart of trials, each with its colour, of which one at least has the metric."""
+def _draw_scatter(trials: Sequence[tuple[PageTrial, int]], metric: Metric, drawn: Range) -> Scatter:
+    """One chart of trials, each with its colour; at least one must have the metric."""
     found = [(t, colour, value) for t, colour in trials if (value := figure(t.row, metric.key))]
-    values = [float(trial.params[drawn.field]) for trial, _, _ in found]
-    log = drawn.log and min(values) > 0  # a grid beside it may have 0
-    across = widened([drawn.low, drawn.high, *values], log)
-    up = widened([end for _, _, value in found for end in ends(value)], False)
+    parameters = [float(trial.params[drawn.field]) for trial, _, _ in found]
+
+    # A grid of another experiment on the page may have 0, which has no logarithm.
+    log = drawn.log and min(parameters) > 0
+    x_axis = _axis_around([drawn.low, drawn.high, *parameters], log)
+    y_axis = _axis_around([end for _, _, value in found for end in _ends(value)], False)
+
     best = max(metric.goodness(value.value) for _, _, value in found)
     points = [
         Point(
-            x=WIDTH * across.place(at),
-            y=height(up, value.value),
-            bar=(height(up, ends(value)[0]), height(up, ends(value)[1])) if value.has_interval else None,
+            x=WIDTH * x_axis.position(parameter),
+            y=y_axis.height(value.value),
+            bar=(y_axis.height(_ends(value)[0]), y_axis.height(_ends(value)[1])) if value.has_interval else None,
             colour=colour,
             best=metric.goodness(value.value) == best,
             about=f"{trial.shown}: {metric.title} {value.text} {value.interval}".rstrip(),
         )
-        for (trial, colour, value), at in zip(found, values, strict=True)
+        for (trial, colour, value), parameter in zip(found, parameters, strict=True)
     ]
-    return Scatter(metric, drawn.field, log, across.ticks, up.ticks, points)
+    return Scatter(metric, drawn.field, log, x_axis.ticks, y_axis.ticks, points)
 
 
-def ends(value: Figure) -> tuple[float, float]:
-    """The lowest and the highest that a figure's mark reaches."""
-    known = [end for end in (value.value, value.low, value.high) if end is not None]
-    return min(known), max(known)
+class _Axis(NamedTuple):
+    """From `low` to `high`, logarithmic where `log` is true."""
+
+    low: float
+    high: float
+    log: bool
+
+    def position(self, value: float) -> float:
+        """From 0 at the low end to 1 at the high one."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def height(self, value: float) -> float:
+        """A value's y in the SVG."""
+        return HEIGHT * (1 - self.position(value))
+
+    @property
+    def ticks(self) -> list[Tick]:
+        """Marks at round values."""
+        return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
 
 
-def widened(values: Sequence[float], log: bool) -> Axis:
-    """An axis on which all values have room."""
+def _axis_around(values: Sequence[float], log: bool) -> _Axis:
+    """An axis with all values on it, and a margin at both ends."""
     low, high = min(values), max(values)
     if log:
-        factor = (high / low) ** MARGIN
-        return Axis(low / factor, high * factor, True)
-    margin = MARGIN * (high - low) or 0.5
-    return Axis(low - margin, high + margin, False)
+        factor = (high / low) ** _MARGIN
+        return _Axis(low / factor, high * factor, True)
+    margin = _MARGIN * (high - low) or 0.5
+    return _Axis(low - margin, high + margin, False)
 
 
-def height(axis: Axis, value: float) -> float:
-    """A value's y in the SVG."""
-    return HEIGHT * (1 - axis.place(value))
+def _ends(value: Figure) -> tuple[float, float]:
+    """The lowest and the highest point of a figure's mark."""
+    known = [end for end in (value.value, value.low, value.high) if end is not None]
+    return min(known), max(known)

@@ -14,7 +14,6 @@ import torchvision
 
 import runner.evaluate
 from gan.evaluation.metrics import METRICS
-from gan.evaluation.sharpness import SHARPNESS
 from runner.data.sources import picture_name
 from runner.data.synthesis import draw_pair
 from runner.errors import DataError
@@ -23,7 +22,7 @@ from tests.support.crashing import tiny_trial
 from tests.support.experiments import TINY, read_metrics, run
 
 Capture = pytest.CaptureFixture[str]
-NAMES = [*METRICS, *SHARPNESS]
+NAMES = [metric.key for metric in METRICS]
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_the_command_finds_what_the_trial_found_and_writes_the_same_bytes_twice(
             assert content[mode][name]["mean"] == last[prefix + name]
             assert content[mode][name]["high"] == last[f"{prefix}{name}_high"]
     output = capsys.readouterr().out
-    assert "95 % interval" in output and "spectrum" in output
+    assert "95 % interval" in output and "Spectrum" in output
 
 
 def test_an_earlier_checkpoint_is_measured_where_it_is_asked_for(trial: Path, capsys: Capture, tmp_path: Path) -> None:

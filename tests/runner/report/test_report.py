@@ -18,7 +18,7 @@ from runner.report.decision import Decision, decide
 from runner.report.figures import STUDY_METRICS
 from runner.report.live import LiveReport
 from runner.report.reading import read_results
-from runner.report.records import TrialRecord
+from runner.report.trials import PageTrial
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 from tests.support.experiment_folder import as_image, grid_png, with_intervals, write_experiment_folder
@@ -28,12 +28,12 @@ SWEEP = {"batch_size": [2, 8], "lambda_l1": [10, 100]}
 NASTY = """</script><script>document.title="taken over"</script><img src=x onerror='alert(1)'>{{ 7*7 }}&amp;"""
 
 
-def trial(name: str, **row: Any) -> TrialRecord:
+def trial(name: str, **row: Any) -> PageTrial:
     """A trial as the page's parts see it; `params` apart, all goes into its row of results."""
     params = row.pop("params", {})
     reason = row.pop("reason", "")
     row = {"status": "finished", **row}
-    return TrialRecord("sweep", name, name, params, row, Storage.open("nowhere"), reason=reason, log=({"step": 1},))
+    return PageTrial("sweep", name, name, params, row, Storage.open("nowhere"), reason=reason, log=({"step": 1},))
 
 
 def figures(metric: str, value: float, half_width: float) -> dict[str, float]:
@@ -125,7 +125,7 @@ def test_lines_of_other_batch_sizes_end_where_they_do_on_each_axis(tmp_path: Pat
 
 def test_losses_that_span_decades_get_a_logarithmic_axis() -> None:
     log = [{"step": i + 1, "epoch": 1, "l1_loss": 0.5, "total_gen_loss": 1000 / (i + 1)} for i in range(500)]
-    record = TrialRecord("sweep", "a", "a", {}, {"status": "running"}, Storage.open("nowhere"), log=log)
+    record = PageTrial("sweep", "a", "a", {}, {"status": "running"}, Storage.open("nowhere"), log=log)
     charts = {chart.name: chart for chart in draw_curves([record]).charts}
     assert charts["total_gen_loss"].log
     assert [tick.label for tick in charts["total_gen_loss"].ticks][-2:] == ["100", "200"]
@@ -157,7 +157,7 @@ def test_a_picture_that_is_none_is_left_out(tmp_path: Path) -> None:
         (folder / "trials" / "batch_size=2" / "images" / name).write_bytes(b"\x89PNG torn")
     records = [trial("x"), trial("y")]
     folders = [Storage.open(folder / "trials" / name) for name in ("batch_size=2", "batch_size=8")]
-    records = [TrialRecord("s", "t", "t", {}, {"status": "finished"}, place) for place in folders]
+    records = [PageTrial("s", "t", "t", {}, {"status": "finished"}, place) for place in folders]
     (gallery,) = hang_galleries(records, PictureCache())
     assert [frames.epochs for frames in gallery.frames] == [[1, 2, 4, 5], [1, 2, 3, 4, 5, 6]]
     assert gallery.frames[0].places == [0, 1, None, 2, 3, None]

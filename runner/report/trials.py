@@ -1,30 +1,30 @@
-"""What the page knows of a trial."""
+"""A trial as the page shows it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.config.messages import shortest
+from runner.number_format import DASH, shortest
 from runner.records.results import ENDED_BADLY
 from runner.storage.folder import Storage
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the page shows it.
+class PageTrial:
+    """One trial as the page shows it, or one setting over all its seeds.
 
     Attributes:
         experiment: the experiment's name.
         name: the trial's folder.
-        shown: what the page calls it: the name, with the experiment before it where there are several.
-        params: what the page compares by: the swept parameters, and `experiment` where there are several.
+        shown: its name on the page: with the experiment before it where the page has several.
+        params: what the page compares by: the swept parameters, and `experiment` where the page has several.
         row: its row of results; a metric may be absent or None.
         folder: the trial's folder.
-        record: what trial.yaml holds; empty where there is none yet.
-        reason: why its last run ended, empty where nothing was said.
-        log: rows of metrics.jsonl, or those columns of them that curves are drawn of.
-        num_seeds: how many trials, alike but for their seed, it stands for.
-        num_counted: those of them whose figures it has.
+        record: the content of trial.yaml; empty where there is none yet.
+        reason: why its last run ended; empty where none was recorded.
+        log: rows of metrics.jsonl, or those columns of them that curves are drawn from.
+        num_seeds: how many trials it stands for, which differ in their seed alone.
+        num_counted: how many of them its figures are of.
     """
 
     experiment: str
@@ -51,16 +51,25 @@ class TrialRecord:
         return self.status in ENDED_BADLY
 
 
-def swept(trials: Sequence[TrialRecord]) -> list[str]:
+def swept(trials: Sequence[PageTrial]) -> list[str]:
     """Parameters that have more than one value among the trials; those with most values first, `experiment` last."""
     counts = {name: len(values_of(trials, name)) for name in dict.fromkeys(key for t in trials for key in t.params)}
     names = [name for name, count in counts.items() if count > 1]
     return sorted(names, key=lambda name: (name == "experiment", -counts[name]))
 
 
-def values_of(trials: Sequence[TrialRecord], name: str) -> list[Any]:
-    """A parameter's values, numbers in order, others as they come; None stands for a trial without it."""
+def values_of(trials: Sequence[PageTrial], name: str) -> list[Any]:
+    """The different values of a parameter: numbers sorted, others in the trials' order.
+
+    None stands for a trial that does not have the parameter.
+    """
+    # 4 and 4.0 are one value: they are written alike.
     values = list({shortest(trial.params.get(name)): trial.params.get(name) for trial in trials}.values())
     if all(isinstance(value, int | float) for value in values):
         return sorted(values)
     return values
+
+
+def shown(value: Any) -> str:
+    """A parameter's value as text; a dash for a trial that has none."""
+    return DASH if value is None else shortest(value)
