@@ -85,7 +85,7 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
             task = progress.add_task("evaluating", total=len(MODES) * len(patches))
             scores = score(generator, patches, device, lambda: progress.advance(task), metrics)
         distances = set_distances(inception, generator, patches, device) if inception is not None else {}
-    return Evaluation(trained, request.data or trained.ids.data, device.type, scores, distances)
+    return Evaluation(trained, request.data or trained.fingerprints.data, device.type, scores, distances)
 
 
 def describe(device: torch.device) -> str:
@@ -120,7 +120,7 @@ def cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[s
 
 def trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchStore:
     """The verified store that the trial was trained on, made again where it is gone and its source is not."""
-    patches, fingerprint, config = trained.stores, trained.ids.data, trained.config.data
+    patches, fingerprint, config = trained.stores, trained.fingerprints.data, trained.config.data
     store, problem = find_store(patches, fingerprint)
     if store is not None:
         return store

@@ -17,7 +17,8 @@ import safetensors
 import safetensors.torch
 
 from gan.training.snapshot import Groups
-from runner.records.trial_file import Fingerprints, record_digest
+from runner.records.fingerprint import Fingerprints
+from runner.records.trial_file import record_digest
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import CHECKPOINTS, MANIFEST

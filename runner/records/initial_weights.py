@@ -37,9 +37,9 @@ def keep_copies(experiment: Storage, pending: Sequence[Trial]) -> None:
         DataError: one is gone or has been changed, and there is no copy of it.
     """
     needed = {}
-    for place in pending:
-        if place.ids.initial_weights and not checkpoint_steps(experiment.at(trial_path(place.folder))):
-            needed[place.ids.initial_weights] = str(place.trial.config.model.initial_weights)
+    for trial in pending:
+        if trial.fingerprints.initial_weights and not checkpoint_steps(experiment.at(trial_path(trial.name))):
+            needed[trial.fingerprints.initial_weights] = str(trial.config.model.initial_weights)
     copies = experiment.at(INITIAL_WEIGHTS)
     for digest, path in needed.items():
         if is_sound(copies, digest):

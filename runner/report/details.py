@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from runner.records.trial_folders import flatten
+from runner.records.fingerprint import flatten
 from runner.report.records import TrialRecord
 
 MACHINE = ("processor", "threads", "precision", "kernels")

@@ -30,7 +30,7 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
     lease = read_lease(experiment)
     is_run = lease is not None and is_alive(lease, None)
     return experiment, [
-        TrialResult(place.trial.params, read_row(experiment, place, is_run)) for place in read_trials(experiment)
+        TrialResult(trial.params, read_row(experiment, trial, is_run)) for trial in read_trials(experiment)
     ]
 
 
@@ -45,12 +45,12 @@ def read_trials(experiment: Storage) -> list[Trial]:
     return find_trial_folders(experiment, trials, fingerprints, initial_weights)
 
 
-def read_row(experiment: Storage, place: Trial, is_run: bool) -> dict[str, Any]:
+def read_row(experiment: Storage, trial: Trial, is_run: bool) -> dict[str, Any]:
     """A trial's row of results; it runs only while a command holds the experiment."""
-    trial = experiment.at(trial_path(place.folder))
-    running = is_run and read_outcome(trial)["status"] == "running"
-    status = trial_status(trial, finished=place.finished, running=running)
-    return trial_row(trial, place.folder, place.trial.params, status)
+    folder = experiment.at(trial_path(trial.name))
+    running = is_run and read_outcome(folder)["status"] == "running"
+    status = trial_status(folder, finished=trial.is_finished, running=running)
+    return trial_row(folder, trial.name, trial.params, status)
 
 
 def read_record(

@@ -37,7 +37,7 @@ def resolve_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
         ResourceError: the trial was begun in a precision that this machine can only emulate.
     """
     if group.is_rank_zero:
-        recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.ids)
+        recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.fingerprints)
         wanted = job.config.training.precision
         refuse_emulation(job.name, recorded, wanted, device)
         precision = str(recorded.get("precision") or resolve_precision(wanted, device))
@@ -47,7 +47,7 @@ def resolve_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
         for difference in machine_differences(recorded, kernels):
             job.log_line(f"{difference}: the bits of what follows may differ")
         own = RuntimeSettings(threads, precision, kernels)
-        write_trial_file(job.trial, job.config, job.ids, job.params, own._asdict())
+        write_trial_file(job.trial, job.config, job.fingerprints, job.params, own._asdict())
     group.broadcast(1)  # the file stands before the others read it
     runtime = read_trial_file(job.trial) or {}
     return RuntimeSettings(int(runtime["threads"]), str(runtime["precision"]), str(runtime["kernels"]))

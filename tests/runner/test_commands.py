@@ -231,8 +231,8 @@ def test_a_folder_is_known_by_what_is_in_it_when_the_sweep_gets_another_dimensio
     folder = Storage.open(storage / "small")
     experiment = load_experiment(path)
     fingerprint = recorded_data_fingerprint(folder, experiment)
-    placed = find_trial_folders(folder, plan_trials(experiment, ""), {"tiles": str(fingerprint)})
-    assert [(place.folder, place.finished) for place in placed] == [("trial", True), ("batch_size=16", False)]
+    trials = find_trial_folders(folder, plan_trials(experiment, ""), {"tiles": str(fingerprint)})
+    assert [(trial.name, trial.is_finished) for trial in trials] == [("trial", True), ("batch_size=16", False)]
 
 
 def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) -> None:
@@ -240,15 +240,15 @@ def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) ->
     expected = {None: ["trial"], (2, 4): ["trial", "epochs=4"], (1, 2, 4): ["trial", "epochs=2", "epochs=4"]}
     for epochs, folders in expected.items():
         sweep = {"epochs": list(epochs)} if epochs else {}
-        trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep=sweep)), "")
+        planned_trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep=sweep)), "")
         for _ in range(2):
-            placed = find_trial_folders(folder, trials, {"tiles": "data"})
-            assert [place.folder for place in placed] == folders
-            for place in placed:
-                folder.make_folder(f"trials/{place.folder}")
+            trials = find_trial_folders(folder, planned_trials, {"tiles": "data"})
+            assert [trial.name for trial in trials] == folders
+            for trial in trials:
+                folder.make_folder(f"trials/{trial.name}")
                 runtime = RuntimeSettings(1, "fp32", "")
-                trial = folder.at(f"trials/{place.folder}")
-                write_trial_file(trial, place.trial.config, place.ids, {}, runtime._asdict())
+                trial_folder = folder.at(f"trials/{trial.name}")
+                write_trial_file(trial_folder, trial.config, trial.fingerprints, {}, runtime._asdict())
 
 
 def test_finished_results_need_no_patches(tmp_path: Path) -> None:
