@@ -11,6 +11,7 @@ import yaml
 
 import runner.data.__main__
 import runner.records.trial_file
+import runner.sweep.check
 import runner.train
 import runner.translate
 import runner.tune
@@ -138,6 +139,25 @@ def test_bad_arguments_exit_with_2(capsys: Capture) -> None:
             runner.tune.main(arguments)
         assert caught.value.code == 2
     assert "write 90, 45s, 30m" in capsys.readouterr().err
+
+
+def test_traceback_shows_where_an_error_came_from(tmp_path: Path, capsys: Capture) -> None:
+    assert runner.train.main([str(tmp_path / "gone.yaml"), "--traceback"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"error: {tmp_path}/gone.yaml: it can't be read")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("runner.errors.ConfigError: ")
+
+
+def test_an_unexpected_error_says_how_to_see_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(runner.sweep.check, "find_trial_folders", None)
+    assert train(tmp_path) == 1
+    message = (
+        "error: unexpected TypeError: 'NoneType' object is not callable\nUse --traceback to see where it came from.\n"
+    )
+    assert capsys.readouterr().err == message
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: Capture) -> None:
