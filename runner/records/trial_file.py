@@ -22,11 +22,12 @@ from runner.storage.run_folder import (
     WEIGHTS_RECORD,
 )
 
+# The packages whose kernels or file formats a trial's bits depend on.
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
 
 
 def record_digest(record: Mapping[str, Any]) -> str:
-    """What a record is known by to be as it was written: the SHA-256 of it as JSON."""
+    """The SHA-256 of a record as JSON, which shows later whether the record is as it was written."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
@@ -93,9 +94,10 @@ def write_trial_file(
     params: Mapping[str, Any],
     runtime: Mapping[str, Any],
 ) -> None:
-    """Says what the trial is and what its bits depend on.
+    """Records what the trial is, and what its bits depend on.
 
     Args:
+        params: the swept fields.
         runtime: threads, precision and kernels.
     """
     content = {
@@ -105,7 +107,7 @@ def write_trial_file(
         "data_fingerprint": fingerprints.data,
         "initial_weights": fingerprints.initial_weights or None,
         **runtime,
-        "processor": processor_model(),
+        "processor": _processor_model(),
         "versions": package_versions(),
     }
     content["digest"] = record_digest(content)
@@ -113,27 +115,27 @@ def write_trial_file(
 
 
 def machine_differences(recorded: Mapping[str, Any], kernels: str) -> list[str]:
-    """What is not as it was when the trial was last run: processor, kernels, versions; empty at its first start."""
-    now = {"processor": processor_model(), "kernels": kernels, **package_versions()}
+    """Sentences on the processor, kernels and versions that have changed since the trial last ran."""
+    now = {"processor": _processor_model(), "kernels": kernels, **package_versions()}
     was = {name: recorded.get(name) for name in ("processor", "kernels")} | recorded.get("versions", {})
     return [f"{name} was {was[name]}, now it is {now[name]}" for name in now if was.get(name) not in (None, now[name])]
 
 
 def package_versions() -> dict[str, str]:
-    """Python and the packages whose kernels or formats a trial's bits depend on."""
-    return {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
+    """The versions of Python and of PACKAGES."""
+    return {"python": platform.python_version(), **{name: _installed_version(name) for name in PACKAGES}}
 
 
-def installed_version(package: str) -> str:
-    """A package's version; in one process training does without some, as Ray."""
+def _installed_version(package: str) -> str:
+    """A package's version. Training in one process needs no Ray: not all packages must be there."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def processor_model() -> str:
-    """The processor's name as the system gives it."""
+def _processor_model() -> str:
+    """The name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
             names = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
@@ -143,12 +145,12 @@ def processor_model() -> str:
 
 
 def write_outcome(trial: Storage, status: str, reason: str = "") -> None:
-    """Says how the trial's last run ended: finished, stopped, failed, diverged or out_of_memory."""
+    """Records how a run of the trial ended: finished, stopped, failed, diverged or out_of_memory."""
     trial.write(OUTCOME, json.dumps({"status": status, "reason": reason}).encode())
 
 
 def read_outcome(trial: Storage) -> dict[str, str]:
-    """How the last run ended; an empty status where none has, or where the file is torn."""
+    """The status and the reason of the trial's last run; both empty where it has none, or the file is damaged."""
     try:
         outcome = json.loads(trial.read(OUTCOME))
         return {"status": str(outcome["status"]), "reason": str(outcome["reason"])}
@@ -157,7 +159,7 @@ def read_outcome(trial: Storage) -> dict[str, str]:
 
 
 def finished_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
-    """The epochs after which the trial was finished; 0 where it was not, or its weights are not whole."""
+    """The epochs that the finished trial was trained for; 0 where it is not finished, or its weights are damaged."""
     try:
         record = json.loads(trial.read(WEIGHTS_RECORD))
         if (record["config_fingerprint"], record["data_fingerprint"]) != (fingerprints.config, fingerprints.data):

@@ -1,4 +1,4 @@
-"""The finished trial's generator."""
+"""Writes weights/, the generator of a finished trial."""
 
 import hashlib
 import json
@@ -16,11 +16,12 @@ from runner.storage.tensor_writer import write_tensors
 def write_weights(
     trial: Storage, weights: Mapping[str, Tensor], epochs: int, step: int, fingerprints: Fingerprints
 ) -> None:
-    """The finished trial's generator, then the record that makes it count."""
+    """Writes the generator of a finished trial, then its manifest, without which the weights do not count."""
     trial.make_folder("weights")
     with trial.writing(WEIGHTS) as stream:
         hashing = HashingStream(stream, hashlib.sha256())
         write_tensors(hashing, weights)
+
     record = {
         "epochs": epochs,
         "step": step,

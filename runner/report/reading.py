@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.config.loading import load_experiment, plan_trials, read_yaml, validate
+from runner.config.experiment_yaml import read_yaml
+from runner.config.loading import load_experiment, plan_trials, validate
 from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
 from runner.process.lease import is_alive, read_lease
