@@ -23,7 +23,7 @@ from gan.training.state import ModelSettings, TrainState
 from gan.training.step import train_step
 from runner.config.schema import Experiment
 from runner.records.checkpoints import RunPosition, read_checkpoint, write_checkpoint
-from runner.records.trial_file import Fingerprints
+from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.trial.async_checkpointer import SAVE_SHARE, AsyncCheckpointer
 from runner.trial.job import TrialJob

@@ -1,4 +1,4 @@
-"""What all commands share: arguments, errors for people, exit codes."""
+"""What all commands share: options, short error messages, exit codes."""
 
 import argparse
 import contextlib
@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from runner.errors import Exit, UserError
 
-MAX_ERROR_LINES = 25
-UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MAX_ERROR_LINES = 25
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def new_parser(module: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -30,12 +30,13 @@ def new_parser(module: str, description: str, example: str) -> argparse.Argument
 
 
 def add_traceback(parser: argparse.ArgumentParser) -> None:
-    """The option that every command has."""
+    """Adds the option --traceback, which every command has."""
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that runner.tune and runner.train share."""
+    """Adds the options that runner.tune and runner.train share."""
+    # What to run, and where.
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="the experiment file")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[],
@@ -46,12 +47,14 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS"),
-        help="an existing Ray cluster (default: RAY_ADDRESS, else a local one of our own)",
+        help="an existing Ray cluster (default: RAY_ADDRESS, else a new local one)",
     )  # fmt: skip
+
+    # How this start of the command behaves.
     parser.add_argument(
         "--time-limit",
         metavar="TIME",
-        type=parse_duration,
+        type=_parse_duration,
         help="stop cleanly before this much time, for example 30m",
     )
     parser.add_argument(
@@ -70,16 +73,22 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add_traceback(parser)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of 90, 45s, 30m, 1.5h or 2d."""
+def _parse_duration(text: str) -> float:
+    """Seconds in a duration such as 90, 45s, 30m, 1.5h or 2d."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if match is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90, 45s, 30m, 2h or 1d")
-    return float(match[1]) * UNITS_S[match[2]]
+    return float(match[1]) * _UNITS_S[match[2]]
 
 
 def run_training(arguments: argparse.Namespace, *, single: bool, in_process: bool = False) -> Exit:
-    """Runs what the parsed options of a training command ask for."""
+    """Runs the experiment that the parsed options of a training command ask for.
+
+    Args:
+        single: the experiment must be one trial.
+        in_process: trains without Ray.
+    """
+    # Loaded late, so that --help and a wrong option are answered at once.
     from runner.console import Console
     from runner.sweep.check import Options
     from runner.sweep.run import run_experiment
@@ -102,29 +111,40 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
 def run_command(
     parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], Exit], argv: Sequence[str] | None
 ) -> int:
-    """Parses, works, and turns errors into a few lines on stderr and an exit code."""
+    """Parses the options and does the work of a command.
+
+    Errors become a few lines on stderr; with --traceback, Python's traceback follows them.
+
+    Returns:
+        The exit code.
+    """
     arguments = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # files may have names that it can't show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The names of files may have characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
+
     try:
         return int(work(arguments))
-    except UserError as error:
-        show_error(str(error))
-        code = error.exit_code
-    except KeyboardInterrupt:
-        show_error("interrupted; the same command goes on from the last checkpoint")
-        code = Exit.INTERRUPTED
-    except Exception as error:
-        show_error(f"unexpected {type(error).__name__}: {error}\nWith --traceback it says where.")
-        code = Exit.TRIAL_FAILED
-    if arguments.traceback:
-        traceback.print_exc()
-    return int(code)
+    except (Exception, KeyboardInterrupt) as error:
+        text, code = _explain(error)
+        show_error(text)
+        if arguments.traceback:
+            traceback.print_exception(error)
+        return int(code)
+
+
+def _explain(error: BaseException) -> tuple[str, Exit]:
+    """The message and the exit code for an error that ends a command."""
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on from the last checkpoint", Exit.INTERRUPTED
+    return f"unexpected {type(error).__name__}: {error}\nUse --traceback to see where it came from.", Exit.TRIAL_FAILED
 
 
 @contextlib.contextmanager
 def unwound_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that nothing half-written stays, and then the command."""
+    """Inside the block SIGTERM raises SystemExit, so that half-written files are cleaned up before the command ends."""
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(int(Exit.STOPPED))
@@ -137,9 +157,9 @@ def unwound_on_sigterm() -> Iterator[None]:
 
 
 def show_error(text: str) -> None:
-    """At most 25 lines on stderr."""
+    """Prints an error to stderr, at most 25 lines of it."""
     lines = text.splitlines() or [""]
-    if len(lines) > MAX_ERROR_LINES:
-        lines = [*lines[: MAX_ERROR_LINES - 1], f"... and {len(lines) - MAX_ERROR_LINES + 1} more lines"]
+    if len(lines) > _MAX_ERROR_LINES:
+        lines = [*lines[: _MAX_ERROR_LINES - 1], f"... and {len(lines) - _MAX_ERROR_LINES + 1} more lines"]
     lines[0] = f"error: {lines[0]}"
     print("\n".join(lines), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What can end a command, and the exit code it ends with."""
+"""Errors that a person can put right, and the exit codes of the commands."""
 
 from enum import IntEnum
 
@@ -14,7 +14,7 @@ class Exit(IntEnum):
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can put right; the text says what and how."""
+    """An error that the person at the keyboard can put right; its text says what is wrong and what to do."""
 
     exit_code = Exit.BAD_INPUT
 
@@ -32,10 +32,10 @@ class StorageError(UserError):
 
 
 class FullError(UserError):
-    """No room on the disk in the middle of a run: once there is, the same command goes on."""
+    """The disk got full during a run: once there is room, the same command goes on."""
 
     exit_code = Exit.STOPPED
 
 
 class ResourceError(UserError):
-    """A request that the machine or cluster can never meet."""
+    """A request for more than the machine or cluster has."""

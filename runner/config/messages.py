@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from runner.config.schema import Experiment
 from runner.number_format import shortest
 
-RULES = {
+# pydantic's names of the rules.
+_RULES = {
     "greater_than_equal": "must be {ge} or more",
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be {le} or less",
@@ -30,16 +31,19 @@ RULES = {
 
 
 def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
-    """Field and value; then the rule and what to do."""
-    location = field_location(problem["loc"])
-    field, value, context = dotted(location), problem["input"], problem.get("ctx", {})
+    """One of pydantic's errors in two texts: the field and its value; the rule and what to do."""
+    location = _field_location(problem["loc"])
+    field, value, context = _dotted(location), problem["input"], problem.get("ctx", {})
+
     if problem["type"] == "extra_forbidden":
-        known = known_fields(location[:-1])
+        known = _known_fields(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"known fields: {', '.join(known)}"
-        return f"`{field}` is no field of an experiment; ", hint
+        return f"`{field}` is not a field of an experiment; ", hint
     if problem["type"] == "value_error" and isinstance(value, dict):
-        return "", str(context["error"])  # of several fields together: the text names them
+        # A rule of several fields together: its text names them itself.
+        return "", str(context["error"])
+
     if problem["type"] == "value_error":
         rule = str(context["error"])
     elif problem["type"] == "literal_error":
@@ -47,12 +51,21 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
         rule = f"must be one of {expected}" if "," in expected else f"must be {expected}"
     else:
         limits = {name: shortest(limit) for name, limit in context.items()}
-        rule = RULES.get(problem["type"], problem["msg"]).format(**limits)
+        rule = _RULES.get(problem["type"], problem["msg"]).format(**limits)
     return f"{field} is {show(value)}: it ", rule
 
 
-def field_location(location: Sequence[Any]) -> list[Any]:
-    """The path of names and list places, without pydantic's names for the members of a union."""
+def _dotted(location: Sequence[Any]) -> str:
+    """`sweep.batch_size[2]` for ("sweep", "batch_size", 2)."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _field_location(location: Sequence[Any]) -> list[Any]:
+    """The names and list indices on the way to a field.
+
+    pydantic's location also names the member of a union that was tried (`gpus_per_worker`, `constrained-float`).
+    """
     path: list[Any] = []
     kind: Any = Experiment
     for part in location:
@@ -64,14 +77,8 @@ def field_location(location: Sequence[Any]) -> list[Any]:
     return path
 
 
-def dotted(location: Sequence[Any]) -> str:
-    """`sweep.batch_size[2]` for ("sweep", "batch_size", 2)."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.removeprefix(".")
-
-
-def known_fields(location: Sequence[Any]) -> list[str]:
-    """Names of the fields of the section at a place."""
+def _known_fields(location: Sequence[Any]) -> list[str]:
+    """The names of a section's fields."""
     kind: Any = Experiment
     for part in location:
         kind = kind.model_fields[part].annotation
@@ -79,11 +86,11 @@ def known_fields(location: Sequence[Any]) -> list[str]:
 
 
 def show(value: Any) -> str:
-    """A value as it would stand in the file, on one line, at most 60 characters."""
+    """A value as the file would have it, on one line, at most 60 characters."""
     text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def describe(value: Any) -> str:
-    """What a value is, for a person."""
-    return "nothing" if value is None else f"{show(value)}"
+    """A value for a sentence: `nothing` for None."""
+    return "nothing" if value is None else show(value)

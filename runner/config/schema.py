@@ -1,44 +1,47 @@
-"""An experiment as frozen types: every field, its default and its rule stand here, once."""
+"""The types of an experiment: every field, with its default and its rule.
+
+Before a field is added to Data, Model or Training, read runner.records.fingerprint: older runs depend on its default.
+"""
 
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-NAME_RULE = "letters, digits, - _ . only, beginning with a letter or digit"
-Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-DIRECTIONS = Literal["map_to_satellite", "satellite_to_map"]
-PATCHINGS = Literal["tiles", "resize"]
-PATCH_SIZES = (64, 128, 256, 512, 1024)
+_NAME_RULE = "letters, digits, - _ . only, beginning with a letter or digit"
+_Positive = Annotated[int, Field(ge=1)]
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Direction = Literal["map_to_satellite", "satellite_to_map"]
+_Patching = Literal["tiles", "resize"]
+_PATCH_SIZES = (64, 128, 256, 512, 1024)
 
 
-def valid_name(name: str) -> str:
-    """Names become folder names, so that nothing in them may lead elsewhere."""
+def _valid_name(name: str) -> str:
+    """A name that can be a folder's name and can't lead to another folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise ValueError(f"may hold {NAME_RULE}, at most 100 of them")
+        raise ValueError(f"may hold {_NAME_RULE}, at most 100 of them")
     return name
 
 
-def valid_patch_size(size: int) -> int:
-    """The U-Net halves the picture down to one pixel."""
-    if size not in PATCH_SIZES:
-        raise ValueError(f"must be one of {', '.join(map(str, PATCH_SIZES))}")
+def _valid_patch_size(size: int) -> int:
+    """A size that the U-Net can halve down to one pixel."""
+    if size not in _PATCH_SIZES:
+        raise ValueError(f"must be one of {', '.join(map(str, _PATCH_SIZES))}")
     return size
 
 
 class Section(BaseModel):
-    """Unknown fields are errors; values are not guessed from other types; nothing changes later."""
+    """A frozen group of fields. Unknown fields are errors, and values of another type are not converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Synthetic(Section):
-    """How many pictures are drawn, and from which seed."""
+    """The number of drawn pictures, and their seed."""
 
-    train: Positive = 200
-    val: Positive = 50
-    seed: Seed = 0
+    train: _Positive = 200
+    val: _Positive = 50
+    seed: _Seed = 0
 
 
 class Data(Section):
@@ -46,9 +49,9 @@ class Data(Section):
 
     source: Annotated[str, Field(min_length=1)] = "synthetic"
     synthetic: Synthetic = Synthetic()
-    patching: PATCHINGS = "tiles"
-    patch_size: Annotated[int, AfterValidator(valid_patch_size)] = 256
-    direction: DIRECTIONS = "map_to_satellite"
+    patching: _Patching = "tiles"
+    patch_size: Annotated[int, AfterValidator(_valid_patch_size)] = 256
+    direction: _Direction = "map_to_satellite"
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
@@ -61,20 +64,20 @@ class Model(Section):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What says how large the networks are."""
+        """The fields that decide how large the networks are."""
         return self.model_dump(exclude={"initial_weights"})
 
 
 class Training(Section):
-    """What is learned, and how. Only `epochs` may change when a trial resumes."""
+    """The training of a trial. Only `epochs` may change when it resumes."""
 
-    epochs: Positive = 200
-    batch_size: Positive = 1
+    epochs: _Positive = 200
+    batch_size: _Positive = 1
     lambda_l1: Annotated[float, Field(ge=0)] = 100.0
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
-    decay_start_epoch: Positive | None = None
-    decay_end_epoch: Positive | None = None
-    seed: Seed = 0
+    decay_start_epoch: _Positive | None = None
+    decay_end_epoch: _Positive | None = None
+    seed: _Seed = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = True
 
@@ -93,71 +96,73 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """How often and on how many validation patches."""
+    """When a trial is evaluated during training, and on how many validation patches."""
 
-    every_n_epochs: Positive = 1
-    num_patches: Positive = 64
+    every_n_epochs: _Positive = 1
+    num_patches: _Positive = 64
 
 
 class Checkpointing(Section):
-    """When checkpoints are written and how many stay."""
+    """When checkpoints are written, and how many are kept."""
 
-    every_n_epochs: Positive = 10
-    keep: Positive = 2
+    every_n_epochs: _Positive = 10
+    keep: _Positive = 2
     keep_epochs: bool = False
-    keep_finished: Positive = 1
+    keep_finished: _Positive = 1
 
     def keeps_epoch(self, epoch: int) -> bool:
-        """True where the checkpoint that ends an epoch (0: ends none) stays, however old it gets."""
+        """True where the checkpoint at the end of an epoch is kept, however old it gets; 0 is not the end of one."""
         return self.keep_epochs and epoch > 0 and epoch % self.every_n_epochs == 0
 
 
 class Resources(Section):
-    """What a trial is given; `auto` is a fixed function of the machine."""
+    """The cores and GPUs of a trial; `auto` depends only on the machine."""
 
-    workers: Positive = 1
+    workers: _Positive = 1
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    cpus_per_worker: Literal["auto"] | Positive = "auto"
+    cpus_per_worker: Literal["auto"] | _Positive = "auto"
     max_failures: Annotated[int, Field(ge=0)] = 3
     hang_timeout: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
 
     @property
     def gpu_share(self) -> float:
-        """Of a GPU, what a worker may take for itself: all of it unless others were promised a part."""
+        """The part of a GPU that a worker may use, from 0 to 1."""
         return 1.0 if self.gpus_per_worker == "auto" else min(self.gpus_per_worker, 1.0)
 
 
 class Tracking(Section):
-    """Weights & Biases; `auto` is online where a key is configured, offline otherwise. `artifacts`: weights too."""
+    """Weights & Biases: `auto` is online where a key is configured, else offline; `artifacts` uploads weights, too."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     artifacts: bool = False
 
 
 class Experiment(Section):
-    """One experiment file. What `sweep` says is read by runner.config.search_space."""
+    """One experiment file. `sweep` is read by runner.config.search_space."""
 
-    name: Annotated[str, AfterValidator(valid_name)]
+    name: Annotated[str, AfterValidator(_valid_name)]
     data: Data = Data()
     model: Model = Model()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     sweep: dict[str, Any] = {}
     checkpoint: Checkpointing = Checkpointing()
-    log_every_n_steps: Positive = 50
+    log_every_n_steps: _Positive = 50
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Experiment":
         if self.sweep:
-            return self  # each cell is checked with its own values
+            return self  # each trial is checked later, with its own values
+
         size, field = self.data.patch_size, self.model.receptive_field
         if field == 286 and size < 128:
             raise ValueError(
-                f"model.receptive_field is 286, but data.patch_size is {size}: a field of 286 leaves no logit "
-                "there; use a patch_size of 128 or more, or a smaller field"
+                f"model.receptive_field is 286, but data.patch_size is {size}: the discriminator has no output for "
+                "such small patches; use a patch_size of 128 or more, or a smaller receptive field"
             )
+
         batch_size, workers = self.training.batch_size, self.resources.workers
         gpus = self.resources.gpus_per_worker
         if gpus != "auto" and gpus > 1 and gpus != int(gpus):
@@ -176,7 +181,7 @@ class Experiment(Section):
 
 
 SWEEP_SECTIONS: dict[str, type[Section]] = {"training": Training, "model": Model}
-NOT_SWEPT = "initial_weights"  # a trial is named by its parameters, and no trial by a path
+NOT_SWEPT = "initial_weights"  # trials are named after their parameters, and a path is no name for a folder
 SWEEP_FIELDS: dict[str, str] = {
     field: f"{section}.{field}"
     for section, kind in SWEEP_SECTIONS.items()

@@ -1,8 +1,8 @@
-"""What `sweep:` says, and the values that it gives to each trial.
+"""The search space of `sweep:`, and the values that it gives to each trial.
 
-Lists are a grid. Ranges are drawn from, `samples` times: what sample i gives to a field is a function of
-(training.seed, field, i) alone, the same on every machine, so that more samples or more fields leave those that
-there were as they are. Each sample is combined with the whole grid, and `seeds` repeats all of it.
+Lists are a grid. Ranges are drawn from, `samples` times. Each sample is combined with the whole grid, and `seeds`
+repeats all of it. The value of sample i for a field depends only on (training.seed, field, i), the same on every
+machine: a sweep that gets more samples or more fields keeps the trials that it has.
 """
 
 import difflib
@@ -22,47 +22,49 @@ from runner.errors import ConfigError
 
 SAMPLES, SEEDS, SEED = "samples", "seeds", "seed"
 UNIFORM, LOG_UNIFORM = "uniform", "log_uniform"
-MAX_COUNT = 10_000
-DRAWN_DIGITS = 6  # significant ones: the value trained with is the one in the trial's name
+_MAX_COUNT = 10_000
+_DRAWN_DIGITS = 6  # significant ones: the value trained with is the one in the trial's name
 
 
 class Choice(NamedTuple):
-    """A value that a field is given, and where in the file that stands: `sweep.batch_size[2]`."""
+    """A value of a field, and its location in the file: `sweep.batch_size[2]`."""
 
     value: Any
-    place: str
+    location: str
 
 
 class Range(NamedTuple):
     """A field that is drawn between two numbers, both of them included.
 
     Attributes:
-        place: where in the file it stands: `sweep.lambda_l1.log_uniform`.
-        log: evenly by the logarithm instead of by the value.
-        whole: whole numbers only, which then are all as likely as each other, or by the logarithm.
+        location: in the file: `sweep.lambda_l1.log_uniform`.
+        log: uniform in the logarithm instead of in the value.
+        whole: whole numbers only.
     """
 
     field: str
-    place: str
+    location: str
     low: float
     high: float
     log: bool
     whole: bool
 
     def draw(self, seed: int, sample: int) -> float:
-        """The value of a sample, counted from 0; in decimal arithmetic, which rounds alike everywhere."""
+        """The value of a sample, counted from 0."""
         digest = hashlib.sha256(f"{seed} {self.field} {sample}".encode()).digest()
+        # In decimal arithmetic: pow and log of floats round differently from one C library to the next.
         with localcontext(prec=28):
             share = Decimal(int.from_bytes(digest[:8])) / 2**64
-            margin = Decimal("0.5") if self.whole else Decimal(0)  # so that the ends come as often as the others
+            # With half a number more on each side, the ends are drawn as often as the numbers between them.
+            margin = Decimal("0.5") if self.whole else Decimal(0)
             low, high = Decimal(self.low) - margin, Decimal(self.high) + margin
             drawn = low * (high / low) ** share if self.log else low + (high - low) * share
-            rounded = int(drawn.to_integral_value()) if self.whole else float(f"{drawn:.{DRAWN_DIGITS}g}")
+            rounded = int(drawn.to_integral_value()) if self.whole else float(f"{drawn:.{_DRAWN_DIGITS}g}")
         return min(max(rounded, self.low), self.high)
 
 
 class SearchSpace(NamedTuple):
-    """A sweep whose own rules hold; lists and ranges are by the fields' short names, in the file's order."""
+    """A checked sweep: lists and ranges under the fields' short names, in the order of the file."""
 
     lists: Mapping[str, Sequence[Choice]]
     ranges: Mapping[str, Range]
@@ -71,47 +73,50 @@ class SearchSpace(NamedTuple):
 
     @property
     def num_cells(self) -> int:
-        """How many trials are asked for, equal ones counted each."""
+        """The number of trials that the sweep asks for, with those that are drawn twice."""
         return self.num_samples * self.num_seeds * math.prod(map(len, self.lists.values()))
 
     def samples(self, seed: int) -> Iterator[list[dict[str, Choice]]]:
-        """The cells of each sample in turn; of the one that there is where nothing is drawn.
+        """The cells of each sample in turn; one sample where nothing is drawn.
 
         Args:
-            seed: training.seed, which the draws come from and the repeats count from.
+            seed: training.seed, which decides the draws, and is the first of the `seeds`.
         """
         grid = dict(self.lists)
         if self.num_seeds > 1:
             grid[SEED] = [Choice(seed + i, f"sweep.{SEEDS} (number {i + 1})") for i in range(self.num_seeds)]
+
         for sample in range(self.num_samples):
             drawn = {
-                field: Choice(found.draw(seed, sample), f"{found.place} (sample {sample + 1})")
+                field: Choice(found.draw(seed, sample), f"{found.location} (sample {sample + 1})")
                 for field, found in self.ranges.items()
             }
             yield [drawn | dict(zip(grid, cell, strict=True)) for cell in itertools.product(*grid.values())]
 
 
 def read_search_space(sweep: Mapping[str, Any]) -> SearchSpace:
-    """The typed search space of an experiment's `sweep:`.
+    """The search space of an experiment's `sweep:`.
 
-    Values of lists are not looked at: each trial is checked with all of its own.
+    The values in lists are not checked here: each trial is checked with all of its values.
 
     Raises:
-        ConfigError: a field that can't be swept, an empty list, a range that is none or that its field has no room
-            for, samples or seeds that are missing or don't fit the rest, more than 10,000 trials.
+        ConfigError: a field that can't be swept, an empty list, a wrong range, samples or seeds that are missing or
+            don't fit the rest, more than 10,000 trials.
     """
     lists: dict[str, Sequence[Choice]] = {}
     ranges: dict[str, Range] = {}
     for key, values in sweep.items():
         if key in (SAMPLES, SEEDS):
             continue
-        field = swept_field(key)
+        field = _swept_field(key)
         if field in lists or field in ranges:
             raise ConfigError(f"sweep names one field twice ({', '.join(sweep)}): keep one of them")
         if isinstance(values, Mapping):
-            ranges[field] = read_range(key, field, values)
+            ranges[field] = _read_range(key, field, values)
         else:
-            lists[field] = read_list(key, values)
+            lists[field] = _read_list(key, values)
+
+    # Samples and ranges need each other; seeds are counted or listed, not both.
     if ranges and SAMPLES not in sweep:
         raise ConfigError(
             f"sweep.{SAMPLES} is missing: {', '.join(ranges)} is drawn from a range; say how often, for example "
@@ -126,32 +131,33 @@ def read_search_space(sweep: Mapping[str, Any]) -> SearchSpace:
         raise ConfigError(
             f"sweep.{SEEDS} is {show(sweep[SEEDS])}, but sweep.{SEED} lists the seeds itself: keep one of the two"
         )
-    space = SearchSpace(lists, ranges, read_count(sweep, SAMPLES), read_count(sweep, SEEDS))
-    if space.num_cells > MAX_COUNT:
+
+    space = SearchSpace(lists, ranges, _read_count(sweep, SAMPLES), _read_count(sweep, SEEDS))
+    if space.num_cells > _MAX_COUNT:
         raise ConfigError(
-            f"sweep asks for {space.num_cells:,} trials ({', '.join(sweep)}): at most {MAX_COUNT:,} are allowed; give "
+            f"sweep asks for {space.num_cells:,} trials ({', '.join(sweep)}): at most {_MAX_COUNT:,} are allowed; give "
             "fewer values, samples or seeds"
         )
     return space
 
 
-def swept_field(key: str) -> str:
+def _swept_field(key: str) -> str:
     """The short name of a swept field: `batch_size` for `batch_size` and for `training.batch_size`."""
     short = key.rsplit(".", 1)[-1]
     if (key == short and short in SWEEP_FIELDS) or SWEEP_FIELDS.get(short) == key:
         return short
     if short == NOT_SWEPT:
         raise ConfigError(
-            f"`sweep.{key}` is no field that can be swept, for trials would be named after a path: give each file an "
-            "experiment of its own, and compare them with `python -m runner.report EXPERIMENT_DIR...`"
+            f"`sweep.{key}` is not a field that can be swept, because trials would be named after a path: give each "
+            "file an experiment of its own, and compare them with `python -m runner.report EXPERIMENT_DIR...`"
         )
     close = difflib.get_close_matches(short, [*SWEEP_FIELDS, SAMPLES, SEEDS], n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"it can be one of {', '.join(SWEEP_FIELDS)}"
-    raise ConfigError(f"`sweep.{key}` is no field that can be swept; {hint}")
+    raise ConfigError(f"`sweep.{key}` is not a field that can be swept; {hint}")
 
 
-def read_list(key: str, values: Any) -> list[Choice]:
-    """The values of a list, each with its place."""
+def _read_list(key: str, values: Any) -> list[Choice]:
+    """The values of a list, each with its location."""
     if not isinstance(values, list):
         raise ConfigError(
             f"sweep.{key} is {show(values)}: it must be a list of values, for example [1, 4, 10], or for numbers a "
@@ -162,9 +168,11 @@ def read_list(key: str, values: Any) -> list[Choice]:
     return [Choice(value, f"sweep.{key}[{index}]") for index, value in enumerate(values)]
 
 
-def read_range(key: str, field: str, values: Mapping[str, Any]) -> Range:
+def _read_range(key: str, field: str, values: Mapping[str, Any]) -> Range:
     """The range of `{uniform: [a, b]}` or `{log_uniform: [a, b]}`."""
-    kind = number_kind(field)
+    kind = _number_kind(field)
+
+    # May the field have a range, and is this one written as a range?
     if field == SEED or kind is None:
         remedy = f"use `{SEEDS}: 3` for three of them, or a list" if field == SEED else "give a list of them"
         reason = "repeats are counted, not drawn" if field == SEED else "its values are no range of numbers"
@@ -174,29 +182,31 @@ def read_range(key: str, field: str, values: Mapping[str, Any]) -> Range:
             f"sweep.{key} is {show(values)}: a range is {{{UNIFORM}: [a, b]}} or {{{LOG_UNIFORM}: [a, b]}}; write one "
             "of the two"
         )
+
+    # Are its two ends numbers that the field may have, in this order?
     ((name, ends),) = values.items()
-    place = f"sweep.{key}.{name}"
+    location = f"sweep.{key}.{name}"
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
-        raise ConfigError(f"{place} is {show(ends)}: it must be two numbers, the lowest and the highest value")
+        raise ConfigError(f"{location} is {show(ends)}: it must be two numbers, the lowest and the highest value")
     for index, end in enumerate(ends):
-        check_end(field, end, f"{place}[{index}]")
+        _check_end(field, end, f"{location}[{index}]")
     low, high = ends
     if low >= high:
-        raise ConfigError(f"{place} is {show(ends)}: the first number must be less than the second; exchange them")
+        raise ConfigError(f"{location} is {show(ends)}: the first number must be less than the second; exchange them")
     if name == LOG_UNIFORM and low <= 0:
         raise ConfigError(
-            f"{place}[0] is {show(low)}: it must be more than 0, for 0 has no logarithm; raise it, or use {UNIFORM}"
+            f"{location}[0] is {show(low)}: it must be more than 0, which has no logarithm; raise it, or use {UNIFORM}"
         )
-    return Range(field, place, low, high, name == LOG_UNIFORM, kind is int)
+    return Range(field, location, low, high, name == LOG_UNIFORM, kind is int)
 
 
 def is_number(value: Any) -> bool:
-    """True for what YAML has as a number."""
+    """True for a number of YAML, of which booleans are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def number_kind(field: str) -> type | None:
-    """int or float where a field's values are the numbers of a range, else None."""
+def _number_kind(field: str) -> type | None:
+    """int or float for a field whose values can be a range of numbers, else None."""
     section, name = SWEEP_FIELDS[field].split(".")
     if section not in SWEEP_SECTIONS:
         return None
@@ -205,20 +215,20 @@ def number_kind(field: str) -> type | None:
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 
-def check_end(field: str, value: float, place: str) -> None:
-    """Raises ConfigError where the field may not have that value; between two that it may have, all are allowed."""
+def _check_end(field: str, value: float, location: str) -> None:
+    """Raises ConfigError where the field may not have that value: if it may have both ends, it may have all between."""
     section, name = SWEEP_FIELDS[field].split(".")
     try:
         SWEEP_SECTIONS[section].model_validate({name: value})
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             if problem["loc"][:1] == (name,):
-                raise ConfigError(f"{place} is {show(value)}: it {explain(problem)[1]}") from None
+                raise ConfigError(f"{location} is {show(value)}: it {explain(problem)[1]}") from None
 
 
-def read_count(sweep: Mapping[str, Any], key: str) -> int:
+def _read_count(sweep: Mapping[str, Any], key: str) -> int:
     """`samples` or `seeds`; 1 where it is not given."""
     count = sweep.get(key, 1)
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_COUNT:
-        raise ConfigError(f"sweep.{key} is {show(count)}: it must be a whole number from 1 to {MAX_COUNT}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MAX_COUNT:
+        raise ConfigError(f"sweep.{key} is {show(count)}: it must be a whole number from 1 to {_MAX_COUNT}")
     return count

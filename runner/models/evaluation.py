@@ -98,7 +98,7 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
             task = progress.add_task("evaluating", total=len(MODES) * len(patches))
             scores = score(generator, patches, device, lambda: progress.advance(task), metrics)
         distances = set_distances(inception, generator, patches, device) if inception is not None else {}
-    return Evaluation(trained, request.data or trained.ids.data, device.type, scores, distances)
+    return Evaluation(trained, request.data or trained.fingerprints.data, device.type, scores, distances)
 
 
 def results_table(evaluation: Evaluation) -> FittingTable:
@@ -192,7 +192,7 @@ def _trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchS
         DataError: it can't be made again, because the source is gone or has changed.
         StorageError: it can't be written.
     """
-    stores, fingerprint, config = trained.stores, trained.ids.data, trained.config.data
+    stores, fingerprint, config = trained.stores, trained.fingerprints.data, trained.config.data
     store, problem = find_store(stores, fingerprint)
     if store is not None:
         return store

@@ -64,7 +64,7 @@ def largest_difference(generator: Generator, batches: Sequence[Tensor], fakes: S
 
 def check_pictures(trained: TrainedModel) -> tuple[Tensor, str]:
     """Three sources, (3, 3, S, S) in [-1, 1], and what they are: validation patches of the trial, else waves."""
-    store, _ = find_store(trained.stores, trained.ids.data)
+    store, _ = find_store(trained.stores, trained.fingerprints.data)
     if store is None:
         return waves(trained.config.data.patch_size), "drawn pictures (the trial's patches are gone)"
     patches = Patches.open(store.folder.local_path, "val", trained.config.data.direction)

@@ -14,7 +14,8 @@ from gan.networks.generator import Generator
 from runner.config.schema import Experiment
 from runner.errors import DataError
 from runner.records.checkpoints import DamagedCheckpoint, checkpoint_steps, finished_epoch, read_checkpoint
-from runner.records.trial_file import Fingerprints, read_trial_file
+from runner.records.fingerprint import Fingerprints
+from runner.records.trial_file import read_trial_file, recorded_config
 from runner.storage.folder import Storage
 from runner.storage.run_folder import PATCHES, WEIGHTS, WEIGHTS_RECORD
 
@@ -27,7 +28,7 @@ class TrainedModel(NamedTuple):
     Attributes:
         trial: the trial's folder.
         params: the swept parameters of the trial.
-        ids: what the trial and its data are known by.
+        fingerprints: what the trial and its data are known by.
         generator: fp32, on the processor, in eval mode.
         threads: that it was trained with.
         epochs: whole epochs trained.
@@ -36,7 +37,7 @@ class TrainedModel(NamedTuple):
     trial: Storage
     config: Experiment
     params: Mapping[str, Any]
-    ids: Fingerprints
+    fingerprints: Fingerprints
     generator: Generator
     threads: int
     epochs: int
@@ -73,21 +74,23 @@ def open_trained_model(folder: str | Path, checkpoint: str = LATEST) -> TrainedM
         raise DataError(
             f"{folder}: there is no sound trial.yaml in it: give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
         )
-    config = Experiment.model_validate(content["config"])
-    ids = Fingerprints(content["fingerprint"], content["data_fingerprint"])
-    weights = find_weights(trial, ids, checkpoint)
+    config = recorded_config(content, trial.shown)
+    fingerprints = Fingerprints(content["fingerprint"], content["data_fingerprint"])
+    weights = find_weights(trial, fingerprints, checkpoint)
     generator = Generator(config.model.channels, config.data.patch_size)
     generator.load_state_dict(dict(weights.tensors))
     threads = int(content["threads"])
-    return TrainedModel(trial, config, content["params"], ids, generator.eval(), threads, weights.epochs, weights.step)
+    return TrainedModel(
+        trial, config, content["params"], fingerprints, generator.eval(), threads, weights.epochs, weights.step
+    )
 
 
-def find_weights(trial: Storage, ids: Fingerprints, checkpoint: str) -> Weights:
+def find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -> Weights:
     """The weights that were asked for; raises DataError where they are not there, or damaged."""
     if checkpoint != LATEST and not checkpoint.isdigit():
         raise DataError(f"--checkpoint is {checkpoint!r}: give `{LATEST}` or the number of an epoch")
     damaged: list[str] = []
-    for weights in sound_weights(trial, ids, checkpoint, damaged):
+    for weights in sound_weights(trial, fingerprints, checkpoint, damaged):
         return weights
     problems = "".join(f"\n  {problem}" for problem in damaged)
     if checkpoint == LATEST:
@@ -99,29 +102,29 @@ def find_weights(trial: Storage, ids: Fingerprints, checkpoint: str) -> Weights:
     )
 
 
-def sound_weights(trial: Storage, ids: Fingerprints, checkpoint: str, damaged: list[str]) -> Iterator[Weights]:
+def sound_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str, damaged: list[str]) -> Iterator[Weights]:
     """What stands in the trial and fits, the longest trained first; adds to `damaged` what is not as written."""
-    finished = final_weights(trial, ids)
+    finished = final_weights(trial, fingerprints)
     steps = checkpoint_steps(trial)
     # A trial that goes on with more epochs has newer checkpoints than its weights.
     newer = [step for step in steps if finished is not None and step > finished.step]
     for step in newer:
-        yield from sound_checkpoint(trial, ids, step, checkpoint, damaged)
+        yield from sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
     if finished is not None and checkpoint in (LATEST, str(finished.epochs)):
         yield finished
     for step in steps[len(newer) :]:
-        yield from sound_checkpoint(trial, ids, step, checkpoint, damaged)
+        yield from sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
 
 
 def sound_checkpoint(
-    trial: Storage, ids: Fingerprints, step: int, checkpoint: str, damaged: list[str]
+    trial: Storage, fingerprints: Fingerprints, step: int, checkpoint: str, damaged: list[str]
 ) -> Iterator[Weights]:
     """The generator of one checkpoint, where it fits and is sound."""
     epoch = finished_epoch(trial, step)
     if checkpoint not in (LATEST, str(epoch)):
         return
     try:
-        groups = read_checkpoint(trial, step, ids, ("generator", "progress")).groups
+        groups = read_checkpoint(trial, step, fingerprints, ("generator", "progress")).groups
     except DamagedCheckpoint as error:
         damaged.append(f"step {step}: {error}")
         return
@@ -129,12 +132,12 @@ def sound_checkpoint(
     yield Weights(groups["generator"], epoch or current_epoch - 1, step)
 
 
-def final_weights(trial: Storage, ids: Fingerprints) -> Weights | None:
+def final_weights(trial: Storage, fingerprints: Fingerprints) -> Weights | None:
     """The finished trial's weights, verified; None where there are none that are sound."""
     try:
         record = json.loads(trial.read(WEIGHTS_RECORD))
         content = trial.read(WEIGHTS)
-        if (record["config_fingerprint"], record["data_fingerprint"]) != (ids.config, ids.data):
+        if (record["config_fingerprint"], record["data_fingerprint"]) != (fingerprints.config, fingerprints.data):
             return None
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             return None

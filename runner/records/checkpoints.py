@@ -1,9 +1,8 @@
-"""Checkpoints on storage: a folder counts once its manifest is written; what is loaded is verified.
+"""Checkpoints in a trial's folder.
 
-A checkpoint holds the training's state and the log up to its step. Its bytes are a function of these
-alone. The manifest is written last and holds sizes and SHA-256 of every file, so that a torn or altered
-checkpoint is known for what it is: it is set aside under another name, never deleted, and the next older
-one is used.
+A checkpoint is a folder with the training's state and the log up to its step; its bytes depend on nothing else. The
+manifest is written last and holds the size and the SHA-256 of every file: a checkpoint without a manifest, or with a
+file that does not match, is damaged. It is renamed, never deleted, and the next older one is used.
 """
 
 import hashlib
@@ -17,33 +16,34 @@ import safetensors
 import safetensors.torch
 
 from gan.training.snapshot import Groups
-from runner.records.trial_file import Fingerprints, record_digest
+from runner.records.fingerprint import Fingerprints
+from runner.records.trial_file import record_digest
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import CHECKPOINTS, MANIFEST
 from runner.storage.tensor_writer import write_tensors
 
-MANIFEST_FORMAT = 3
-STEP_PREFIX = "step_"
+_MANIFEST_FORMAT = 3
+_STEP_PREFIX = "step_"
 DAMAGED_PREFIX = "damaged_"
-REPLACED_PREFIX = "replaced_"
-LOG_COPY = "metrics.jsonl"
+_REPLACED_PREFIX = "replaced_"
+_LOG_COPY = "metrics.jsonl"
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that is not what its manifest says, or has none; the text says in what."""
+    """A checkpoint without a manifest, or not as its manifest says; the text says what is wrong."""
 
 
 class NoGoodCheckpoint(Exception):
-    """There are checkpoints, and none of them can be used; the text names each and says what is wrong with it."""
+    """All checkpoints of a trial are damaged; the text says what is wrong with each."""
 
 
 class RunPosition(NamedTuple):
-    """Where in the run a checkpoint stands.
+    """The point of the run that a checkpoint is taken at.
 
     Attributes:
         finished_epoch: the epoch that has just ended, 0 in the middle of one.
-        runtime: threads, precision and kernels of the run, in case the trial's own record is lost.
+        runtime: threads, precision and kernels of the run, in case trial.yaml is lost.
     """
 
     step: int
@@ -52,7 +52,7 @@ class RunPosition(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What was read and verified: the state's groups of tensors, and the log up to that step."""
+    """A verified checkpoint: the state's groups of tensors, and the log up to that step."""
 
     step: int
     groups: Groups
@@ -61,13 +61,13 @@ class Checkpoint(NamedTuple):
 
 def checkpoint_name(step: int) -> str:
     """`step_00004384`."""
-    return f"{STEP_PREFIX}{step:08d}"
+    return f"{_STEP_PREFIX}{step:08d}"
 
 
 def checkpoint_steps(trial: Storage) -> list[int]:
-    """Steps of the checkpoint folders that stand in a trial, newest first, verified or not."""
+    """The steps of a trial's checkpoints, newest first, damaged ones included."""
     names = trial.names(CHECKPOINTS)
-    steps = [name.removeprefix(STEP_PREFIX) for name in names if name.startswith(STEP_PREFIX)]
+    steps = [name.removeprefix(_STEP_PREFIX) for name in names if name.startswith(_STEP_PREFIX)]
     return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
 
@@ -75,57 +75,61 @@ def write_checkpoint(
     trial: Storage,
     groups: Groups,
     log: bytes,
-    place: RunPosition,
+    position: RunPosition,
     fingerprints: Fingerprints,
     committing: Callable[[], AbstractContextManager[None]] = nullcontext,
     on_tensor: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Writes one file a group and the log, then the manifest, and puts the folder in place by a rename.
+    """Writes a file for each group and the log, then the manifest, and gives the folder its name.
 
     Args:
-        groups: named groups of named host tensors, as TrainState.state_dict gives them.
-        committing: around the rename; raises where another attempt has taken over, and nothing is committed.
-        on_tensor: called after each tensor: a sign of work, however slow the storage is.
+        groups: named groups of named tensors in host memory, as TrainState.state_dict returns them.
+        committing: entered for the rename; raises where another worker has taken over the trial.
+        on_tensor: called after each tensor, so that a slow storage is not taken for a worker that hangs.
 
     Returns:
         The manifest.
     """
-    folder, name = trial.at(CHECKPOINTS), checkpoint_name(place.step)
+    folder, name = trial.at(CHECKPOINTS), checkpoint_name(position.step)
     temporary = f"{TEMPORARY}{name}-{secrets.token_hex(4)}"
     writing = folder.at(temporary)
     writing.make_folder()
     try:
+        # The files, hashed while they are written.
         files = {}
         for group, tensors in groups.items():
             with writing.writing(f"{group}.safetensors") as stream:
                 hashing = HashingStream(stream, hashlib.sha256())
                 write_tensors(hashing, tensors, on_tensor)
             files[f"{group}.safetensors"] = {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
-        writing.write(LOG_COPY, log)
-        files[LOG_COPY] = {"bytes": len(log), "sha256": hashlib.sha256(log).hexdigest()}
+        writing.write(_LOG_COPY, log)
+        files[_LOG_COPY] = {"bytes": len(log), "sha256": hashlib.sha256(log).hexdigest()}
+
         manifest = {
-            "format": MANIFEST_FORMAT,
-            "step": place.step,
-            "finished_epoch": place.finished_epoch,
+            "format": _MANIFEST_FORMAT,
+            "step": position.step,
+            "finished_epoch": position.finished_epoch,
             "config_fingerprint": fingerprints.config,
             "data_fingerprint": fingerprints.data,
-            "settled": dict(place.runtime),
+            "settled": dict(position.runtime),
             "files": files,
         }
         manifest["digest"] = record_digest(manifest)
         writing.write(MANIFEST, json.dumps(manifest, indent=1).encode())
+
+        # An older checkpoint of this step keeps its files until the new one has its name: see _put_back_replaced.
         with committing():
             if folder.exists(name):
-                folder.rename(name, REPLACED_PREFIX + name)
+                folder.rename(name, _REPLACED_PREFIX + name)
             folder.rename(temporary, name)
-            folder.remove(REPLACED_PREFIX + name)
+            folder.remove(_REPLACED_PREFIX + name)
     finally:
         folder.remove(temporary)
     return manifest
 
 
-def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict[str, Any]:
-    """The manifest, checked against what the trial is; raises DamagedCheckpoint."""
+def _read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict[str, Any]:
+    """A checkpoint's manifest; raises DamagedCheckpoint where it is damaged or belongs to another trial."""
     try:
         manifest = json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))
         found = (
@@ -139,33 +143,35 @@ def read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dict
         raise DamagedCheckpoint("it has no manifest") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"its manifest can't be read ({type(error).__name__})") from None
+
     if digest != record_digest(manifest):
         raise DamagedCheckpoint("its manifest is not as it was written")
-    wanted = (MANIFEST_FORMAT, step, fingerprints.config, fingerprints.data)
-    for what, is_, should in zip(("format", "step", "config", "data"), found, wanted, strict=True):
-        if is_ != should:
-            raise DamagedCheckpoint(f"its manifest is for another {what} ({is_} instead of {should})")
+    wanted = (_MANIFEST_FORMAT, step, fingerprints.config, fingerprints.data)
+    for what, actual, expected in zip(("format", "step", "config", "data"), found, wanted, strict=True):
+        if actual != expected:
+            raise DamagedCheckpoint(f"its manifest is for another {what} ({actual} instead of {expected})")
     return dict(manifest)
 
 
 def read_checkpoint(
     trial: Storage, step: int, fingerprints: Fingerprints, only: Collection[str] | None = None
 ) -> Checkpoint:
-    """One checkpoint, verified. Safetensors hold numbers only: loading runs no code.
+    """Reads and verifies a checkpoint. Safetensors files hold numbers only: loading them runs no code.
 
     Args:
-        only: the groups to read; all, and the log, where None.
+        only: the groups to read; None reads all groups and the log.
 
     Raises:
         DamagedCheckpoint: a file is missing, or is not the one that was written.
     """
-    manifest = read_manifest(trial, step, fingerprints)
+    manifest = _read_manifest(trial, step, fingerprints)
     folder = trial.at(f"{CHECKPOINTS}/{checkpoint_name(step)}")
     groups: Groups = {}
     log = b""
     for name, entry in manifest["files"].items():
         if only is not None and name.removesuffix(".safetensors") not in only:
             continue
+
         try:
             content = folder.read(name)
         except OSError as error:
@@ -174,26 +180,32 @@ def read_checkpoint(
             raise DamagedCheckpoint(f"{name} has {len(content)} bytes instead of {entry['bytes']}")
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise DamagedCheckpoint(f"{name} does not match its SHA-256")
-        if name == LOG_COPY:
+
+        if name == _LOG_COPY:
             log = content
             continue
         try:
             groups[name.removesuffix(".safetensors")] = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
-            raise DamagedCheckpoint(f"{name} is no safetensors file ({error})") from None
+            raise DamagedCheckpoint(f"{name} is not a safetensors file ({error})") from None
+
     return Checkpoint(step, groups, log)
 
 
 def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callable[[str], None]) -> Checkpoint | None:
-    """The newest verified checkpoint, or None where there is none at all.
+    """The newest checkpoint that is not damaged, or None where a trial has no checkpoint.
 
-    Damaged ones that are newer are named and set aside. Where no other is left they stay as they are.
+    Newer ones that are damaged are set aside. If all are damaged, they stay as they are.
+
+    Args:
+        notify: called with a line for each damaged one.
 
     Raises:
-        NoGoodCheckpoint: there are some, and all are damaged.
+        NoGoodCheckpoint: all checkpoints are damaged.
     """
-    put_back_replaced(trial)
+    _put_back_replaced(trial)
     damaged: dict[int, DamagedCheckpoint] = {}
+
     for step in checkpoint_steps(trial):
         try:
             found = read_checkpoint(trial, step, fingerprints)
@@ -203,17 +215,18 @@ def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callab
         for bad, problem in damaged.items():
             notify(f"checkpoint {checkpoint_name(bad)}: {problem}; set aside as {set_aside(trial, bad)}")
         return found
+
     if damaged:
         tried = "".join(f"\n  {checkpoint_name(bad)}: {problem}" for bad, problem in damaged.items())
         raise NoGoodCheckpoint(f"none of the checkpoints can be used:{tried}")
     return None
 
 
-def put_back_replaced(trial: Storage) -> None:
-    """A checkpoint that was about to be replaced by a later one of its step stands in for it, if need be."""
+def _put_back_replaced(trial: Storage) -> None:
+    """Undoes a replacement that a crash has broken off: the old checkpoint of the step gets its name back."""
     folder = trial.at(CHECKPOINTS)
     for replaced in folder.names():
-        name = replaced.removeprefix(REPLACED_PREFIX)
+        name = replaced.removeprefix(_REPLACED_PREFIX)
         if name == replaced:
             continue
         if folder.exists(name):
@@ -223,7 +236,7 @@ def put_back_replaced(trial: Storage) -> None:
 
 
 def set_aside(trial: Storage, step: int) -> str:
-    """Moves a damaged checkpoint out of the way, never deleting it; its new name."""
+    """Renames a damaged checkpoint, so that it is not used again; returns its new name."""
     name = checkpoint_name(step)
     aside = f"{DAMAGED_PREFIX}{name}_{secrets.token_hex(3)}"
     trial.at(CHECKPOINTS).rename(name, aside)
@@ -231,10 +244,10 @@ def set_aside(trial: Storage, step: int) -> str:
 
 
 def remove_old_checkpoints(trial: Storage, keep: int, keeps_epoch: Callable[[int], bool] = lambda epoch: False) -> None:
-    """Deletes all but the `keep` newest checkpoints, and what broken-off writes left behind.
+    """Deletes all but the `keep` newest checkpoints, and what unfinished writes have left.
 
     Args:
-        keeps_epoch: told the epoch that an older checkpoint ends (0 in the middle of one); True where it stays too.
+        keeps_epoch: whether an older checkpoint is kept as well, by the epoch at whose end it was taken, 0 for none.
     """
     folder = trial.at(CHECKPOINTS)
     for step in checkpoint_steps(trial)[keep:]:
@@ -245,7 +258,7 @@ def remove_old_checkpoints(trial: Storage, keep: int, keeps_epoch: Callable[[int
 
 
 def finished_epoch(trial: Storage, step: int) -> int:
-    """The epoch that a checkpoint ends; 0 where it ends none, or does not say."""
+    """The epoch at whose end a checkpoint was taken; 0 in the middle of one, or where the manifest can't be read."""
     try:
         return int(json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))["finished_epoch"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -253,10 +266,10 @@ def finished_epoch(trial: Storage, step: int) -> int:
 
 
 def runtime_in_checkpoints(trial: Storage, fingerprints: Fingerprints) -> dict[str, Any]:
-    """Threads, precision and kernels as the newest checkpoint that can say so has them; empty where none can."""
+    """Threads, precision and kernels of the run, from the newest readable manifest; empty where there is none."""
     for step in checkpoint_steps(trial):
         try:
-            return dict(read_manifest(trial, step, fingerprints)["settled"])
+            return dict(_read_manifest(trial, step, fingerprints)["settled"])
         except DamagedCheckpoint:
             continue
     return {}

@@ -1,7 +1,7 @@
-"""The file that a trial's generator starts from, by its content.
+"""The file of weights that a trial's generator starts from.
 
-Before the first step a copy of it is put into the experiment's folder, under its SHA-256: there workers on all machines
-find it. From then on the file is not needed any more, and from a trial's first checkpoint on neither is the copy.
+Before the first step it is copied into the experiment's folder, named by its SHA-256, where workers on all machines
+find it. From then on the file itself is not needed; after a trial's first checkpoint the copy is not needed either.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from runner.storage.tensor_reader import read_tensors
 
 
 def check_fit(content: bytes, configs: Sequence[Experiment], origin: str) -> None:
-    """Raises ConfigError where a file's content can't be what the generators of these trials start from."""
+    """Raises ConfigError where the generators of these trials can't start from a file's content."""
     try:
         tensors = read_tensors(content)
         for channels, patch_size in dict.fromkeys((c.model.channels, c.data.patch_size) for c in configs):
@@ -31,34 +31,36 @@ def check_fit(content: bytes, configs: Sequence[Experiment], origin: str) -> Non
 
 
 def keep_copies(experiment: Storage, pending: Sequence[Trial]) -> None:
-    """Puts the files that trials still have to start from into the experiment's folder.
+    """Copies the files that trials still have to start from into the experiment's folder.
 
     Raises:
-        DataError: one is gone or has been changed, and there is no copy of it.
+        DataError: a file is gone or has changed, and there is no copy of it.
     """
     needed = {}
-    for place in pending:
-        if place.ids.initial_weights and not checkpoint_steps(experiment.at(trial_path(place.folder))):
-            needed[place.ids.initial_weights] = str(place.trial.config.model.initial_weights)
+    for trial in pending:
+        if trial.fingerprints.initial_weights and not checkpoint_steps(experiment.at(trial_path(trial.name))):
+            needed[trial.fingerprints.initial_weights] = str(trial.config.model.initial_weights)
+
     copies = experiment.at(INITIAL_WEIGHTS)
     for digest, path in needed.items():
-        if is_sound(copies, digest):
+        if _is_sound(copies, digest):
             continue
         try:
             content = Path(path).read_bytes()
         except OSError:
             content = b""
+
         if hashlib.sha256(content).hexdigest() != digest:
             raise DataError(
                 f"model.initial_weights is {path!r}: the file with the SHA-256 {digest[:8]}... is gone, and so is its "
-                f"copy, {copies.shown}/{digest}, with which trials without a checkpoint begin. Bring one of them back."
+                f"copy, {copies.shown}/{digest}. Trials without a checkpoint start from it: bring one of them back."
             )
         copies.make_folder()
         copies.write(digest, content)
 
 
-def is_sound(copies: Storage, digest: str) -> bool:
-    """True where a copy stands and is what it was."""
+def _is_sound(copies: Storage, digest: str) -> bool:
+    """True where there is an undamaged copy."""
     try:
         return hashlib.sha256(copies.read(digest)).hexdigest() == digest
     except OSError:
@@ -66,7 +68,7 @@ def is_sound(copies: Storage, digest: str) -> bool:
 
 
 def read_copy(experiment: Storage, digest: str, config: Experiment) -> dict[str, Tensor]:
-    """The generator's state that a trial starts from, verified.
+    """The state of the generator that a trial starts from, verified.
 
     Raises:
         DataError: the copy is gone or damaged.
@@ -77,5 +79,5 @@ def read_copy(experiment: Storage, digest: str, config: Experiment) -> dict[str,
     except OSError as error:
         raise DataError(f"{copies.shown}/{digest}: the initial weights can't be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(f"{copies.shown}/{digest}: the initial weights are not what they were")
+        raise DataError(f"{copies.shown}/{digest}: the initial weights are damaged")
     return fitted(read_tensors(content), config.model.channels, config.data.patch_size)

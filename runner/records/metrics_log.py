@@ -1,4 +1,4 @@
-"""metrics.jsonl, a trial's log of record: one JSON object a row, strictly increasing `step`."""
+"""metrics.jsonl, the log of a trial: one JSON object a row, with `step` strictly increasing."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from runner.storage.run_folder import METRICS_LOG
 
 
 def read_rows(trial: Storage) -> list[dict[str, Any]]:
-    """Every whole row of a trial's log, in order of step; a torn last row is left out."""
+    """The rows of a trial's log, up to the first that is damaged."""
     return _parse(trial.read(METRICS_LOG)) if trial.exists(METRICS_LOG) else []
 
 
@@ -30,18 +30,24 @@ def _parse(data: bytes) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """The writing end, held by the one process that trains. On opening, the log becomes what the restored
-    checkpoint holds of it: later rows are of work that will be done, and logged, again, and whatever has
-    happened to the file since is undone.
+    """The writer of a trial's log, in the one process that trains.
+
+    On opening it writes the log that the restored checkpoint holds. Rows after the checkpoint go away: their steps will
+    be done and logged again. This also undoes any damage to the file.
 
     Attributes:
         last_step: of the last row; -1 where there is none.
-        seconds: the training time that the rows kept on opening account for.
+        seconds: the training time up to the last row that was kept.
         size: bytes of the log so far.
     """
 
     def __init__(self, trial: Storage, restored: bytes, last_step: int) -> None:
-        """Opens the log of a trial at the rows of `restored` up to `last_step`."""
+        """Opens the log.
+
+        Args:
+            restored: the log in the checkpoint that training goes on from, b"" for none.
+            last_step: the step of that checkpoint; rows of later steps are left out.
+        """
         self._trial = trial
         rows = [row for row in _parse(restored) if row["step"] <= last_step]
         self.last_step = rows[-1]["step"] if rows else -1
@@ -51,14 +57,14 @@ class MetricsLog:
         trial.write(METRICS_LOG, content)
 
     def first_bytes(self, size: int) -> bytes:
-        """The log as it was when it had that size."""
+        """The first bytes of the log: what it held when it had that size."""
         return self._trial.read(METRICS_LOG)[:size]
 
     def add(self, row: Mapping[str, Any], *, synced: bool = True) -> None:
-        """Appends a row; raises ValueError where its step is not past the last one.
+        """Appends a row; raises ValueError where its step is not after the last one.
 
         Args:
-            synced: see `Storage.append`. What a power cut takes comes again, once the checkpoint before it is restored.
+            synced: see `Storage.append`. A row that a power cut takes is written again after the restart.
         """
         if row["step"] <= self.last_step:
             raise ValueError(f"step {row['step']} is logged already (last: {self.last_step})")
@@ -74,12 +80,12 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 
 
 def only_finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with null for what is not finite, which every JSON reader takes."""
+    """The row with None for NaN and infinity, which JSON does not have."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 class MetricsReader:
-    """The reading end: hands out each step's row once, however often the log is cut back and redone."""
+    """Reads the log while a worker writes it. Each step's row comes once, even where a restart writes it again."""
 
     def __init__(self, trial: Storage, after_step: int = -1) -> None:
         self._trial = trial
@@ -88,14 +94,17 @@ class MetricsReader:
         self.last_step = after_step
 
     def new_rows(self) -> list[dict[str, Any]]:
-        """Rows whose step is past every row handed out before; what has been read is not read again."""
+        """The rows of steps after the last one that was returned; only the new part of the file is read."""
         try:
             data, file = self._trial.read_from(METRICS_LOG, self._size)
-            if file != self._file:  # opened by a later worker, which may have cut it back
+            if file != self._file:
+                # A later worker has opened the log, which may have got shorter.
                 self._size, self._file = 0, file
                 data, _ = self._trial.read_from(METRICS_LOG, 0)
         except FileNotFoundError:
             return []
+
+        # The last line may not be written to its end yet.
         whole = data[: data.rfind(b"\n") + 1]
         self._size += len(whole)
         rows = [row for row in _parse(whole) if row["step"] > self.last_step]

@@ -1,4 +1,7 @@
-"""starts.jsonl: a row for each time that a worker began on a trial. The last one's token owns the trial."""
+"""starts.jsonl of a trial: a row for each start of its worker.
+
+The worker with the token of the last row owns the trial: no other may write into its folder.
+"""
 
 import json
 import os
@@ -13,7 +16,14 @@ from runner.storage.run_folder import STARTS
 
 
 def record_start(trial: Storage, attempt: int, token: str, from_step: int, lost_steps: int) -> None:
-    """Adds a line for each time that a worker begins or begins again; the last one's token owns the trial."""
+    """Adds a row for a start of the trial's worker, which owns the trial from then on.
+
+    Args:
+        attempt: how often the command has been started for the experiment.
+        token: of this start.
+        from_step: the step of the checkpoint that it goes on from.
+        lost_steps: the steps that were logged after that checkpoint and have to be done again.
+    """
     row = {
         "attempt": attempt,
         "token": token,
@@ -24,13 +34,15 @@ def record_start(trial: Storage, attempt: int, token: str, from_step: int, lost_
         "oom_kills": count_oom_kills(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
     content = trial.read(STARTS) if trial.exists(STARTS) else b""
+    # A worker that died while it wrote its row has left a part of a line.
     torn = b"\n" if content and not content.endswith(b"\n") else b""
     trial.append(STARTS, torn + json.dumps(row).encode() + b"\n")
 
 
 def read_starts(trial: Storage) -> list[dict[str, Any]]:
-    """The starts so far; lines that can't be understood are left out."""
+    """The rows so far, without those that are damaged."""
     rows = []
     for line in trial.read(STARTS).splitlines() if trial.exists(STARTS) else []:
         try:
@@ -43,13 +55,13 @@ def read_starts(trial: Storage) -> list[dict[str, Any]]:
 
 
 def newest_start(trial: Storage) -> dict[str, Any]:
-    """The last start; empty where there is none."""
+    """The last row; empty where there is none."""
     starts = read_starts(trial)
     return starts[-1] if starts else {}
 
 
 def count_oom_kills() -> int:
-    """How many processes the system has ended for lack of memory: in this container, else on this machine."""
+    """The number of processes that the system has killed for lack of memory, in this container or on this machine."""
     for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         try:
             lines = Path(path).read_text().splitlines()
@@ -62,18 +74,19 @@ def count_oom_kills() -> int:
 
 
 def ended_for_lack_of_memory(starts: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the last starts in a row the system seems to have ended for lack of memory.
+    """How many of the last starts in a row the system seems to have killed for lack of memory.
 
-    Of a worker that the system kills no word is left; that the count of such kills has grown on its
-    machine by the time the next one starts there is the sign.
+    A worker that the system kills can't report it. The sign is that the count of such kills has grown by the time the
+    next worker starts on the same machine.
 
     Args:
-        starts: the earlier ones and that of now.
+        starts: all rows, the present one included.
     """
     count = 0
+    # From the newest pair of neighbours to older ones, until one shows no kill.
     for before, after in zip(reversed(starts[:-1]), reversed(starts), strict=False):
-        same_place = before.get("host") == after.get("host") and before["attempt"] == after["attempt"]
-        if not same_place or before.get("oom_kills", 0) >= after.get("oom_kills", 0):
+        same_run = before.get("host") == after.get("host") and before["attempt"] == after["attempt"]
+        if not same_run or before.get("oom_kills", 0) >= after.get("oom_kills", 0):
             break
         count += 1
     return count

@@ -1,16 +1,19 @@
-"""What a trial's folder says of it: trial.yaml, outcome.json, weights/manifest.json."""
+"""The small files of a trial's folder: trial.yaml, outcome.json, weights/manifest.json."""
 
 import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
+from runner.config.loading import validate
 from runner.config.schema import Experiment
+from runner.errors import ConfigError, DataError
+from runner.records.fingerprint import Fingerprints, fill_in_defaults, fingerprint_trial, fixed_fields
 from runner.storage.folder import Storage
 from runner.storage.run_folder import (
     OUTCOME,
@@ -19,81 +22,92 @@ from runner.storage.run_folder import (
     WEIGHTS_RECORD,
 )
 
+# The packages whose kernels or file formats a trial's bits depend on.
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
 
 
-@dataclass(frozen=True)
-class Fingerprints:
-    """What a trial and its checkpoints belong to: the part of the config that may not change, and the data.
-
-    `initial_weights` is the SHA-256 of the file that the generator starts from, "" for none; `config` depends on it.
-    """
-
-    config: str
-    data: str
-    initial_weights: str = ""
-
-
-# What may change when a trial resumes: everything else is part of its fingerprint.
-MAY_CHANGE_IN_TRAINING = ("epochs",)
-MAY_CHANGE_IN_DATA = ("source", "synthetic", "max_bad_fraction")
-
-
-def fixed_fields(config: Experiment, initial_weights: str) -> dict[str, Any]:
-    """The fields that make a trial what it is: data, model and training, without those that may change.
-
-    Where the data and the initial weights come from is not among them: their content is, the data's by the store's
-    fingerprint, the weights' by their SHA-256.
-    """
-    start = {"initial_weights": initial_weights} if initial_weights else {}
-    return {
-        "data": config.data.model_dump(exclude=set(MAY_CHANGE_IN_DATA)),
-        "model": config.model.sizes | start,
-        "training": config.training.model_dump(exclude=set(MAY_CHANGE_IN_TRAINING)),
-    }
-
-
-def fingerprints(config: Experiment, data_fingerprint: str, initial_weights: str = "") -> Fingerprints:
-    """What a trial's checkpoints belong to."""
-    text = json.dumps(fixed_fields(config, initial_weights), sort_keys=True)
-    return Fingerprints(hashlib.sha256(text.encode()).hexdigest()[:16], data_fingerprint, initial_weights)
-
-
 def record_digest(record: Mapping[str, Any]) -> str:
-    """What a record is known by to be as it was written: the SHA-256 of it as JSON."""
+    """The SHA-256 of a record as JSON, which shows later whether the record is as it was written."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def read_trial_file(trial: Storage) -> dict[str, Any] | None:
-    """trial.yaml's content, or None where there is none that is as it was written."""
+    """The content of trial.yaml, or None where it is missing or damaged.
+
+    Its config has every field of this release: one that was not recorded has its default.
+    """
     try:
         content = yaml.safe_load(trial.read(TRIAL_FILE))
         digest = content.pop("digest")
-        return content if digest == record_digest(content) else None
+        if digest != record_digest(content):
+            return None
+        content["config"] = fill_in_defaults(content["config"])
+        return dict(content)
     except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
         return None
+
+
+def recorded_config(content: Mapping[str, Any], origin: str) -> Experiment:
+    """The config in the content of a trial.yaml, which a newer release may have written.
+
+    Fields that this release does not have are left out. The fingerprint shows whether they are at their defaults.
+
+    Args:
+        origin: the trial's folder, for the error.
+
+    Raises:
+        DataError: the trial depends on a field or a value that this release does not have.
+    """
+    try:
+        config = validate(_known_fields(content["config"], Experiment), f"{origin}/{TRIAL_FILE}")
+    except ConfigError as error:
+        raise DataError(f"{error}\nAnother release wrote it: use that one.") from None
+
+    initial_weights = content.get("initial_weights") or ""
+    unknown = fixed_fields(content["config"]).keys() - fixed_fields(config.model_dump()).keys()
+    now = fingerprint_trial(config, content["data_fingerprint"], initial_weights)
+    if unknown and now.config != content["fingerprint"]:
+        raise DataError(
+            f"{origin}/{TRIAL_FILE}: a newer release wrote it, and the trial depends on a field that this release does "
+            f"not have ({', '.join(sorted(unknown))}): use that release."
+        )
+    return config
+
+
+def _known_fields(recorded: Mapping[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """The recorded fields that a section of this release has, its inner sections' too."""
+    known = {}
+    for name, value in recorded.items():
+        if name not in section.model_fields:
+            continue
+        kind = section.model_fields[name].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
+            value = _known_fields(value, kind)
+        known[name] = value
+    return known
 
 
 def write_trial_file(
     trial: Storage,
     config: Experiment,
-    ids: Fingerprints,
+    fingerprints: Fingerprints,
     params: Mapping[str, Any],
     runtime: Mapping[str, Any],
 ) -> None:
-    """Says what the trial is and what its bits depend on.
+    """Records what the trial is, and what its bits depend on.
 
     Args:
+        params: the swept fields.
         runtime: threads, precision and kernels.
     """
     content = {
         "config": config.model_dump(),
         "params": dict(params),
-        "fingerprint": ids.config,
-        "data_fingerprint": ids.data,
-        "initial_weights": ids.initial_weights or None,
+        "fingerprint": fingerprints.config,
+        "data_fingerprint": fingerprints.data,
+        "initial_weights": fingerprints.initial_weights or None,
         **runtime,
-        "processor": processor_model(),
+        "processor": _processor_model(),
         "versions": package_versions(),
     }
     content["digest"] = record_digest(content)
@@ -101,27 +115,27 @@ def write_trial_file(
 
 
 def machine_differences(recorded: Mapping[str, Any], kernels: str) -> list[str]:
-    """What is not as it was when the trial was last run: processor, kernels, versions; empty at its first start."""
-    now = {"processor": processor_model(), "kernels": kernels, **package_versions()}
+    """Sentences on the processor, kernels and versions that have changed since the trial last ran."""
+    now = {"processor": _processor_model(), "kernels": kernels, **package_versions()}
     was = {name: recorded.get(name) for name in ("processor", "kernels")} | recorded.get("versions", {})
     return [f"{name} was {was[name]}, now it is {now[name]}" for name in now if was.get(name) not in (None, now[name])]
 
 
 def package_versions() -> dict[str, str]:
-    """Python and the packages whose kernels or formats a trial's bits depend on."""
-    return {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
+    """The versions of Python and of PACKAGES."""
+    return {"python": platform.python_version(), **{name: _installed_version(name) for name in PACKAGES}}
 
 
-def installed_version(package: str) -> str:
-    """A package's version; in one process training does without some, as Ray."""
+def _installed_version(package: str) -> str:
+    """A package's version. Training in one process needs no Ray: not all packages must be there."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def processor_model() -> str:
-    """The processor's name as the system gives it."""
+def _processor_model() -> str:
+    """The name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
             names = [line.partition(":")[2].strip() for line in stream if line.startswith("model name")]
@@ -131,12 +145,12 @@ def processor_model() -> str:
 
 
 def write_outcome(trial: Storage, status: str, reason: str = "") -> None:
-    """Says how the trial's last run ended: finished, stopped, failed, diverged or out_of_memory."""
+    """Records how a run of the trial ended: finished, stopped, failed, diverged or out_of_memory."""
     trial.write(OUTCOME, json.dumps({"status": status, "reason": reason}).encode())
 
 
 def read_outcome(trial: Storage) -> dict[str, str]:
-    """How the last run ended; an empty status where none has, or where the file is torn."""
+    """The status and the reason of the trial's last run; both empty where it has none, or the file is damaged."""
     try:
         outcome = json.loads(trial.read(OUTCOME))
         return {"status": str(outcome["status"]), "reason": str(outcome["reason"])}
@@ -144,11 +158,11 @@ def read_outcome(trial: Storage) -> dict[str, str]:
         return {"status": "", "reason": ""}
 
 
-def finished_epochs(trial: Storage, ids: Fingerprints) -> int:
-    """The epochs after which the trial was finished; 0 where it was not, or its weights are not whole."""
+def finished_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
+    """The epochs that the finished trial was trained for; 0 where it is not finished, or its weights are damaged."""
     try:
         record = json.loads(trial.read(WEIGHTS_RECORD))
-        if (record["config_fingerprint"], record["data_fingerprint"]) != (ids.config, ids.data):
+        if (record["config_fingerprint"], record["data_fingerprint"]) != (fingerprints.config, fingerprints.data):
             return 0
         if hashlib.sha256(trial.read(WEIGHTS)).hexdigest() != record["sha256"]:
             return 0

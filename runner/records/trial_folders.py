@@ -1,130 +1,152 @@
-"""Which folder belongs to which trial: by the fingerprint of what may not change, not by name."""
+"""Which folder belongs to which trial: the one with the trial's fingerprints, whatever its name is."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from runner.config.loading import PlannedTrial
 from runner.config.messages import show
 from runner.config.schema import Experiment
 from runner.errors import ConfigError
-from runner.records.trial_file import (
-    Fingerprints,
-    fingerprints,
-    finished_epochs,
-    fixed_fields,
-    read_outcome,
-    read_trial_file,
-)
+from runner.records.fingerprint import Fingerprints, fingerprint_trial, fixed_fields
+from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file
 from runner.storage.folder import Storage
 from runner.storage.run_folder import TRIALS, trial_path
 
-WEIGHTS_FIELD = "model.initial_weights"
+_MAX_CHANGES_SHOWN = 18
 
 
-class Trial(NamedTuple):
-    """A trial and its folder's name, which may be an older one than the trial's own.
+@dataclass(frozen=True)
+class Trial:
+    """A trial with its folder in the experiment.
 
     Attributes:
-        finished, diverged: how an earlier run of it ended.
+        name: the folder's name. It is an older one than the sweep's where the sweep has got more fields since.
+        params: the swept fields, under their short names.
+        is_finished, has_diverged: how an earlier run of it ended.
     """
 
-    trial: PlannedTrial
-    folder: str
-    ids: Fingerprints
-    finished: bool
-    diverged: bool
+    name: str
+    params: Mapping[str, Any]
+    config: Experiment
+    fingerprints: Fingerprints
+    is_finished: bool
+    has_diverged: bool
 
 
 def find_trial_folders(
     experiment: Storage,
-    trials: Sequence[PlannedTrial],
+    planned_trials: Sequence[PlannedTrial],
     data_fingerprints: Mapping[str, str],
     initial_weights: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Trial]:
     """Finds each trial's folder, or names a new one.
 
     Args:
-        data_fingerprints: the patch store's, under each of the trials' patchings.
-        initial_weights: the SHA-256 of what a trial starts from, under its name; those without are left out.
+        data_fingerprints: the patch store's, under each patching of the trials.
+        initial_weights: the SHA-256 of the file that a trial starts from, under the trial's name; trials that start
+            from random weights are left out.
 
     Raises:
         ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
     """
-    known = {name: read_trial_file(experiment.at(trial_path(name))) for name in experiment.names(TRIALS)}
+    recorded = {name: read_trial_file(experiment.at(trial_path(name))) for name in experiment.names(TRIALS)}
     by_fingerprint: dict[tuple[Any, Any], set[str]] = {}
-    for name, content in known.items():
+    for name, content in recorded.items():
         if content:
             key = (content.get("fingerprint"), content.get("data_fingerprint"))
             by_fingerprint.setdefault(key, set()).add(name)
-    own_names = {trial.name for trial in trials}
-    placed = []
-    for trial in trials:
-        data = data_fingerprints[trial.config.data.patching]
-        ids = fingerprints(trial.config, data, initial_weights.get(trial.name, ""))
-        same = by_fingerprint.get((ids.config, ids.data), set())
-        # Cells that differ in what may change, as epochs, have one fingerprint: each keeps its own folder.
-        folder = trial.name
-        if trial.name not in same:
+
+    own_names = {planned.name for planned in planned_trials}
+    trials = []
+    for planned in planned_trials:
+        data_fingerprint = data_fingerprints[planned.config.data.patching]
+        fingerprints = fingerprint_trial(planned.config, data_fingerprint, initial_weights.get(planned.name, ""))
+
+        same = by_fingerprint.get((fingerprints.config, fingerprints.data), set())
+        name = planned.name
+        if name not in same:
+            # Trials that differ only in what may change, as epochs, share a fingerprint: each keeps its own folder.
             if others := sorted(same - own_names):
-                folder = others[0]
-                same.remove(folder)
-            elif (content := known.get(trial.name)) is not None:
-                raise ConfigError(explain_change(experiment, trial, ids, content))
-        storage = experiment.at(trial_path(folder))
-        finished = finished_epochs(storage, ids) >= trial.config.training.epochs
-        diverged = not finished and read_outcome(storage)["status"] == "diverged"
-        placed.append(Trial(trial, folder, ids, finished, diverged))
-    return placed
+                name = others[0]
+                same.remove(name)
+            elif (content := recorded.get(name)) is not None:
+                raise ConfigError(_explain_change(experiment, planned, fingerprints, content))
+
+        folder = experiment.at(trial_path(name))
+        is_finished = finished_epochs(folder, fingerprints) >= planned.config.training.epochs
+        has_diverged = not is_finished and read_outcome(folder)["status"] == "diverged"
+        trials.append(Trial(name, planned.params, planned.config, fingerprints, is_finished, has_diverged))
+    return trials
 
 
-def explain_change(experiment: Storage, trial: PlannedTrial, ids: Fingerprints, content: Mapping[str, Any]) -> str:
-    """The two values of each field that differs, side by side, and what to do."""
-    lines = [f"{experiment.root}: the trial {trial.name} was begun with other values, which may not change on resume:"]
-    was, now = flatten(content.get("config", {})), flatten(fixed_fields(trial.config, ids.initial_weights))
-    was[WEIGHTS_FIELD] = shown_weights(was.get(WEIGHTS_FIELD), content.get("initial_weights"))
-    now[WEIGHTS_FIELD] = shown_weights(trial.config.model.initial_weights, ids.initial_weights)
-    for field, value in now.items():
-        if field in was and was[field] != value:
-            lines.append(f"  {field} was {show(was[field])}, now it is {show(value)}")
-    if content.get("data_fingerprint") != ids.data:
-        lines.append(f"  the data's content was {content.get('data_fingerprint')}, now it is {ids.data}")
-    lines.append("Put the old values back, or give the experiment a new name.")
-    return "\n".join(lines[:20])
+def _explain_change(
+    experiment: Storage, planned: PlannedTrial, fingerprints: Fingerprints, content: Mapping[str, Any]
+) -> str:
+    """Both values of each setting that differs from the recorded one, and what to do."""
+    was, now = fixed_fields(content["config"]), fixed_fields(planned.config.model_dump())
+    # Of initial weights the content counts: their path says little.
+    was["model.initial_weights"] = _shown_weights(
+        content["config"]["model"]["initial_weights"], content.get("initial_weights")
+    )
+    now["model.initial_weights"] = _shown_weights(planned.config.model.initial_weights, fingerprints.initial_weights)
+
+    changes = [
+        f"{field} was {show(was.get(field))}, now it is {show(value)}"
+        for field, value in now.items()
+        if was.get(field) != value
+    ]
+    changes += [
+        f"{field} was {show(was[field])}, and this release does not have that field"
+        for field in was
+        if field not in now
+    ]
+    if content.get("data_fingerprint") != fingerprints.data:
+        changes.append(f"the data's content was {content.get('data_fingerprint')}, now it is {fingerprints.data}")
+    if not changes:
+        changes = [f"the fingerprint of its settings was {content.get('fingerprint')}, now it is {fingerprints.config}"]
+
+    shown = changes[:_MAX_CHANGES_SHOWN]
+    if len(changes) > len(shown):
+        shown.append(f"and {len(changes) - len(shown)} more")
+    return "\n".join(
+        [
+            f"{experiment.root}: trial {planned.name!r} was started with other values, which may not change on resume:",
+            *(f"  {change}" for change in shown),
+            "Put the old values back, or give the experiment a new name.",
+        ]
+    )
 
 
-def shown_weights(path: str | None, digest: str | None) -> str | None:
-    """Which initial weights: by their content, for the path says little."""
+def _shown_weights(path: str | None, digest: str | None) -> str | None:
     return f"SHA-256 {digest[:8]}... ({path})" if digest else None
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"training.batch_size": 4, ...} of nested mappings."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def recorded_data_fingerprint(experiment: Storage, config: Experiment) -> str | None:
-    """The patch store that this experiment's trials were made from, for when its source is gone."""
+    """The patch store that trials of this experiment were trained on, for when its source is gone; None if unknown."""
     for name in experiment.names(TRIALS):
-        content = read_trial_file(experiment.at(trial_path(name))) or {}
-        data = content.get("config", {}).get("data", {})
-        if (data.get("patching"), data.get("patch_size")) == (config.data.patching, config.data.patch_size):
+        content = read_trial_file(experiment.at(trial_path(name)))
+        if content is None:
+            continue
+        data = content["config"]["data"]
+        if (data["patching"], data["patch_size"]) == (config.data.patching, config.data.patch_size):
             return str(content.get("data_fingerprint"))
     return None
 
 
-def recorded_initial_weights(experiment: Storage, trial: PlannedTrial) -> str:
-    """The SHA-256 of what a trial was begun with, or else others of this experiment from the same path; "" for none.
+def recorded_initial_weights(experiment: Storage, planned: PlannedTrial) -> str:
+    """The SHA-256 of the file that a trial started from, for when that file is gone; "" if unknown.
 
-    For when the file is gone: a trial knows its own, wherever that stood.
+    Where the trial has no record yet, it is that of other trials of the experiment which started from the same path.
     """
-    path = trial.config.model.initial_weights
-    for name in [trial.name, *experiment.names(TRIALS)] if path else ():
-        content = read_trial_file(experiment.at(trial_path(name))) or {}
-        digest, was = content.get("initial_weights"), content.get("config", {}).get("model", {}).get("initial_weights")
-        if digest and (name == trial.name or was == path):
+    path = planned.config.model.initial_weights
+    for name in [planned.name, *experiment.names(TRIALS)] if path else ():
+        content = read_trial_file(experiment.at(trial_path(name)))
+        if content is None:
+            continue
+        digest, recorded_path = content.get("initial_weights"), content["config"]["model"]["initial_weights"]
+        # The trial's own record counts wherever the file was at that time.
+        if digest and (name == planned.name or recorded_path == path):
             return str(digest)
     return ""

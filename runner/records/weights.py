@@ -1,4 +1,4 @@
-"""The finished trial's generator."""
+"""Writes weights/, the generator of a finished trial."""
 
 import hashlib
 import json
@@ -6,24 +6,27 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from runner.records.trial_file import Fingerprints
+from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD
 from runner.storage.tensor_writer import write_tensors
 
 
-def write_weights(trial: Storage, weights: Mapping[str, Tensor], epochs: int, step: int, ids: Fingerprints) -> None:
-    """The finished trial's generator, then the record that makes it count."""
+def write_weights(
+    trial: Storage, weights: Mapping[str, Tensor], epochs: int, step: int, fingerprints: Fingerprints
+) -> None:
+    """Writes the generator of a finished trial, then its manifest, without which the weights do not count."""
     trial.make_folder("weights")
     with trial.writing(WEIGHTS) as stream:
         hashing = HashingStream(stream, hashlib.sha256())
         write_tensors(hashing, weights)
+
     record = {
         "epochs": epochs,
         "step": step,
         "sha256": hashing.digest.hexdigest(),
-        "config_fingerprint": ids.config,
-        "data_fingerprint": ids.data,
+        "config_fingerprint": fingerprints.config,
+        "data_fingerprint": fingerprints.data,
     }
     trial.write(WEIGHTS_RECORD, json.dumps(record, indent=1).encode())

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runner.number_format import shortest
-from runner.records.trial_folders import flatten
+from runner.records.fingerprint import flatten
 from runner.report.trials import PageTrial
 
 _MACHINE = ("processor", "threads", "precision", "kernels")

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.config.loading import load_experiment, plan_trials, read_yaml, validate
+from runner.config.experiment_yaml import read_yaml
+from runner.config.loading import load_experiment, plan_trials, validate
 from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
 from runner.process.lease import is_alive, read_lease
@@ -31,7 +32,7 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
     lease = read_lease(experiment)
     is_held = lease is not None and is_alive(lease, None)
     trials = read_trials(experiment)
-    return experiment, [TrialResult(trial.trial.params, _read_row(experiment, trial, is_held)) for trial in trials]
+    return experiment, [TrialResult(trial.params, _read_row(experiment, trial, is_held)) for trial in trials]
 
 
 def read_trials(experiment: Storage) -> list[Trial]:
@@ -76,12 +77,8 @@ def read_drawn(experiment: Storage) -> dict[str, Range]:
 
 
 def _read_row(experiment: Storage, trial: Trial, is_held: bool) -> dict[str, Any]:
-    """A trial's row of results.
-
-    Args:
-        is_held: whether a command holds the experiment. Without one no trial runs, whatever its last record says.
-    """
-    folder = experiment.at(trial_path(trial.folder))
-    running = is_held and read_outcome(folder)["status"] == "running"
-    status = trial_status(folder, finished=trial.finished, running=running)
-    return trial_row(folder, trial.folder, trial.trial.params, status)
+    """A trial's row of results; a trial runs only while a command holds the experiment."""
+    folder = experiment.at(trial_path(trial.name))
+    is_running = is_held and read_outcome(folder)["status"] == "running"
+    status = trial_status(folder, finished=trial.is_finished, running=is_running)
+    return trial_row(folder, trial.name, trial.params, status)

@@ -65,8 +65,8 @@ def check(source: ExperimentSource, options: Options, console: Console) -> "Chec
             sources[trial.config.data.patching] = locate_data(folder, trial.config)
     fingerprints: dict[str, str] = {patching: located.fingerprint for patching, located in sources.items()}
     initial_weights = locate_initial_weights(folder, trials, origin, console)
-    placed = find_trial_folders(folder, trials, fingerprints, initial_weights)
-    return CheckedRun(experiment, placed, sources, storage)
+    found = find_trial_folders(folder, trials, fingerprints, initial_weights)
+    return CheckedRun(experiment, found, sources, storage)
 
 
 def overridden_in_vain(space: SearchSpace, overrides: Sequence[str]) -> list[str]:
@@ -79,7 +79,7 @@ class CheckedRun(NamedTuple):
     """What is to be run, every rule checked; nothing has been written."""
 
     experiment: Experiment
-    placed: Sequence[Trial]
+    trials: Sequence[Trial]
     sources: Mapping[str, "LocatedData"]
     storage: Storage
 

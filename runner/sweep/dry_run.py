@@ -8,10 +8,10 @@ from gan.data.patching import patch_origins
 from gan.data.pictures import PictureError, check_pair_size, picture_size
 from gan.networks.sizes import state_size
 from gan.training.epochs import steps_per_epoch
-from runner.config.loading import PlannedTrial
 from runner.config.schema import Data, Experiment
 from runner.data.sources import Source, read_picture
 from runner.number_format import byte_size, counted
+from runner.records.trial_folders import Trial
 from runner.trial.resources import this_machine
 
 SYNTHETIC_HALF = (600, 600)
@@ -47,7 +47,7 @@ def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mappin
     return sum(trial.finished for trial in trials) + sum(more_while_running[:at_once]) + stores
 
 
-def describe_plan(experiment: Experiment, trials: Sequence[PlannedTrial], num_patches: dict[str, int]) -> list[str]:
+def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: dict[str, int]) -> list[str]:
     """Lines for the screen; memory is that of a trial on this machine.
 
     Args:

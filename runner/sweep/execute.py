@@ -37,8 +37,8 @@ from runner.trial.resources import TrialResources, resolve_resources, this_machi
 def print_plan(run: CheckedRun, options: Options, console: Console) -> Exit:
     """Says what would be done, and does nothing."""
     num_patches: dict[str, int] = {}
-    for place in run.placed:
-        data = place.trial.config.data
+    for trial in run.trials:
+        data = trial.config.data
         if data.patching in num_patches:
             continue
         located = run.sources[data.patching]
@@ -49,12 +49,11 @@ def print_plan(run: CheckedRun, options: Options, console: Console) -> Exit:
             num_patches[data.patching] = count_patches(located.source, data, "train")
         else:
             raise DataError(f"data.source is {data.source!r}: it is gone, and so are the patches that were made of it")
-    trials = [place.trial for place in run.placed]
-    check_room(run, [place for place in run.placed if is_pending(place, options)], None)
-    for line in describe_plan(run.experiment, trials, num_patches):
+    check_room(run, [trial for trial in run.trials if is_pending(trial, options)], None)
+    for line in describe_plan(run.experiment, run.trials, num_patches):
         console.print(line)
     if options.address is None:
-        console.print(resolve_resources(run.experiment.resources, [this_machine()], len(run.placed)).describe())
+        console.print(resolve_resources(run.experiment.resources, [this_machine()], len(run.trials)).describe())
     else:
         console.print(f"the resources of the cluster at {options.address} are checked when the run starts")
     console.print("dry run: nothing was run")
@@ -71,10 +70,10 @@ def execute(run: CheckedRun, options: Options, console: Console, started: float)
         UserError: the machine, the storage or what stands on it can't be used.
         FullError: the disk is full.
     """
-    pending = [place for place in run.placed if is_pending(place, options)]
+    pending = [trial for trial in run.trials if is_pending(trial, options)]
     here = None
     if pending and options.address is None:
-        here = resolve_resources(run.experiment.resources, [this_machine()], len(run.placed))
+        here = resolve_resources(run.experiment.resources, [this_machine()], len(run.trials))
     check_room(run, pending, here)  # both are refused before anything is written
     stop = StopRequest.with_time_limit(started, options.time_limit_s)
     try:
@@ -94,9 +93,9 @@ def execute(run: CheckedRun, options: Options, console: Console, started: float)
         ) from error
 
 
-def is_pending(place: Trial, options: Options) -> bool:
+def is_pending(trial: Trial, options: Options) -> bool:
     """True for a trial that is to be run: what has diverged would diverge again."""
-    return not place.finished and (options.retry_diverged or not place.diverged)
+    return not trial.is_finished and (options.retry_diverged or not trial.has_diverged)
 
 
 def execute_with(
@@ -129,21 +128,21 @@ def execute_with(
     if here is not None:
         check_precision(run, pending, here.device)
     elif pending:
-        resolve_resources(run.experiment.resources, backend.nodes(), len(run.placed))  # refused before patches are made
+        resolve_resources(run.experiment.resources, backend.nodes(), len(run.trials))  # refused before patches are made
     stores = {}
     with contextlib.suppress(Stopped):
         stores = prepare_stores(run, pending, backend, stop, console)
-    trial_resources = resolve_resources(run.experiment.resources, backend.nodes(), len(run.placed)) if pending else None
+    trial_resources = resolve_resources(run.experiment.resources, backend.nodes(), len(run.trials)) if pending else None
     if trial_resources is not None:
         console.print(trial_resources.describe())
     say_what_is_not_run(run, pending, console)
     run.folder.write(EXPERIMENT_FILE, to_yaml(run.experiment))
-    watched = [watch(run, place, stores, lease, trial_resources) for place in run.placed]
+    watched = [watch(run, trial, stores, lease, trial_resources) for trial in run.trials]
     tracker = track(run, watched, lease, console)
     stack.callback(tracker.close)
     with Monitor(run.folder, lease, watched, console, stop, backend, tracker) as monitor:
         if trial_resources is not None and not stop.is_due():
-            to_run = {place.folder for place in pending}
+            to_run = {trial.name for trial in pending}
             jobs = [trial.job for trial in watched if trial.job.name in to_run]
             backend.train(jobs, trial_resources, str(run.folder.at(lease.ray_folder).local_path))
     lease.check_current()
@@ -160,11 +159,11 @@ def execute_with(
 
 def say_what_is_not_run(run: CheckedRun, pending: Sequence[Trial], console: Console) -> None:
     """Which trials are left as they are, and why."""
-    finished = sum(place.finished for place in run.placed)
+    finished = sum(trial.is_finished for trial in run.trials)
     if finished:
-        console.print(f"finished before, not run again: {finished} of {len(run.placed)} trials")
-    if diverged := len(run.placed) - len(pending) - finished:
-        console.print(f"diverged before, not run again: {diverged} of {len(run.placed)} trials (--retry-diverged does)")
+        console.print(f"finished before, not run again: {finished} of {len(run.trials)} trials")
+    if diverged := len(run.trials) - len(pending) - finished:
+        console.print(f"diverged before, not run again: {diverged} of {len(run.trials)} trials (--retry-diverged does)")
 
 
 def acquire_lease(run: CheckedRun, options: Options, stop: StopRequest, console: Console) -> Lease:
@@ -198,8 +197,8 @@ def prepare_stores(
             yield report
 
     stores: dict[str, PatchStore] = {}
-    for place in pending:
-        data = place.trial.config.data
+    for trial in pending:
+        data = trial.config.data
         if data.patching in stores:
             continue
         located = run.sources[data.patching]
@@ -213,21 +212,21 @@ def prepare_stores(
 
 def watch(
     run: CheckedRun,
-    place: Trial,
+    trial: Trial,
     stores: Mapping[str, PatchStore],
     lease: Lease,
     trial_resources: TrialResources | None,
 ) -> Watched:
     """A trial with all that its worker and the monitor need to know."""
-    config = place.trial.config
+    config = trial.config
     store = stores.get(config.data.patching)
     job = TrialJob(
         experiment=run.folder,
-        name=place.folder,
+        name=trial.name,
         config=config,
-        params=place.trial.params,
-        ids=place.ids,
-        store=run.storage.at(f"{PATCHES}/{place.ids.data}"),
+        params=trial.params,
+        fingerprints=trial.fingerprints,
+        store=run.storage.at(f"{PATCHES}/{trial.fingerprints.data}"),
         threads=trial_resources.cpus_per_worker if trial_resources else 1,
         lease_token=lease.token,
         attempt=lease.attempt,
@@ -236,7 +235,7 @@ def watch(
     training = config.training
     num_patches = store.num_patches("train") if store else 0  # a finished trial needs no patches
     steps = steps_per_epoch(num_patches, training.batch_size, config.resources.workers)
-    return Watched(job, training.epochs * steps, place.finished)
+    return Watched(job, training.epochs * steps, trial.is_finished)
 
 
 def track(run: CheckedRun, trials: Sequence[Watched], lease: Lease, console: Console) -> Tracker:

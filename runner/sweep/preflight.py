@@ -17,18 +17,18 @@ from runner.trial.resources import TrialResources
 
 def check_checkpoints(run: CheckedRun, pending: Sequence[Trial], console: Console) -> None:
     """Sets damaged checkpoints aside; raises StorageError where a trial has no other."""
-    folders = {place.folder: run.folder.at(trial_path(place.folder)) for place in pending}
-    begun = [place for place in pending if folders[place.folder].exists(CHECKPOINTS)]
+    folders = {trial.name: run.folder.at(trial_path(trial.name)) for trial in pending}
+    begun = [trial for trial in pending if folders[trial.name].exists(CHECKPOINTS)]
     if not begun:
         return
     from runner.records.checkpoints import NoGoodCheckpoint, newest_checkpoint  # torch comes with it
 
     refused = []
-    for place in begun:
+    for trial in begun:
         try:
-            newest_checkpoint(folders[place.folder], place.ids, console.print)
+            newest_checkpoint(folders[trial.name], trial.fingerprints, console.print)
         except NoGoodCheckpoint as error:
-            refused.append(f"{run.folder.shown}/{TRIALS}/{place.folder}/{CHECKPOINTS}: {error}")
+            refused.append(f"{run.folder.shown}/{TRIALS}/{trial.name}/{CHECKPOINTS}: {error}")
     if refused:
         raise StorageError(
             "\n".join(refused) + "\nNothing was changed. Bring a good checkpoint back, or move the folder "
@@ -38,7 +38,7 @@ def check_checkpoints(run: CheckedRun, pending: Sequence[Trial], console: Consol
 
 def keep_initial_weights(run: CheckedRun, pending: Sequence[Trial]) -> None:
     """Brings what trials start from to where their workers find it; raises DataError where it is gone."""
-    if any(place.ids.initial_weights for place in pending):
+    if any(trial.fingerprints.initial_weights for trial in pending):
         from runner.records.initial_weights import keep_copies  # torch comes with it
 
         keep_copies(run.folder, pending)
@@ -49,16 +49,14 @@ def check_room(run: CheckedRun, pending: Sequence[Trial], trial_resources: Trial
     if not pending:
         return
     to_make: dict[str, int] = {}
-    for place in pending:
-        data = place.trial.config.data
+    for trial in pending:
+        data = trial.config.data
         located = run.sources[data.patching]
         if located.source is not None and not run.storage.at(PATCHES).exists(located.fingerprint):
             to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
-    stand = sum(run.folder.at(f"{TRIALS}/{place.folder}/{CHECKPOINTS}").total_bytes() for place in pending)
+    stand = sum(run.folder.at(f"{TRIALS}/{trial.name}/{CHECKPOINTS}").total_bytes() for trial in pending)
     at_once = trial_resources.max_concurrent if trial_resources else 1
-    needed = (
-        disk_needed([place.trial.config for place in pending], at_once, to_make) + bytes_to_copy(run, pending) - stand
-    )
+    needed = disk_needed([trial.config for trial in pending], at_once, to_make) + bytes_to_copy(run, pending) - stand
     free = run.storage.free_bytes()
     if free < needed:
         raise StorageError(
@@ -70,7 +68,7 @@ def check_room(run: CheckedRun, pending: Sequence[Trial], trial_resources: Trial
 
 def bytes_to_copy(run: CheckedRun, pending: Sequence[Trial]) -> int:
     """Of the files that trials start from, where the experiment has no copy of them yet."""
-    files = {place.ids.initial_weights: place.trial.config.model.initial_weights for place in pending}
+    files = {trial.fingerprints.initial_weights: trial.config.model.initial_weights for trial in pending}
     copies = run.folder.at(INITIAL_WEIGHTS)
     paths = [Path(path) for digest, path in files.items() if path and not copies.exists(digest)]
     return sum(path.stat().st_size for path in paths if path.is_file())
@@ -78,12 +76,12 @@ def bytes_to_copy(run: CheckedRun, pending: Sequence[Trial]) -> int:
 
 def check_precision(run: CheckedRun, pending: Sequence[Trial], device: str) -> None:
     """Raises ResourceError where a trial was begun in a precision that this machine only emulates."""
-    for place in pending:
-        recorded = read_trial_file(run.folder.at(trial_path(place.folder))) or {}
+    for trial in pending:
+        recorded = read_trial_file(run.folder.at(trial_path(trial.name))) or {}
         if not recorded:
             continue
         import torch
 
         from runner.trial.runtime import refuse_emulation
 
-        refuse_emulation(place.folder, recorded, place.trial.config.training.precision, torch.device(device))
+        refuse_emulation(trial.name, recorded, trial.config.training.precision, torch.device(device))

@@ -140,7 +140,7 @@ class AsyncCheckpointer:
             return None
         job = self._job
         manifest = self._write_with_room(
-            lambda: write_checkpoint(job.trial, groups, log(), place, job.ids, job.committing, self._on_tensor)
+            lambda: write_checkpoint(job.trial, groups, log(), place, job.fingerprints, job.committing, self._on_tensor)
         )
         self._make_room()
         self._processor_s = (time.thread_time() - start_cpu) * self._shares_cores

@@ -8,8 +8,8 @@ from typing import Any
 
 from runner.config.schema import Experiment
 from runner.process.lease import Superseded, check_current
+from runner.records.fingerprint import Fingerprints
 from runner.records.starts import newest_start
-from runner.records.trial_file import Fingerprints
 from runner.storage.folder import Storage, is_full
 from runner.storage.run_folder import LOG, trial_path
 
@@ -26,7 +26,7 @@ class TrialJob:
     name: str
     config: Experiment
     params: Mapping[str, Any]
-    ids: Fingerprints
+    fingerprints: Fingerprints
     store: Storage
     threads: int
     lease_token: str

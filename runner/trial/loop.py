@@ -160,19 +160,19 @@ class TrialRun:
 
         Where there is none the generator starts from the initial weights, if the trial has any.
         """
-        trial, ids = self.job.trial, self.job.ids
-        found = newest_checkpoint(trial, ids, self.job.log_line) if self.group.is_rank_zero else None
+        trial, fingerprints = self.job.trial, self.job.fingerprints
+        found = newest_checkpoint(trial, fingerprints, self.job.log_line) if self.group.is_rank_zero else None
         step = self.group.broadcast(found.step if found else 0)
 
         if not step:
-            if ids.initial_weights:
+            if fingerprints.initial_weights:
                 if self.group.is_rank_zero:
-                    self.job.log_line(f"the generator starts from the weights {ids.initial_weights[:8]}...")
-                self.state.start_from(read_copy(self.job.experiment, ids.initial_weights, self.job.config))
+                    self.job.log_line(f"the generator starts from the weights {fingerprints.initial_weights[:8]}...")
+                self.state.start_from(read_copy(self.job.experiment, fingerprints.initial_weights, self.job.config))
             return b""
 
         if found is None:
-            found = read_checkpoint(trial, step, ids)
+            found = read_checkpoint(trial, step, fingerprints)
         self.state.load_state_dict(found.groups)
         return found.log
 
@@ -352,5 +352,5 @@ class TrialRun:
             raise Diverged("the weights are not finite after the last step")
         with self.job.committing():
             weights = self.state.generator.state_dict()
-            write_weights(self.job.trial, weights, self.state.epoch - 1, step, self.job.ids)
+            write_weights(self.job.trial, weights, self.state.epoch - 1, step, self.job.fingerprints)
             remove_old_checkpoints(self.job.trial, keep.keep_finished, keep.keeps_epoch)

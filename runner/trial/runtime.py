@@ -44,7 +44,7 @@ def resolve_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
 
 def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) -> None:
     """Writes trial.yaml; log.txt says what differs from the start before this one."""
-    recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.ids)
+    recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.fingerprints)
     wanted = job.config.training.precision
     refuse_emulation(job.name, recorded, wanted, device)
     precision = str(recorded.get("precision") or resolve_precision(wanted, device))
@@ -57,7 +57,7 @@ def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
         job.log_line(f"{difference}: the bits of what follows may differ")
 
     runtime = RuntimeSettings(threads, precision, kernels)
-    write_trial_file(job.trial, job.config, job.ids, job.params, runtime._asdict())
+    write_trial_file(job.trial, job.config, job.fingerprints, job.params, runtime._asdict())
 
 
 def refuse_emulation(name: str, recorded: Mapping[str, Any], wanted: str, device: torch.device) -> None:

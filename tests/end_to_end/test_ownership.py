@@ -8,8 +8,8 @@ import pytest
 from runner.config.schema import Experiment
 from runner.on_ray.hang_watchdog import FIRST_STEP_TIMEOUT_S, MIN_TIMEOUT_S, timeout_s
 from runner.process.lease import Lease, Superseded
+from runner.records.fingerprint import Fingerprints
 from runner.records.starts import ended_for_lack_of_memory, newest_start, read_starts, record_start
-from runner.records.trial_file import Fingerprints
 from runner.storage.folder import Storage
 from runner.trial.job import TrialJob
 
@@ -20,7 +20,7 @@ def job_of(experiment: Storage, lease: Lease, start_token: str = "") -> TrialJob
         name="trial",
         config=Experiment(name="small"),
         params={},
-        ids=Fingerprints("config", "data"),
+        fingerprints=Fingerprints("config", "data"),
         store=experiment,
         threads=1,
         lease_token=lease.token,

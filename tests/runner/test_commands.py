@@ -11,6 +11,7 @@ import yaml
 
 import runner.data.__main__
 import runner.records.trial_file
+import runner.sweep.check
 import runner.train
 import runner.translate
 import runner.tune
@@ -140,6 +141,25 @@ def test_bad_arguments_exit_with_2(capsys: Capture) -> None:
     assert "write 90, 45s, 30m" in capsys.readouterr().err
 
 
+def test_traceback_shows_where_an_error_came_from(tmp_path: Path, capsys: Capture) -> None:
+    assert runner.train.main([str(tmp_path / "gone.yaml"), "--traceback"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"error: {tmp_path}/gone.yaml: it can't be read")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("runner.errors.ConfigError: ")
+
+
+def test_an_unexpected_error_says_how_to_see_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(runner.sweep.check, "find_trial_folders", None)
+    assert train(tmp_path) == 1
+    message = (
+        "error: unexpected TypeError: 'NoneType' object is not callable\nUse --traceback to see where it came from.\n"
+    )
+    assert capsys.readouterr().err == message
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: Capture) -> None:
     path = write_experiment(tmp_path, sweep={"batch_size": [8, 16]}, training={"precision": "fp16"})
     assert runner.tune.main([str(path), "--dry-run", "--storage", str(tmp_path / "results")]) == 0
@@ -231,8 +251,8 @@ def test_a_folder_is_known_by_what_is_in_it_when_the_sweep_gets_another_dimensio
     folder = Storage.open(storage / "small")
     experiment = load_experiment(path)
     fingerprint = recorded_data_fingerprint(folder, experiment)
-    placed = find_trial_folders(folder, plan_trials(experiment, ""), {"tiles": str(fingerprint)})
-    assert [(place.folder, place.finished) for place in placed] == [("trial", True), ("batch_size=16", False)]
+    trials = find_trial_folders(folder, plan_trials(experiment, ""), {"tiles": str(fingerprint)})
+    assert [(trial.name, trial.is_finished) for trial in trials] == [("trial", True), ("batch_size=16", False)]
 
 
 def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) -> None:
@@ -240,15 +260,15 @@ def test_cells_that_differ_in_epochs_alone_keep_a_folder_each(tmp_path: Path) ->
     expected = {None: ["trial"], (2, 4): ["trial", "epochs=4"], (1, 2, 4): ["trial", "epochs=2", "epochs=4"]}
     for epochs, folders in expected.items():
         sweep = {"epochs": list(epochs)} if epochs else {}
-        trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep=sweep)), "")
+        planned_trials = plan_trials(load_experiment(write_experiment(tmp_path, sweep=sweep)), "")
         for _ in range(2):
-            placed = find_trial_folders(folder, trials, {"tiles": "data"})
-            assert [place.folder for place in placed] == folders
-            for place in placed:
-                folder.make_folder(f"trials/{place.folder}")
+            trials = find_trial_folders(folder, planned_trials, {"tiles": "data"})
+            assert [trial.name for trial in trials] == folders
+            for trial in trials:
+                folder.make_folder(f"trials/{trial.name}")
                 runtime = RuntimeSettings(1, "fp32", "")
-                trial = folder.at(f"trials/{place.folder}")
-                write_trial_file(trial, place.trial.config, place.ids, {}, runtime._asdict())
+                trial_folder = folder.at(f"trials/{trial.name}")
+                write_trial_file(trial_folder, trial.config, trial.fingerprints, {}, runtime._asdict())
 
 
 def test_finished_results_need_no_patches(tmp_path: Path) -> None:

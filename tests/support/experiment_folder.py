@@ -17,10 +17,11 @@ from gan.training.losses import LOSS_NAMES
 from runner.config.loading import plan_trials, to_yaml, validate
 from runner.config.schema import Training
 from runner.data.synthesis import draw_pair
+from runner.records.fingerprint import fingerprint_trial
 from runner.records.metrics_log import encode_row
 from runner.records.results import TrialResult
 from runner.records.starts import record_start
-from runner.records.trial_file import fingerprints, write_outcome, write_trial_file
+from runner.records.trial_file import write_outcome, write_trial_file
 from runner.records.weights import write_weights
 from runner.report.reading import read_results
 from runner.storage.folder import Storage
@@ -121,9 +122,9 @@ def write_experiment_folder(
             continue
         folder = experiment.at(f"{TRIALS}/{trial.name}")
         folder.make_folder("images")
-        ids = fingerprints(trial.config, f"data-{patching}")
+        fingerprints = fingerprint_trial(trial.config, f"data-{patching}")
         runtime = {"threads": 1, "precision": "fp32", "kernels": "plain"}
-        write_trial_file(folder, trial.config, ids, trial.params, runtime)
+        write_trial_file(folder, trial.config, fingerprints, trial.params, runtime)
         record_start(folder, 1, "token", 0, 0)
         done = epochs if status == "finished" else epochs // 2
         rows = log_rows(trial.config.training, done, rows_per_epoch, seed)
@@ -131,7 +132,7 @@ def write_experiment_folder(
         write_pictures(folder, trial.params, done, grid)
         write_outcome(folder, status, reason)
         if status == "finished":
-            write_weights(folder, {"layer": torch.zeros(1)}, epochs, rows[-1]["step"], ids)
+            write_weights(folder, {"layer": torch.zeros(1)}, epochs, rows[-1]["step"], fingerprints)
     return storage / name
 
 

@@ -69,8 +69,8 @@ def test_a_trials_name_comes_from_its_parameters(params: dict[str, Any], name: s
 
 
 BAD = [
-    ({"training": {"epoch": 3}}, "`training.epoch` is no field of an experiment; did you mean `epochs`?"),
-    ({"trainig": {}}, "`trainig` is no field of an experiment; did you mean `training`?"),
+    ({"training": {"epoch": 3}}, "`training.epoch` is not a field of an experiment; did you mean `epochs`?"),
+    ({"trainig": {}}, "`trainig` is not a field of an experiment; did you mean `training`?"),
     ({"training": {"epochs": "ten"}}, "training.epochs is 'ten': it must be a whole number"),
     ({"training": {"epochs": 2.5}}, "training.epochs is 2.5: it must be a whole number"),
     ({"training": {"batch_size": True}}, "training.batch_size is true: it must be a whole number"),
@@ -86,10 +86,10 @@ BAD = [
     ({"resources": {"workers": 3}}, "training.batch_size is 8, but 3 workers must share a batch equally"),
     ({"sweep": {"batch_size": []}}, "sweep.batch_size is an empty list"),
     ({"sweep": {"batch_size": 4}}, "sweep.batch_size is 4: it must be a list of values"),
-    ({"sweep": {"batch_size": [1, 4, 1]}}, "batch_size=1 stands in the sweep twice (sweep.batch_size[2])"),
-    ({"sweep": {"lambda_l1": [100, 100.0]}}, "lambda_l1=100 stands in the sweep twice"),
+    ({"sweep": {"batch_size": [1, 4, 1]}}, "trial batch_size=1 is in the sweep twice (sweep.batch_size[2])"),
+    ({"sweep": {"lambda_l1": [100, 100.0]}}, "trial lambda_l1=100 is in the sweep twice"),
     ({"sweep": {"batch_size": [1, 0]}}, "sweep.batch_size[1] is 0: it must be 1 or more"),
-    ({"sweep": {"batch_sise": [1]}}, "`sweep.batch_sise` is no field that can be swept; did you mean `batch_size`?"),
+    ({"sweep": {"batch_sise": [1]}}, "`sweep.batch_sise` is not a field that can be swept; did you mean `batch_size`?"),
     ({"sweep": {"batch_size": [1], "training.batch_size": [4]}}, "sweep names one field twice"),
     ({"name": "a/b"}, "name is 'a/b': it may hold letters"),
     ({"name": ".."}, "name is '..': it may hold letters"),

@@ -152,11 +152,11 @@ BAD = [
     ({"deterministic": {"uniform": [0, 1]}, "samples": 2}, "but its values are no range of numbers"),
     ({"seed": {"uniform": [0, 9]}, "samples": 2}, "but repeats are counted, not drawn: use `seeds: 3`"),
     ({**LAMBDA, "training.lambda_l1": [1], "samples": 2}, "sweep names one field twice"),
-    ({"lambda": {"uniform": [0, 9]}, "samples": 2}, "`sweep.lambda` is no field that can be swept; did you mean"),
-    ({**LAMBDA, "sample": 2}, "`sweep.sample` is no field that can be swept; did you mean `samples`?"),
+    ({"lambda": {"uniform": [0, 9]}, "samples": 2}, "`sweep.lambda` is not a field that can be swept; did you mean"),
+    ({**LAMBDA, "sample": 2}, "`sweep.sample` is not a field that can be swept; did you mean `samples`?"),
     (
         {**LAMBDA, "batch_size": [4, 4], "samples": 2},
-        "stands in the sweep twice (sweep.lambda_l1.log_uniform (sample 1)",
+        "is in the sweep twice (sweep.lambda_l1.log_uniform (sample 1)",
     ),
 ]
 

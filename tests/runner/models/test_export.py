@@ -23,7 +23,8 @@ from gan.networks.pretrained import fitted
 from gan.networks.reference import to_reference
 from runner.config.loading import plan_trials, validate
 from runner.models.trained import open_trained_model
-from runner.records.trial_file import fingerprints, write_trial_file
+from runner.records.fingerprint import fingerprint_trial
+from runner.records.trial_file import write_trial_file
 from runner.records.weights import write_weights
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.tensor_reader import read_tensors
@@ -71,9 +72,9 @@ def lay_trial(folder: Path, generator: Generator) -> Path:
     (planned,) = plan_trials(validate(values, ""), "")
     trial = Storage.open(folder / "laid" / "trials" / "trial")
     trial.make_folder()
-    ids = fingerprints(planned.config, "data")
-    write_trial_file(trial, planned.config, ids, {}, {"threads": 1, "precision": "fp32", "kernels": ""})
-    write_weights(trial, generator.state_dict(), 1, 1, ids)
+    fingerprints = fingerprint_trial(planned.config, "data")
+    write_trial_file(trial, planned.config, fingerprints, {}, {"threads": 1, "precision": "fp32", "kernels": ""})
+    write_weights(trial, generator.state_dict(), 1, 1, fingerprints)
     return trial.local_path
 
 

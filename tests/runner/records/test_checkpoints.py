@@ -19,7 +19,7 @@ from runner.records.checkpoints import (
     remove_old_checkpoints,
     write_checkpoint,
 )
-from runner.records.trial_file import Fingerprints
+from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.storage.tensor_writer import write_tensors
 

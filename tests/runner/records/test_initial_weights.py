@@ -19,7 +19,7 @@ import runner.tune
 from gan.training.loop import Event
 from gan.training.state import TrainState
 from runner.config.loading import load_experiment, plan_trials
-from runner.records.trial_file import fixed_fields
+from runner.records.fingerprint import fingerprint_trial
 from runner.report.command import write_report
 from runner.storage.tensor_reader import read_tensors
 from tests.support.crashing import Death, Run, tiny_trial, train_tiny
@@ -270,4 +270,4 @@ def test_it_cannot_be_swept(weights: Path, tmp_path: Path, capsys: Capture) -> N
 
 def test_trials_without_it_are_known_as_they_were_before_there_was_such_a_field(tmp_path: Path) -> None:
     (trial,) = plan_trials(load_experiment(write_experiment(tmp_path)), "")
-    assert fixed_fields(trial.config, "")["model"] == {"channels": 4, "receptive_field": 16}
+    assert fingerprint_trial(trial.config, "data").config == "1f2a887fa25c36d5"

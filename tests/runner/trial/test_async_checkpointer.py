@@ -10,7 +10,7 @@ import torch
 import runner.trial.async_checkpointer
 from gan.training.state import ModelSettings, TrainState
 from runner.config.loading import Experiment
-from runner.records.trial_file import Fingerprints
+from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.trial.async_checkpointer import AsyncCheckpointer, StepTimes
 from runner.trial.job import TrialJob
