@@ -52,7 +52,7 @@ def run_translate(arguments: argparse.Namespace) -> Exit:
     from runner.console import Console
     from runner.errors import DataError
     from runner.models.picture_files import find_pictures
-    from runner.sweep.check import open_storage
+    from runner.storage.folder import open_storage
 
     out = open_storage(arguments.out, "--out")
     pictures = find_pictures(arguments.inputs, out)

@@ -16,8 +16,7 @@ from runner.drill.faults.catalogue import FAULTS, Fault
 from runner.drill.reach import Cluster, Reach, ThisMachine
 from runner.drill.table import NO, NOT_TRIED, Tally, print_tallies, to_json
 from runner.errors import Exit, ResourceError, StorageError
-from runner.storage.folder import Storage
-from runner.sweep.check import open_storage
+from runner.storage.folder import Storage, open_storage
 
 
 def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit:

@@ -53,6 +53,11 @@ class StopRequest:
         allowance_s = min(max(MIN_ALLOWANCE_S, _ALLOWANCE_SHARE * limit_s), _MAX_ALLOWANCE_S)
         return cls(deadline=started + limit_s, allowance_s=allowance_s)
 
+    @property
+    def exit_code(self) -> Exit:
+        """What a command ends with that was asked to stop."""
+        return Exit.INTERRUPTED if self.reason == INTERRUPT else Exit.STOPPED
+
     def set(self, reason: str) -> None:
         """Asks all trials to stop."""
         self.reason = self.reason or reason

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from runner.errors import StorageError
+
 TEMPORARY = ".tmp-"
 LOCK_WAIT_S = 10.0
 
@@ -297,3 +299,29 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_storage(path: str, option: str = "--storage") -> Storage:
+    """The folder that a command's option names; nothing is created.
+
+    Raises:
+        StorageError: it can't be a folder that is written to.
+    """
+    if "://" in path:
+        raise StorageError(f"{option} is {path!r}: object stores are not supported yet; give a local or shared folder.")
+    storage = Storage.open(path)
+
+    # The folder, or the nearest one above it that there is: the others can be made in it.
+    existing = storage.local_path
+    try:
+        while not existing.exists():
+            existing = existing.parent
+    except OSError as error:
+        raise StorageError(f"{option} is {path!r}: {existing} can't be entered ({error.strerror}).") from None
+    if not existing.is_dir():
+        raise StorageError(
+            f"{option} is {path!r}: {existing} is a file, so that no folder can be made there; give another."
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(f"{option} is {path!r}: {existing} can't be written to; give a folder that can.")
+    return storage

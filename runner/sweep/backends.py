@@ -16,10 +16,11 @@ from runner.trial.job import TrialJob, first_line
 from runner.trial.resources import Node, TrialResources, this_machine
 
 RAYLET = "raylet"  # Ray's process that starts all others of a machine, and ends them with itself
+REPLY_TIMEOUT_S = 10
 
 
 class Backend(Protocol):
-    """What execute needs of the place where trials run."""
+    """What a run needs of the place where trials run."""
 
     def begin(self) -> None:
         """Begins to start what will be needed, and returns at once."""
@@ -28,7 +29,7 @@ class Backend(Protocol):
         """The machines that there are."""
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
-        """Writes the source's pictures into a folder, cut, shard after shard; reports in order."""
+        """Cuts the source's pictures into patches, shard after shard, in a folder; reports in order."""
 
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
         """Runs the jobs until all have ended."""
@@ -36,17 +37,17 @@ class Backend(Protocol):
     def request_stop(self, reason: str) -> None:
         """Asks all workers to save and stop."""
 
+    def stop_reason(self) -> str:
+        """Why the workers are to stop; "" while they are not. A worker may have asked for it, too."""
+
     def progress(self) -> Mapping[str, Progress]:
         """How far each trial is."""
 
     def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
-        """Makes known how an experiment's trials stand to whoever watches the place from outside."""
-
-    def stop_reason(self) -> str:
-        """Why the workers are to stop, which one of them may have asked for; "" while they are not."""
+        """Hands the progress of an experiment's trials to monitoring systems."""
 
     def is_lost(self) -> bool:
-        """True where what trials run on has come to its end, and nobody here has ended it."""
+        """True where the processes that trials need are gone, though they were not ended from here."""
 
     def close(self) -> None:
         """Ends what was started."""
@@ -58,18 +59,18 @@ class InProcess:
     def __init__(self) -> None:
         self._coordinator = Coordinator()
         self.request_stop = self._coordinator.request_stop
-        self.progress = self._coordinator.progress
         self.stop_reason = self._coordinator.stop_reason
+        self.progress = self._coordinator.progress
 
     def begin(self) -> None:
-        """There is nothing to start."""
+        """Does nothing: this process runs already."""
 
     def nodes(self) -> Sequence[Node]:
         """This machine."""
         return [this_machine()]
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
-        """A thread a core."""
+        """Cuts with one thread for each core."""
         return cut_in_this_process(source, data, folder)
 
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
@@ -91,18 +92,23 @@ class InProcess:
                 raise
 
     def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
-        """Nobody watches."""
+        """Does nothing: without Ray there is no monitoring system."""
 
     def is_lost(self) -> bool:
-        """It is this process."""
+        """False: trials need this process only."""
         return False
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Does nothing: nothing was started."""
 
 
 class OnRay:
-    """Ray Data, Tune and Train, on a Ray of our own or on the cluster at `address`."""
+    """Ray Data, Tune and Train, on a Ray of our own or on the cluster at `address`.
+
+    Args:
+        token: marks the processes of a Ray of our own.
+        handle_signals: installs our signal handlers again, after Ray has installed its own.
+    """
 
     def __init__(
         self, address: str | None, token: str, console: Console, handle_signals: Callable[[], None], *, dashboard: bool
@@ -111,13 +117,13 @@ class OnRay:
         self._handle_signals = handle_signals
         self._starter = ThreadPoolExecutor(1, "start-ray")
         self._starting: Future[str] | None = None
-        self._started = False
+        self._is_started = False
         self._coordinator: Any = None
         self._metrics: Any = None
         self._stop_reason = ""
 
     def begin(self) -> None:
-        """Ray starts in a thread: its processes take seconds, in which the storage can be looked at."""
+        """Starts Ray in a thread: its processes take seconds, in which the storage can be looked at."""
         if self._starting is None:
             from runner.on_ray.cluster import set_up_ray, start_ray
 
@@ -125,15 +131,16 @@ class OnRay:
             self._starting = self._starter.submit(start_ray, self._address, self._token, dashboard=self._dashboard)
 
     def _start(self) -> None:
-        if self._started:
+        """Waits until Ray has started."""
+        if self._is_started:
             return
         self.begin()
         assert self._starting is not None
-        import runner.on_ray.tune  # noqa: F401 - while Ray's processes start: what trials need of it is loaded for a second
+        import runner.on_ray.tune  # noqa: F401 - loaded for a second, while Ray's processes start
 
         url = self._starting.result()
-        self._started = True
-        self._handle_signals()  # Ray has put its own handlers in place
+        self._is_started = True
+        self._handle_signals()
         if url:
             self._console.print(f"Ray dashboard: {url} (it asks for the token that is in ~/.ray/auth_token)")
 
@@ -145,39 +152,47 @@ class OnRay:
         return cluster_nodes()
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
-        """Through Ray Data, on all cores."""
+        """Cuts through Ray Data, on all cores of the cluster."""
         self._start()
         from runner.on_ray.prepare import cut_with_ray
 
         return cut_with_ray(source, data, folder)
 
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
-        """Through Ray Tune, as many at once as fit."""
+        """Runs the jobs through Ray Tune, as many at once as fit."""
         self._start()
         from runner.on_ray.tune import run_tune, start_coordinator
 
         self._coordinator = start_coordinator()
-        if self._stop_reason:  # asked before there was anybody to tell
+        if self._stop_reason:  # asked for before there was a coordinator
             self._coordinator.request_stop.remote(self._stop_reason)
         run_tune(jobs, trial_resources, ray_folder, self._coordinator)
 
     def request_stop(self, reason: str) -> None:
-        """Through the Coordinator actor."""
+        """Passes the request to the Coordinator actor."""
         self._stop_reason = reason
         if self._coordinator is not None:
             self._coordinator.request_stop.remote(reason)
 
+    def stop_reason(self) -> str:
+        """The Coordinator actor's."""
+        if self._coordinator is None:
+            return self._stop_reason
+        import ray
+
+        return str(ray.get(self._coordinator.stop_reason.remote(), timeout=REPLY_TIMEOUT_S))
+
     def progress(self) -> Mapping[str, Progress]:
-        """From the Coordinator actor."""
+        """The Coordinator actor's."""
         if self._coordinator is None:
             return {}
         import ray
 
-        return dict(ray.get(self._coordinator.progress.remote(), timeout=10))
+        return dict(ray.get(self._coordinator.progress.remote(), timeout=REPLY_TIMEOUT_S))
 
     def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
-        """As Ray's metrics, where there is a dashboard, once trials run."""
-        if not self._dashboard or self._coordinator is None or not self._started:
+        """Exports Ray metrics, where there is a dashboard, once trials run."""
+        if not self._dashboard or self._coordinator is None or not self._is_started:
             return
         if self._metrics is None:
             from runner.on_ray.metrics import TrialMetrics
@@ -185,21 +200,13 @@ class OnRay:
             self._metrics = TrialMetrics(experiment)
         self._metrics.update(trials)
 
-    def stop_reason(self) -> str:
-        """From the Coordinator actor."""
-        if self._coordinator is None:
-            return self._stop_reason
-        import ray
-
-        return str(ray.get(self._coordinator.stop_reason.remote(), timeout=10))
-
     def is_lost(self) -> bool:
-        """True where Ray's process of this machine is gone; a cluster that was joined is not ours to look after."""
-        return self._started and self._address is None and not is_running(RAYLET, self._token)
+        """True where a Ray of our own has lost its raylet; a cluster that was joined is not watched."""
+        return self._is_started and self._address is None and not is_running(RAYLET, self._token)
 
     def close(self) -> None:
         """Ends a Ray of our own, though it may still be starting; leaves a cluster that was joined."""
-        self._started = False
+        self._is_started = False
         if self._starting is not None and self._starting.exception() is None:
             from runner.on_ray.cluster import stop_ray
 

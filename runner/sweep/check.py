@@ -1,20 +1,22 @@
-"""What is wrong with a run is found here, before anything is written or any heavy library is loaded."""
+"""Checks a run before anything is written, started or loaded that takes time. A check changes nothing."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.config.loading import ExperimentSource, PlannedTrial, load_experiment, origin_of, plan_trials
+from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
-from runner.console import Console
 from runner.data.sources import Source, find_source, store_fingerprint
-from runner.errors import ConfigError, DataError, StorageError
+from runner.errors import ConfigError, DataError
+from runner.number_format import counted
+from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
-from runner.storage.folder import Storage
+from runner.storage.folder import Storage, open_storage
+from runner.storage.run_folder import trial_path
+from runner.trial.resources import TrialResources, resolve_resources, this_machine
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,78 @@ class Options:
     single: bool = False
 
 
-def check(source: ExperimentSource, options: Options, console: Console) -> "CheckedRun":
-    """Applies every rule to the file, the data, the storage and what an earlier run left there.
+class LocatedData(NamedTuple):
+    """A patch store's fingerprint, and its source unless that is gone."""
+
+    fingerprint: str
+    source: Source | None
+
+
+class SweepPlan(NamedTuple):
+    """What is to be run, every rule checked.
+
+    Attributes:
+        data: the data of each of the trials' patchings.
+        pending: the trials that are to be run.
+        resources: what each worker gets on this machine; None where a cluster decides, or nothing is to run.
+        notes: what the person should know, a sentence each.
+    """
+
+    experiment: Experiment
+    options: Options
+    storage: Storage
+    data: Mapping[str, LocatedData]
+    trials: Sequence[Trial]
+    pending: Sequence[Trial]
+    resources: TrialResources | None
+    notes: Sequence[str]
+
+    @property
+    def folder(self) -> Storage:
+        """The experiment's folder."""
+        return self.storage.at(self.experiment.name)
+
+
+def check_experiment(experiment: Experiment, origin: str, options: Options) -> SweepPlan:
+    """Applies every rule to the experiment, the data, the machine, the storage and what an earlier run left there.
+
+    Args:
+        origin: where the experiment comes from, for errors.
 
     Raises:
         UserError: what is wrong, and what to do.
     """
-    experiment = load_experiment(source, options.overrides)
-    origin = origin_of(source)
-    trials = plan_trials(experiment, origin)
+    _check_options(experiment, origin, options)
+    planned = plan_trials(experiment, origin)
+    notes = _sweep_notes(read_search_space(experiment.sweep), options.overrides, len(planned))
+
+    # What the trials are made of: data, initial weights, and what an earlier run left of them.
+    storage = open_storage(options.storage)
+    folder = storage.at(experiment.name)
+    data = {trial.config.data.patching: trial.config for trial in reversed(planned)}
+    located: dict[str, LocatedData] = {patching: _locate_data(folder, config) for patching, config in data.items()}
+    initial_weights, weight_notes = _locate_initial_weights(folder, planned, origin)
+    fingerprints = {patching: found.fingerprint for patching, found in located.items()}
+    trials = find_trial_folders(folder, planned, fingerprints, initial_weights)
+    pending = [trial for trial in trials if _is_pending(trial, options)]
+
+    # What they need.
+    resources = None
+    if pending and options.address is None:
+        resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
+        _check_precision(folder, pending, resources.device)
+    plan = SweepPlan(
+        experiment, options, storage, located, trials, pending, resources, [*notes, *weight_notes]
+    )  # fmt: skip
+    if pending:
+        from runner.sweep.disk import check_room  # after the rules that need not look at pictures
+
+        check_room(plan)
+    return plan
+
+
+def _check_options(experiment: Experiment, origin: str, options: Options) -> None:
+    """Raises ConfigError where the command can't run such an experiment."""
     if options.single and experiment.sweep:
         raise ConfigError(
             f"{origin}: it sweeps {', '.join(experiment.sweep)}, and this command runs one trial: "
@@ -52,51 +117,23 @@ def check(source: ExperimentSource, options: Options, console: Console) -> "Chec
             f"{origin}: resources.workers is {experiment.resources.workers}, but --in-process trains with one worker: "
             "leave --in-process out, or --set resources.workers=1"
         )
-    space = read_search_space(experiment.sweep)
-    for field in overridden_in_vain(space, options.overrides):
-        console.print(f"note: --set {field} has no effect, for the sweep gives that field its values")
-    if repeats := space.num_cells - len(trials):
-        console.print(f"note: {repeats} of the {space.num_cells} trials are drawn a second time, and run once")
-    storage = open_storage(options.storage)
-    folder = storage.at(experiment.name)
-    sources: dict[str, LocatedData] = {}
-    for trial in trials:
-        if trial.config.data.patching not in sources:
-            sources[trial.config.data.patching] = locate_data(folder, trial.config)
-    fingerprints: dict[str, str] = {patching: located.fingerprint for patching, located in sources.items()}
-    initial_weights = locate_initial_weights(folder, trials, origin, console)
-    found = find_trial_folders(folder, trials, fingerprints, initial_weights)
-    return CheckedRun(experiment, found, sources, storage)
 
 
-def overridden_in_vain(space: SearchSpace, overrides: Sequence[str]) -> list[str]:
-    """Fields that were set on the command line though the experiment sweeps them, and draws nothing from them."""
+def _sweep_notes(space: SearchSpace, overrides: Sequence[str], num_trials: int) -> list[str]:
+    """What of the command line or of the sweep has no effect."""
+    # A field is still used where the sweep draws from a range: draws come from training.seed.
     swept = {SWEEP_FIELDS[field] for field in (*space.lists, *space.ranges) if field != SEED or not space.ranges}
-    return [field for field in (override.partition("=")[0] for override in overrides) if field in swept]
+    fields = [override.partition("=")[0] for override in overrides]
+    notes = [
+        f"--set {field} has no effect: the sweep gives that field its values" for field in fields if field in swept
+    ]
+
+    if repeats := space.num_cells - num_trials:
+        notes.append(f"of {counted(space.num_cells, 'trial')}, {repeats} are drawn a second time, and run once")
+    return notes
 
 
-class CheckedRun(NamedTuple):
-    """What is to be run, every rule checked; nothing has been written."""
-
-    experiment: Experiment
-    trials: Sequence[Trial]
-    sources: Mapping[str, "LocatedData"]
-    storage: Storage
-
-    @property
-    def folder(self) -> Storage:
-        """The experiment's folder."""
-        return self.storage.at(self.experiment.name)
-
-
-class LocatedData(NamedTuple):
-    """A patch store's fingerprint, and its source unless that is gone."""
-
-    fingerprint: str
-    source: Source | None
-
-
-def locate_data(folder: Storage, config: Experiment) -> LocatedData:
+def _locate_data(folder: Storage, config: Experiment) -> LocatedData:
     """Finds the source and what its store will be called; without a source, the store that was used before."""
     try:
         source = find_source(config.data)
@@ -108,10 +145,10 @@ def locate_data(folder: Storage, config: Experiment) -> LocatedData:
     return LocatedData(store_fingerprint(source, config.data), source)
 
 
-def locate_initial_weights(
-    folder: Storage, trials: Sequence[PlannedTrial], origin: str, console: Console
-) -> dict[str, str]:
-    """The SHA-256 of the file that the trials start from, under the names of those that do.
+def _locate_initial_weights(
+    folder: Storage, trials: Sequence[PlannedTrial], origin: str
+) -> tuple[dict[str, str], list[str]]:
+    """The SHA-256 of the file that the trials start from, under the names of those that do; and notes.
 
     Where the file is gone, it is what the trials were begun with.
 
@@ -120,44 +157,39 @@ def locate_initial_weights(
     """
     path = trials[0].config.model.initial_weights
     if path is None:
-        return {}
+        return {}, []
+
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         recorded = {trial.name: recorded_initial_weights(folder, trial) for trial in trials}
         if all(recorded.values()):
-            console.print(f"note: {path}, model.initial_weights, is gone: trials go on with what they were begun with")
-            return recorded
+            return recorded, [f"{path}, model.initial_weights, is gone: trials go on with what they were begun with"]
         raise ConfigError(
             f"{origin}: model.initial_weights is {path!r}: it can't be read ({error.strerror}), and not all trials "
             "have been begun with it. Give a file that `python -m runner.export` wrote, or the latest_net_G.pth of "
             "pytorch-CycleGAN-and-pix2pix."
         ) from None
-    from runner.records.initial_weights import (
-        check_fit,  # torch comes with it, and everything else has been found sound
-    )
+
+    from runner.records.initial_weights import check_fit  # torch comes with it, and all else has been found sound
 
     check_fit(content, [trial.config for trial in trials], origin)
-    return dict.fromkeys((trial.name for trial in trials), hashlib.sha256(content).hexdigest())
+    return dict.fromkeys((trial.name for trial in trials), hashlib.sha256(content).hexdigest()), []
 
 
-def open_storage(where: str, option: str = "--storage") -> Storage:
-    """The folder that an option names; raises StorageError where it can't be one. Nothing is created."""
-    if "://" in where:
-        raise StorageError(
-            f"{option} is {where!r}: object stores are not supported yet; give a local or shared folder."
-        )
-    storage = Storage.open(where)
-    place = storage.local_path
-    try:
-        while not place.exists():
-            place = place.parent
-    except OSError as error:
-        raise StorageError(f"{option} is {where!r}: {place} can't be entered ({error.strerror}).") from None
-    if not place.is_dir():
-        raise StorageError(
-            f"{option} is {where!r}: {place} is a file, so that no folder can be made there; give another."
-        )
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise StorageError(f"{option} is {where!r}: {place} can't be written to; give a folder that can.")
-    return storage
+def _is_pending(trial: Trial, options: Options) -> bool:
+    """True for a trial that is to be run: one that has diverged would diverge again."""
+    return not trial.is_finished and (options.retry_diverged or not trial.has_diverged)
+
+
+def _check_precision(folder: Storage, pending: Sequence[Trial], device: str) -> None:
+    """Raises ResourceError where a trial was begun in a precision that this machine only emulates."""
+    for trial in pending:
+        recorded = read_trial_file(folder.at(trial_path(trial.name)))
+        if not recorded:
+            continue
+        import torch  # only where a trial goes on
+
+        from runner.trial.runtime import refuse_emulation
+
+        refuse_emulation(trial.name, recorded, trial.config.training.precision, torch.device(device))

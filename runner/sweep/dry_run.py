@@ -1,113 +1,77 @@
 """What a run would do: trials, steps, memory and disk, printed by --dry-run."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-from gan.data.patches import patch_schema
-from gan.data.patching import patch_origins
-from gan.data.pictures import PictureError, check_pair_size, picture_size
-from gan.networks.sizes import state_size
-from gan.training.epochs import steps_per_epoch
-from runner.config.schema import Data, Experiment
-from runner.data.sources import Source, read_picture
+from runner.console import Console
+from runner.data.patch_store import find_store
+from runner.errors import DataError, Exit
 from runner.number_format import byte_size, counted
 from runner.records.trial_folders import Trial
+from runner.storage.run_folder import PATCHES
+from runner.sweep.check import SweepPlan
+from runner.sweep.disk import count_patches, patch_bytes, trial_disk
 from runner.trial.resources import this_machine
 
-SYNTHETIC_HALF = (600, 600)
+
+def print_plan(plan: SweepPlan, console: Console) -> Exit:
+    """Prints the plan, and does nothing else."""
+    num_patches = _count_training_patches(plan)
+    console.print(f"{plan.experiment.name}: {counted(len(plan.trials), 'trial')}")
+    for trial in plan.trials:
+        console.print(f"  {_describe_trial(trial, num_patches[trial.config.data.patching])}")
+    console.print(_describe_disk(plan, num_patches))
+
+    if plan.resources is not None:
+        console.print(plan.resources.describe())
+    elif plan.options.address is not None:
+        console.print(f"the resources of the cluster at {plan.options.address} are checked when the run starts")
+    console.print("dry run: nothing was run")
+    return Exit.FINISHED
 
 
-class TrialDisk(NamedTuple):
-    """Bytes that a trial needs on storage: once finished, and at most while it runs."""
-
-    finished: int
-    running: int
-
-
-def trial_disk(config: Experiment) -> TrialDisk:
-    """From the config alone. A checkpoint is whole before an older one goes."""
-    size = state_size(patch_size=config.data.patch_size, **config.model.sizes)
-    keep = config.checkpoint
-    epochs = config.training.epochs // keep.every_n_epochs if keep.keep_epochs else 0
-    return TrialDisk(
-        size.checkpoint * (keep.keep_finished + epochs) + size.weights,
-        size.checkpoint * (keep.keep + 1 + epochs),
-    )
-
-
-def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mapping[str, int]) -> int:
-    """Bytes that trials, of which some run at once, and the patch stores still to be made will take.
-
-    Args:
-        num_patches: patches of both splits, under each patching whose store is to be made.
-    """
-    trials = [trial_disk(config) for config in configs]
-    more_while_running = sorted((max(trial.running - trial.finished, 0) for trial in trials), reverse=True)
-    stores = sum(count * row_bytes(configs[0].data) for count in num_patches.values())
-    return sum(trial.finished for trial in trials) + sum(more_while_running[:at_once]) + stores
+def _count_training_patches(plan: SweepPlan) -> dict[str, int]:
+    """Training patches under each of the trials' patchings: of the store, or as the source would give them."""
+    num_patches: dict[str, int] = {}
+    for trial in plan.trials:
+        data = trial.config.data
+        if data.patching in num_patches:
+            continue
+        located = plan.data[data.patching]
+        store, _ = find_store(plan.storage.at(PATCHES), located.fingerprint)
+        if store is not None:
+            num_patches[data.patching] = store.num_patches("train")
+        elif located.source is not None:
+            num_patches[data.patching] = count_patches(located.source, data, "train")
+        else:
+            raise DataError(f"data.source is {data.source!r}: it is gone, and so are the patches that were made of it")
+    return num_patches
 
 
-def describe_plan(experiment: Experiment, trials: Sequence[Trial], num_patches: dict[str, int]) -> list[str]:
-    """Lines for the screen; memory is that of a trial on this machine.
+def _describe_trial(trial: Trial, num_patches: int) -> str:
+    """A trial's length, and the memory and disk that it takes on this machine."""
+    import torch  # only this plan of memory needs it
 
-    Args:
-        num_patches: training patches under each of the trials' patchings.
-    """
-    import torch  # which only this plan of memory needs
-
+    from gan.training.epochs import steps_per_epoch
     from gan.training.footprint import training_footprint
     from gan.training.precision import resolve_precision
     from gan.training.state import ModelSettings
 
-    has_gpu = experiment.resources.gpus_per_worker != 0 and this_machine().gpus > 0
-    device = torch.device("cuda" if has_gpu else "cpu")
-    lines = [f"{experiment.name}: {counted(len(trials), 'trial')}"]
-    finished = running = 0
-    for trial in trials:
-        config = trial.config
-        training, patches = config.training, num_patches[config.data.patching]
-        steps = training.epochs * steps_per_epoch(patches, training.batch_size, config.resources.workers)
-        model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
-        precision = resolve_precision(training.precision, device)
-        memory = training_footprint(model, training.batch_size, precision).memory
-        disk = trial_disk(config)
-        finished += disk.finished
-        running = max(running, disk.running)
-        lines.append(
-            f"  {trial.name}: {training.epochs} epochs of {patches} patches, {steps:,} steps; "
-            f"memory about {byte_size(memory)} in {precision}, disk {byte_size(disk.finished)} when finished"
-        )
-    stores = sum(count * row_bytes(experiment.data) for count in num_patches.values())
-    lines.append(
-        f"disk in all: {byte_size(finished)} of trials, {byte_size(stores)} of patches, "
-        f"up to {byte_size(running)} for a running trial's checkpoints"
-    )
-    return lines
+    config, training = trial.config, trial.config.training
+    uses_gpu = config.resources.gpus_per_worker != 0 and this_machine().gpus > 0
+    precision = resolve_precision(training.precision, torch.device("cuda" if uses_gpu else "cpu"))
 
-
-def row_bytes(data: Data) -> int:
-    """Bytes of one patch in the store."""
-    return sum(
-        field.type.storage_type.list_size
-        for field in patch_schema(data.patch_size)
-        if field.name in ("map", "satellite")
+    steps = training.epochs * steps_per_epoch(num_patches, training.batch_size, config.resources.workers)
+    model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
+    memory = training_footprint(model, training.batch_size, precision).memory
+    return (
+        f"{trial.name}: {training.epochs} epochs of {num_patches} patches, {steps:,} steps; "
+        f"memory about {byte_size(memory)} in {precision}, disk {byte_size(trial_disk(config).finished)} when finished"
     )
 
 
-def count_patches(source: Source, data: Data, split: str) -> int:
-    """Patches that a split would give, from the pictures' headers."""
-    count = 0
-    for picture in source.pictures:
-        if picture.split != split:
-            continue
-        if source.seed is not None:
-            height, width = SYNTHETIC_HALF
-        else:
-            try:
-                full_width, height = picture_size(read_picture(picture, None))
-                check_pair_size(full_width, height, data.patch_size)
-            except (OSError, PictureError):
-                continue
-            width = full_width // 2
-        count += len(patch_origins(height, width, data.patching, data.patch_size))
-    return count
+def _describe_disk(plan: SweepPlan, num_patches: dict[str, int]) -> str:
+    """The disk that all of it takes."""
+    disks = [trial_disk(trial.config) for trial in plan.trials]
+    stores = sum(count * patch_bytes(plan.experiment.data) for count in num_patches.values())
+    return (
+        f"disk in all: {byte_size(sum(disk.finished for disk in disks))} of trials, {byte_size(stores)} of patches, "
+        f"up to {byte_size(max(disk.running for disk in disks))} for a running trial's checkpoints"
+    )

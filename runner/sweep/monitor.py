@@ -1,4 +1,4 @@
-"""A thread of the main process beside the trials: console, metrics, results, time limit, stop requests."""
+"""Threads of the main process that follow the trials: screen, metrics, results, time limit, stop requests."""
 
 import contextlib
 import threading
@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gan.evaluation.metrics import METRICS
-from runner.console import Console, TrialView
-from runner.process.lease import Lease, Superseded
-from runner.process.stop_request import StopRequest
+from runner.console import TrialView
+from runner.process.lease import Superseded
 from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult, trial_row, trial_status
 from runner.records.results_files import write_results
@@ -18,7 +17,7 @@ from runner.records.starts import read_starts
 from runner.records.trial_file import read_outcome
 from runner.report.live import LiveReport
 from runner.storage.folder import Storage
-from runner.sweep.backends import Backend
+from runner.sweep.session import Session
 from runner.tracking.tracker import Tracker
 from runner.trial.heartbeat import Progress
 from runner.trial.job import TrialJob
@@ -29,8 +28,14 @@ STOP_INTERVAL_S = 0.2
 
 
 @dataclass
-class Watched:
-    """One trial as the monitor follows it."""
+class MonitoredTrial:
+    """A trial as the monitor follows it.
+
+    Attributes:
+        row: the last row of its log.
+        metrics: of its last evaluation, by their keys.
+        step_s: seconds that a step takes; 0 where that is not known.
+    """
 
     job: TrialJob
     total_steps: int
@@ -45,7 +50,7 @@ class Watched:
         self.reader = MetricsReader(self.job.trial)
 
     def read(self, progress: Mapping[str, Progress]) -> None:
-        """Takes in what is new in the log and what the worker told."""
+        """Takes in what is new in the log, and what the worker has reported."""
         for row in self.reader.new_rows():
             self.row = row
             self.step = row["step"]
@@ -79,19 +84,12 @@ class Monitor:
     """Follows the trials until the block ends; then does everything once more, so that nothing is missed."""
 
     def __init__(
-        self,
-        experiment: Storage,
-        lease: Lease,
-        trials: Sequence[Watched],
-        console: Console,
-        stop: StopRequest,
-        backend: Backend,
-        tracker: Tracker,
+        self, experiment: Storage, session: Session, trials: Sequence[MonitoredTrial], tracker: Tracker
     ) -> None:
-        self._experiment, self._lease, self._trials, self._console = experiment, lease, trials, console
-        self._stop, self._backend, self._tracker = stop, backend, tracker
+        self._experiment, self._trials, self._tracker = experiment, trials, tracker
+        self._lease, self._backend, self._stop, self._console = session
         self._results_at = 0.0
-        self._report = LiveReport(experiment, console.print)
+        self._report = LiveReport(experiment, self._console.print)
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=work, name="monitor", daemon=True) for work in (self._run, self._forward_stop)
@@ -110,43 +108,47 @@ class Monitor:
         self._look()
         self._console.end()
 
-    def status(self, watched: Watched, *, over: bool) -> str:
+    def _status(self, trial: MonitoredTrial, *, over: bool) -> str:
         """The trial's status; nothing runs any more once it is over."""
-        outcome = read_outcome(watched.job.trial)["status"]
+        outcome = read_outcome(trial.job.trial)["status"]
         # The outcome may be of an earlier run with fewer epochs: the log tells how far it got.
-        all_epochs = watched.row.get("epoch", 0) >= watched.job.config.training.epochs
-        finished = watched.finished or (outcome == "finished" and all_epochs)
-        return trial_status(watched.job.trial, finished=finished, running=not over and outcome == "running")
+        all_epochs = trial.row.get("epoch", 0) >= trial.job.config.training.epochs
+        finished = trial.finished or (outcome == "finished" and all_epochs)
+        return trial_status(trial.job.trial, finished=finished, running=not over and outcome == "running")
 
-    def results(self, *, over: bool) -> list[TrialResult]:
+    def _results(self, *, over: bool) -> list[TrialResult]:
         """Parameters and row of results of each trial."""
-        jobs = [(watched.job, self.status(watched, over=over)) for watched in self._trials]
+        jobs = [(trial.job, self._status(trial, over=over)) for trial in self._trials]
         return [TrialResult(job.params, trial_row(job.trial, job.name, job.params, status)) for job, status in jobs]
 
     def write_results(self) -> list[TrialResult]:
         """Once it is over: the files of results and report.html; what they hold."""
-        results = self.results(over=True)
+        results = self._results(over=True)
         write_results(self._experiment, results)
         self._report.write(results)
         return results
 
     def _run(self) -> None:
         while not self._over.wait(INTERVAL_S):
-            # A mount or a pipe that fails for a while must not end the watch: the next look tries again.
+            # A mount or a pipe that fails for a while must not end the thread: the next look tries again.
             with contextlib.suppress(OSError, Superseded):
                 self._look()
                 if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
                     self._results_at = time.monotonic()
-                    self._lease.check_current()
-                    results = self.results(over=False)
-                    write_results(self._experiment, results)
-                    self._report.update(results)
-                    self._tracker.follow([result.row for result in results])
+                    self._update_results()
+
+    def _update_results(self) -> None:
+        """Files of results, page and W&B as the trials are now; raises Superseded where they are not ours to write."""
+        self._lease.check_current()
+        results = self._results(over=False)
+        write_results(self._experiment, results)
+        self._report.update(results)
+        self._tracker.follow([result.row for result in results])
 
     def _forward_stop(self) -> None:
         """A thread of its own: a page of many trials may hold the other one up for seconds."""
         while not self._over.wait(STOP_INTERVAL_S):
-            slowest = max((watched.step_s for watched in self._trials), default=0.0)
+            slowest = max((trial.step_s for trial in self._trials), default=0.0)
             if self._stop.is_due(2 * slowest):
                 with contextlib.suppress(OSError):
                     self._console.print(f"stopping ({self._stop.reason}): the step in hand ends, then it is saved")
@@ -159,16 +161,17 @@ class Monitor:
             progress = self._backend.progress()
             if reason := self._backend.stop_reason():  # a worker may have asked
                 self._stop.set(reason)
-        for watched in self._trials:
-            watched.read(progress)
+        for trial in self._trials:
+            trial.read(progress)
         if progress:
             self._tracker.begin()
-        views = [watched.view(self._shown_status(watched)) for watched in self._trials]
+
+        views = [trial.view(self._shown_status(trial)) for trial in self._trials]
         self._console.show(views)
-        with contextlib.suppress(Exception):  # whoever watches from outside is no reason to end a run
+        with contextlib.suppress(Exception):  # a monitoring system that fails is no reason to end a run
             self._backend.publish(self._experiment.name, views)
 
-    def _shown_status(self, watched: Watched) -> str:
-        """As `status`, but a trial whose turn has not come waits rather than that it has stopped."""
-        status = self.status(watched, over=False)
+    def _shown_status(self, trial: MonitoredTrial) -> str:
+        """The trial's status, where one whose turn has not come is waiting, not stopped."""
+        status = self._status(trial, over=False)
         return "waiting" if status == "stopped" and not self._stop.reason else status

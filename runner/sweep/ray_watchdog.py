@@ -1,7 +1,6 @@
-"""The end of a command that was asked to stop and has lost its Ray, which nothing else would bring about for minutes.
+"""Ends a command that was asked to stop and has lost its Ray, which it would otherwise wait for, for minutes.
 
-A supervisor may send SIGTERM to every process there is of a command, Ray's included. Whoever waits for Ray
-then waits in vain.
+A supervisor may send SIGTERM to all processes of a command, Ray's included.
 """
 
 import contextlib
@@ -11,8 +10,7 @@ import time
 from collections.abc import Iterator
 
 from runner.console import Console
-from runner.errors import Exit
-from runner.process.stop_request import INTERRUPT, StopRequest
+from runner.process.stop_request import StopRequest
 from runner.sweep.backends import Backend
 
 INTERVAL_S = 0.5
@@ -21,9 +19,11 @@ GRACE_S = 5.0
 
 @contextlib.contextmanager
 def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Iterator[None]:
-    """Ends this process where its Ray is gone for a while and it is still there, once it was asked to stop."""
+    """Ends this process where it was asked to stop, its Ray is gone for a while, and the block is not over."""
     over = threading.Event()
-    thread = threading.Thread(target=watch, args=(backend, stop, console, over), name="losing", daemon=True)
+    thread = threading.Thread(
+        target=_watch, args=(backend, stop, console, over), name="ray_watchdog", daemon=True
+    )  # fmt: skip
     thread.start()
     try:
         yield
@@ -31,8 +31,7 @@ def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Itera
         over.set()
 
 
-def watch(backend: Backend, stop: StopRequest, console: Console, over: threading.Event) -> None:
-    """Looks until the block is over; everything that is known then is on the disk already."""
+def _watch(backend: Backend, stop: StopRequest, console: Console, over: threading.Event) -> None:
     lost_at = None
     while not over.wait(INTERVAL_S):
         if not (stop.reason and backend.is_lost()):
@@ -41,8 +40,10 @@ def watch(backend: Backend, stop: StopRequest, console: Console, over: threading
         lost_at = lost_at or time.monotonic()
         if time.monotonic() - lost_at < GRACE_S:
             continue
+
+        # All that counts is on the disk already.
         console.end()
         console.print(f"stopped ({stop.reason}), and Ray with it; the same command goes on from the last checkpoint")
         stop.before_exit()
         console.rich.file.flush()
-        os._exit(Exit.INTERRUPTED if stop.reason == INTERRUPT else Exit.STOPPED)
+        os._exit(stop.exit_code)

@@ -1,14 +1,16 @@
 """From an experiment file to its results: the arrow that the commands of training follow.
 
-load_experiment -> prepare_patches -> run_sweep -> run_trial -> train_worker -> fit -> write_results
+    load_experiment -> check_experiment -> prepare -> run_trials -> report_outcome
+
+On the way, a trial: run_trials -> run_tune -> run_trial -> train_worker -> train_trial -> fit -> train_step.
 """
 
 import time
 
-from runner.config.loading import ExperimentSource
+from runner.config.loading import ExperimentSource, load_experiment, origin_of
 from runner.console import Console
-from runner.errors import Exit
-from runner.sweep.check import Options, check
+from runner.errors import Exit, FullError
+from runner.sweep.check import Options, SweepPlan, check_experiment
 
 
 def run_experiment(source: ExperimentSource, options: Options, console: Console) -> Exit:
@@ -20,12 +22,51 @@ def run_experiment(source: ExperimentSource, options: Options, console: Console)
     Raises:
         UserError: something is wrong with the experiment, the data, the storage or the machine; nothing was
             run, and nothing is half-written.
+        FullError: the disk is full.
     """
     started = time.monotonic()
-    checked = check(source, options, console)
-
-    from runner.sweep.execute import execute, print_plan  # torch comes with these: not before the input is sound
+    experiment = load_experiment(source, options.overrides)
+    plan = check_experiment(experiment, origin_of(source), options)
+    for note in plan.notes:
+        console.print(f"note: {note}")
 
     if options.dry_run:
-        return print_plan(checked, options, console)
-    return execute(checked, options, console, started)
+        from runner.sweep.dry_run import print_plan
+
+        return print_plan(plan, console)
+    return _run(plan, console, started)
+
+
+def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
+    """Prepares, runs and reports; ends early where it is asked to, where another start takes over, or for a full disk.
+
+    Args:
+        started: when the command began, by time.monotonic(), for its time limit.
+    """
+    # What follows loads libraries for a second: not before the input is sound.
+    from runner.process.lease import Superseded
+    from runner.process.stop_request import Stopped, StopRequest
+    from runner.storage.folder import is_full
+    from runner.sweep.execute import run_trials
+    from runner.sweep.outcome import report_outcome
+    from runner.sweep.prepare import prepare
+    from runner.sweep.session import open_session
+
+    stop = StopRequest.with_time_limit(started, plan.options.time_limit_s)
+    try:
+        with open_session(plan, stop, console) as session:
+            prepared = prepare(plan, session)
+            results = run_trials(plan, prepared, session)
+            return report_outcome(plan, results, stop, console)
+    except Stopped:
+        return stop.exit_code
+    except Superseded as error:
+        console.print(f"this command ends: {error}")
+        return Exit.STOPPED
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise FullError(
+            f"--storage: there is no room at {plan.storage.shown} ({error}); "
+            "make room, and the same command goes on from the last checkpoint"
+        ) from error

@@ -19,10 +19,11 @@ from gan.data.pictures import decode_picture
 from runner.config.loading import load_experiment, plan_trials
 from runner.config.schema import Resources
 from runner.errors import ResourceError
+from runner.process.stop_request import StopRequest
 from runner.records.trial_file import write_trial_file
 from runner.records.trial_folders import find_trial_folders, recorded_data_fingerprint
 from runner.storage.folder import Storage
-from runner.sweep.execute import exit_code
+from runner.sweep.outcome import exit_code
 from runner.trial.resources import Node, resolve_resources
 from runner.trial.runtime import RuntimeSettings
 from tests.support.experiments import read_metrics, run, weights_digest, without_wall_times, write_experiment
@@ -293,7 +294,7 @@ def test_finished_results_need_no_patches(tmp_path: Path) -> None:
 def test_the_exit_code_says_whether_the_same_command_has_more_to_do(
     statuses: list[str], reason: str, code: int
 ) -> None:
-    assert exit_code(statuses, reason) == code
+    assert exit_code(statuses, StopRequest(reason)) == code
 
 
 def test_the_source_may_be_gone_while_the_store_is_there(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""How much room a run needs on its storage, by arithmetic, and whether there is that much."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from gan.data.patches import patch_schema
+from gan.data.patching import patch_origins
+from gan.data.pictures import PictureError, check_pair_size, picture_size
+from gan.networks.sizes import state_size
+from runner.config.schema import Data, Experiment
+from runner.data.sources import SPLITS, Source, read_picture
+from runner.errors import StorageError
+from runner.number_format import byte_size
+from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
+
+if TYPE_CHECKING:
+    from runner.sweep.check import SweepPlan
+
+SYNTHETIC_HALF = (600, 600)
+
+
+class TrialDisk(NamedTuple):
+    """Bytes that a trial needs on storage: once finished, and at most while it runs."""
+
+    finished: int
+    running: int
+
+
+def check_room(plan: "SweepPlan") -> None:
+    """Raises StorageError where the disk has less room than the run will need."""
+    # Stores are made once for all trials of a patching, unless they are there.
+    to_make: dict[str, int] = {}
+    for trial in plan.pending:
+        data = trial.config.data
+        located = plan.data[data.patching]
+        if located.source is not None and not plan.storage.at(PATCHES).exists(located.fingerprint):
+            to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
+
+    # What stands there already of pending trials will be replaced.
+    there = sum(plan.folder.at(f"{trial_path(trial.name)}/{CHECKPOINTS}").total_bytes() for trial in plan.pending)
+    at_once = plan.resources.max_concurrent if plan.resources else 1
+    configs = [trial.config for trial in plan.pending]
+    needed = disk_needed(configs, at_once, to_make) + _initial_weights_to_copy(plan) - there
+
+    free = plan.storage.free_bytes()
+    if free < needed:
+        raise StorageError(
+            f"--storage: {plan.storage.shown} needs room for {byte_size(needed)}, but only {byte_size(free)} are free "
+            "there. Make room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run "
+            "shows what takes how much)."
+        )
+
+
+def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mapping[str, int]) -> int:
+    """Bytes that trials, of which some run at once, and the patch stores still to be made will take.
+
+    Args:
+        num_patches: patches of both splits, under each patching whose store is to be made.
+    """
+    trials = [trial_disk(config) for config in configs]
+    more_while_running = sorted((max(trial.running - trial.finished, 0) for trial in trials), reverse=True)
+    stores = sum(count * patch_bytes(configs[0].data) for count in num_patches.values())
+    return sum(trial.finished for trial in trials) + sum(more_while_running[:at_once]) + stores
+
+
+def trial_disk(config: Experiment) -> TrialDisk:
+    """From the config alone. A checkpoint is whole before an older one goes."""
+    size = state_size(patch_size=config.data.patch_size, **config.model.sizes)
+    keep = config.checkpoint
+    kept_epochs = config.training.epochs // keep.every_n_epochs if keep.keep_epochs else 0
+    return TrialDisk(
+        finished=size.checkpoint * (keep.keep_finished + kept_epochs) + size.weights,
+        running=size.checkpoint * (keep.keep + 1 + kept_epochs),
+    )
+
+
+def patch_bytes(data: Data) -> int:
+    """Bytes of one patch in the store, source and target."""
+    pixels = [field for field in patch_schema(data.patch_size) if field.name in ("map", "satellite")]
+    return sum(field.type.storage_type.list_size for field in pixels)
+
+
+def count_patches(source: Source, data: Data, split: str) -> int:
+    """Patches that a split would give, from the pictures' headers; pictures that can't be used give none."""
+    count = 0
+    for picture in source.pictures:
+        if picture.split != split:
+            continue
+        if source.seed is not None:
+            height, width = SYNTHETIC_HALF
+        else:
+            try:
+                full_width, height = picture_size(read_picture(picture, None))
+                check_pair_size(full_width, height, data.patch_size)
+            except (OSError, PictureError):
+                continue
+            width = full_width // 2
+        count += len(patch_origins(height, width, data.patching, data.patch_size))
+    return count
+
+
+def _initial_weights_to_copy(plan: "SweepPlan") -> int:
+    """Bytes of the files that trials start from, where the experiment has no copy of them yet."""
+    files = {trial.fingerprints.initial_weights: trial.config.model.initial_weights for trial in plan.pending}
+    copies = plan.folder.at(INITIAL_WEIGHTS)
+    paths = [Path(path) for digest, path in files.items() if path and not copies.exists(digest)]
+    return sum(path.stat().st_size for path in paths if path.is_file())

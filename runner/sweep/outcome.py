@@ -1,0 +1,38 @@
+"""What the command ends with: where the results are, why trials ended early, and its exit code."""
+
+from collections.abc import Sequence
+
+from runner.console import Console
+from runner.errors import Exit
+from runner.process.stop_request import StopRequest
+from runner.records.results import TrialResult
+from runner.records.trial_file import read_outcome
+from runner.storage.run_folder import LOG, REPORT, RESULTS_CSV, trial_path
+from runner.sweep.check import SweepPlan
+from runner.tracking.sync_hint import sync_hint
+
+
+def report_outcome(plan: SweepPlan, results: Sequence[TrialResult], stop: StopRequest, console: Console) -> Exit:
+    """Prints what to look at next; the exit code."""
+    for result in results:
+        name, status = result.row["trial"], result.row["status"]
+        if status not in ("finished", "stopped"):
+            folder = plan.folder.at(trial_path(name))
+            console.print(f"{name}: {status}: {read_outcome(folder)['reason']}; see {folder.shown}/{LOG}")
+    console.print(f"results: {plan.folder.shown}/{REPORT} and {RESULTS_CSV}")
+    if plan.experiment.tracking.wandb != "off" and (hint := sync_hint(plan.folder)):
+        console.print(f"Weights & Biases is offline; to upload: {hint}")
+
+    code = exit_code([result.row["status"] for result in results], stop)
+    if code in (Exit.STOPPED, Exit.INTERRUPTED):
+        console.print(f"stopped ({stop.reason}); the same command goes on from the last checkpoint")
+    return code
+
+
+def exit_code(statuses: Sequence[object], stop: StopRequest) -> Exit:
+    """The exit code for the trials' statuses."""
+    if all(status == "finished" for status in statuses):
+        return Exit.FINISHED
+    if stop.reason and "stopped" in statuses:
+        return stop.exit_code
+    return Exit.TRIAL_FAILED

@@ -1,0 +1,102 @@
+"""Prepares a run: sound checkpoints, initial weights, patch stores, and what each worker gets."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from runner.config.schema import Data
+from runner.data.patch_store import PatchStore, describe_store
+from runner.data.preparation import prepare_patches
+from runner.data.shards import ShardReport
+from runner.data.sources import Source
+from runner.errors import StorageError
+from runner.process.stop_request import Stopped
+from runner.storage.folder import Storage
+from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
+from runner.sweep.check import SweepPlan
+from runner.sweep.session import Session
+from runner.trial.resources import TrialResources, resolve_resources
+
+
+class Prepared(NamedTuple):
+    """What trials are run with.
+
+    Attributes:
+        stores: the patch store of each of the pending trials' patchings; empty where the run was asked to stop.
+        resources: what each worker gets; None where nothing is to run.
+    """
+
+    stores: Mapping[str, PatchStore]
+    resources: TrialResources | None
+
+
+def prepare(plan: SweepPlan, session: Session) -> Prepared:
+    """Brings all that pending trials need to where their workers find it.
+
+    Raises:
+        UserError: something is gone or damaged, or the cluster can never give what was asked for.
+    """
+    if not plan.pending:
+        return Prepared({}, None)
+    session.backend.begin()  # it starts while the storage is looked at
+
+    set_damaged_checkpoints_aside(plan, session)
+    if any(trial.fingerprints.initial_weights for trial in plan.pending):
+        from runner.records.initial_weights import keep_copies  # torch comes with it
+
+        keep_copies(plan.folder, plan.pending)
+
+    # A request that the cluster can't meet is refused before patches are made.
+    wanted, num_trials = plan.experiment.resources, len(plan.trials)
+    if plan.options.address is not None:
+        resolve_resources(wanted, session.backend.nodes(), num_trials)
+    stores: dict[str, PatchStore] = {}
+    with contextlib.suppress(Stopped):
+        stores = _prepare_stores(plan, session)
+
+    resources = resolve_resources(wanted, session.backend.nodes(), num_trials)
+    session.console.print(resources.describe())
+    return Prepared(stores, resources)
+
+
+def set_damaged_checkpoints_aside(plan: SweepPlan, session: Session) -> None:
+    """Names and moves damaged checkpoints; raises StorageError, with nothing changed, where a trial has no other."""
+    folders = {trial.name: plan.folder.at(trial_path(trial.name)) for trial in plan.pending}
+    begun = [trial for trial in plan.pending if folders[trial.name].exists(CHECKPOINTS)]
+    if not begun:
+        return
+    from runner.records.checkpoints import NoGoodCheckpoint, newest_checkpoint  # torch comes with it
+
+    refused = []
+    for trial in begun:
+        try:
+            newest_checkpoint(folders[trial.name], trial.fingerprints, session.console.print)
+        except NoGoodCheckpoint as error:
+            refused.append(f"{plan.folder.shown}/{trial_path(trial.name)}/{CHECKPOINTS}: {error}")
+    if refused:
+        raise StorageError(
+            "\n".join(refused) + "\nNothing was changed. Bring a good checkpoint back, or move the folder "
+            "`checkpoints` away to train the trial from its first step."
+        )
+
+
+def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
+    """The patch store of each of the pending trials' patchings; raises Stopped when asked to stop."""
+
+    def cut(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
+        for report in session.backend.cut(source, data, folder):
+            if session.stop.is_due():
+                raise Stopped
+            yield report
+
+    stores: dict[str, PatchStore] = {}
+    for trial in plan.pending:
+        data = trial.config.data
+        if data.patching in stores:
+            continue
+        source, fingerprint = plan.data[data.patching].source, plan.data[data.patching].fingerprint
+        store = prepare_patches(data, source, fingerprint, plan.storage.at(PATCHES), cut, session.console.print)
+        stores[data.patching] = store
+        for line in describe_store(store):
+            session.console.print(line)
+    return stores
