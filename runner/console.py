@@ -12,7 +12,7 @@ from runner.fitting_table import FittingTable
 from runner.number_format import clock, significant_or_dash
 from runner.records.seeds import RepeatedCell, Spread
 
-_PLAIN_INTERVAL_S = 30.0
+_PLAIN_INTERVAL_S = 30.0  # between two lines of a trial, where no epoch ends
 _PLAIN_WIDTH = 1000  # a file has no edge: no table is cut, and other lines are not wrapped
 
 _LOSS_TITLES = {"total_gen_loss": "gen", "total_disc_loss": "disc", "l1_loss": "L1"}
@@ -61,6 +61,7 @@ class Console:
     """Prints lines and shows the trials; the live table is there between `begin` and `end`."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
+        # Without soft wrap rich breaks long lines, which splits paths in a log; its highlighting colours all numbers.
         self.rich = console or rich.console.Console(highlight=False, soft_wrap=True)
         if not self.rich.is_terminal:
             self.rich.width = _PLAIN_WIDTH
@@ -74,6 +75,7 @@ class Console:
     def begin(self) -> None:
         """Begins the live table on a terminal."""
         if self.rich.is_terminal:
+            # Transient, because the table of results takes its place at the end.
             self._live = Live(console=self.rich, refresh_per_second=2, transient=True)
             self._live.start()
 
@@ -134,6 +136,7 @@ def progress_table(views: Sequence[TrialView]) -> FittingTable:
 def plain_line(view: TrialView) -> str:
     """The same as one line."""
     losses = [f"{title} {significant_or_dash(view.row.get(name))}" for name, title in _LOSS_TITLES.items()]
+
     parts = [
         f"{view.name}  epoch {view.epoch}/{view.epochs}  step {view.row['step']}/{view.total_steps}",
         " ".join(losses),
@@ -141,6 +144,8 @@ def plain_line(view: TrialView) -> str:
     metrics = {metric.title: view.metrics.get(metric.key) for metric in _PROGRESS_METRICS}
     if any(value is not None for value in metrics.values()):
         parts.append(" ".join(f"{title} {significant_or_dash(value)}" for title, value in metrics.items()))
+
+    # Speed and time left are known once a worker has reported, restarts are rare.
     if view.step_s:
         parts.append(f"{1 / view.step_s:.2f} step/s")
     if view.status == "running" and view.eta_s:

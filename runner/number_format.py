@@ -9,6 +9,7 @@ DASH = "–"
 
 def significant(value: float) -> str:
     """Four significant digits, zeros included, and no exponent for everyday sizes: 0.2100, 16.20, 12346."""
+    # `.4g` has an exponent from 10,000 on, and `#` leaves a point after four whole digits.
     if 1e3 <= abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:#.4g}".rstrip(".") if value else "0"

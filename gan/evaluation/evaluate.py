@@ -18,6 +18,7 @@ from gan.networks.generator import Generator
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor]
 
+# Resolved once, when the module is loaded: a wrong name in the table must not end a training after hours.
 METRIC_FUNCTIONS: Mapping[str, MetricFunction] = {metric.key: metric.load() for metric in METRICS}
 _EPOCH_FUNCTIONS: Mapping[str, MetricFunction] = {
     metric.key: METRIC_FUNCTIONS[metric.key] for metric in METRICS if metric.every_epoch
@@ -56,6 +57,7 @@ class Scores(NamedTuple):
 
 def fixed_sample(num_patches: int, size: int) -> NDArray[np.int64]:
     """`size` indices (fewer where there are fewer patches), evenly spaced, always the same ones."""
+    # Neighbours in a store are tiles of one picture: evenly spaced patches are of many pictures.
     return np.unique(np.linspace(0, num_patches - 1, min(size, num_patches)).round().astype(np.int64))
 
 
@@ -110,12 +112,14 @@ def generate(
 
     In study mode a patch has the same dropout masks every time.
     """
+    # One patch at a time: in study mode the batch statistics are those of the patch alone.
     for index in indices:
         source, target = (rescale(picture.to(device)) for picture in patches[[int(index)]])
 
         masks: list[Tensor] = []
         if mode == "study":
             shapes = generator.dropout_shapes
+            # With seed 0, whatever the trial's seed is, so that trials are compared under the same masks.
             bits = dropout_bits(shapes, 1, slice(0, 1), 0, int(index), Purpose.EVALUATION)
             masks = dropout_masks(torch.from_numpy(bits).to(device), shapes)
 

@@ -1,4 +1,4 @@
-"""Pictures to look at: rows of source | target | generated."""
+"""Grids of pictures: rows of source | target | generated."""
 
 import io
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-WHITE = 255
+_WHITE = 255
 
 
 def to_pixels(image: Tensor) -> Tensor:
@@ -17,10 +17,10 @@ def to_pixels(image: Tensor) -> Tensor:
 
 
 def comparison_png(rows: Iterable[tuple[Tensor, Tensor, Tensor]], padding: int = 4) -> bytes:
-    """A PNG of one row a patch: source, target, generated, with white between them.
+    """A PNG with one row for each patch: source, target, generated, with white between them.
 
     Args:
-        rows: (generated, source, target) as `evaluation.generate` yields them, each (1, 3, S, S).
+        rows: (generated, source, target) as `gan.evaluation.evaluate.generate` yields them, each (1, 3, S, S).
     """
     pictures = [picture for generated, source, target in rows for picture in (source, target, generated)]
     grid = make_grid(to_pixels(torch.cat(pictures).cpu()), 3, padding)
@@ -30,13 +30,13 @@ def comparison_png(rows: Iterable[tuple[Tensor, Tensor, Tensor]], padding: int =
 
 
 def make_grid(pictures: Tensor, columns: int, padding: int) -> Tensor:
-    """One picture (C, H, W) uint8 of many, row by row, with white around each.
+    """Many pictures as one, (C, H, W) uint8, row by row, with white around each.
 
-    As torchvision's make_grid, whose import takes seconds of each trial.
+    Gives the same pixels as torchvision's make_grid, but torchvision takes seconds to import.
 
     Args:
         pictures: (N, C, h, w) uint8; N a multiple of `columns`.
     """
-    cells = pad(pictures, (padding, 0, padding, 0), value=WHITE)
+    cells = pad(pictures, (padding, 0, padding, 0), value=_WHITE)
     rows = cells.reshape(-1, columns, *cells.shape[1:]).permute(2, 0, 3, 1, 4)
-    return pad(rows.flatten(3, 4).flatten(1, 2), (0, padding, 0, padding), value=WHITE)
+    return pad(rows.flatten(3, 4).flatten(1, 2), (0, padding, 0, padding), value=_WHITE)

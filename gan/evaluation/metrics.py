@@ -58,12 +58,13 @@ class Metric(NamedTuple):
 
     def load(self) -> "MetricFunction":
         """The function that computes it; loads torch."""
+        # The main process and the page read the table, and must not wait seconds for torch.
         module, _, name = self.function.partition(":")
         function: MetricFunction = getattr(import_module(module), name)
         return function
 
 
-# The columns of results.csv have this order.
+# The columns of results.csv and the rows of tables have this order.
 METRICS = (
     Metric(
         "ssim",

@@ -1,4 +1,4 @@
-"""Pictures of any size through a generator that was trained on patches: overlapping tiles, blended."""
+"""Translates pictures of any size with a generator that was trained on patches, in blended tiles."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,16 +16,16 @@ from gan.evaluation.metrics import MODES
 from gan.evaluation.tiling import blending_weights, covering_origins, reflected_to
 from gan.networks.generator import Generator
 
-TILES_AT_ONCE = 8  # in eval mode
+_TILES_AT_ONCE = 8  # in eval mode
 
 
 class Tiling(NamedTuple):
-    """How tiles are laid and computed.
+    """How the tiles overlap and are computed.
 
     Attributes:
-        mode: `eval` has running statistics and no dropout; `study` the batch statistics of each tile and dropout
-            masks drawn from the tile's place.
-        overlap: pixels that neighbours share at least, from 0 (cut hard) to half a patch; None: a quarter of one.
+        mode: `eval` has running statistics and no dropout. `study` has the batch statistics of each tile, and dropout
+            masks that depend on the tile's position.
+        overlap: the least number of pixels that neighbours share, from 0 to half a patch; None for a quarter of one.
     """
 
     mode: str = "eval"
@@ -35,8 +35,8 @@ class Tiling(NamedTuple):
 def translate(generator: Generator, image: NDArray[np.uint8], tiling: Tiling | None = None) -> NDArray[np.uint8]:
     """The fake target of a picture of any size: (H, W, 3) uint8 of (H, W, 3) uint8.
 
-    Computed where the generator is, in the type of its weights. A picture smaller than a patch is mirrored at its
-    borders until it is one.
+    Computed on the generator's device, in the type of its weights. A picture that is smaller than a patch is mirrored
+    at its borders.
 
     Raises:
         ValueError: the picture has another shape or type, the overlap is out of range, or the mode unknown.
@@ -47,26 +47,26 @@ def translate(generator: Generator, image: NDArray[np.uint8], tiling: Tiling | N
 def translated_strips(
     generator: Generator, image: NDArray[np.uint8], tiling: Tiling | None = None
 ) -> Iterator[NDArray[np.uint8]]:
-    """As `translate`, from top to bottom in strips (rows, W, 3), one for each row of tiles (see `num_strips`).
+    """The same as `translate`, in strips (rows, W, 3) from top to bottom, one for each row of tiles (see `num_strips`).
 
-    Beside the picture no more than a row of tiles is held. Raises ValueError as `translate`, at once.
+    Holds one row of tiles in memory, and no whole result. Raises ValueError like `translate`, before the first strip.
     """
     tiling = tiling or Tiling()
-    check_image(image)
+    _check_image(image)
     if tiling.mode not in MODES:
         raise ValueError(f"mode is {tiling.mode!r}: it must be one of {', '.join(MODES)}")
     overlap = resolve_overlap(tiling.overlap, generator.patch_size)
-    return blended_strips(generator, image, tiling.mode, overlap)
+    return _blended_strips(generator, image, tiling.mode, overlap)
 
 
-def check_image(image: NDArray[np.uint8]) -> None:
-    """Raises ValueError where an array is no RGB picture."""
+def _check_image(image: NDArray[np.uint8]) -> None:
+    """Raises ValueError where an array is not an RGB picture."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"image is {image.dtype} {image.shape}: it must be uint8 (H, W, 3)")
 
 
 def resolve_overlap(overlap: int | None, patch_size: int) -> int:
-    """A quarter of a patch where nothing was asked for; raises ValueError where tiles can't overlap so."""
+    """The overlap in pixels, a quarter of a patch for None; raises ValueError where it is out of range."""
     if overlap is None:
         return patch_size // 4
     if not 0 <= overlap <= patch_size // 2:
@@ -75,37 +75,40 @@ def resolve_overlap(overlap: int | None, patch_size: int) -> int:
 
 
 def num_strips(height: int, patch_size: int, overlap: int | None = None) -> int:
-    """Rows of tiles that a picture of this height is computed in."""
+    """The number of rows of tiles for a picture of this height."""
     return len(covering_origins(max(height, patch_size), patch_size, resolve_overlap(overlap, patch_size)))
 
 
-def blended_strips(
+def _blended_strips(
     generator: Generator, image: NDArray[np.uint8], mode: str, overlap: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Each row of tiles is added to what the rows above left; what no later row reaches is given out."""
+    """Adds each row of tiles to the sum, and yields the part of it that no later row of tiles overlaps."""
     tile = generator.patch_size
     padded, top, left = reflected_to(image, tile)
     height, width = padded.shape[:2]
     tops, lefts = covering_origins(height, tile, overlap), covering_origins(width, tile, overlap)
     row_weights = torch.from_numpy(blending_weights(tops, tile, overlap))
     column_weights = torch.from_numpy(blending_weights(lefts, tile, overlap))
+
     pending = torch.zeros(3, tile, width)
     for index, row in enumerate(tops):
-        fakes = translated_tiles(generator, padded, row, lefts, mode)
+        fakes = _translated_tiles(generator, padded, row, lefts, mode)
         for column, weights, fake in zip(lefts, column_weights, fakes, strict=True):
             pending[:, :, column : column + tile] += fake * weights * row_weights[index][:, None]
+
         num_done = tops[index + 1] - row if index + 1 < len(tops) else tile
         rows = to_pixels(pending[:, :num_done]).permute(1, 2, 0).numpy()
+        # A picture smaller than a tile was mirrored: the original is cut out of the only row.
         yield np.ascontiguousarray(rows[top : top + image.shape[0], left : left + image.shape[1]])
         pending = torch.cat([pending[:, num_done:], torch.zeros(3, num_done, width)], dim=1)
 
 
-def translated_tiles(
+def _translated_tiles(
     generator: Generator, image: NDArray[np.uint8], row: int, columns: list[int], mode: str
 ) -> Iterator[Tensor]:
     """The fake target of each tile of a row, from left to right: (3, S, S) float32 in [-1, 1], on the processor."""
     tile, device = generator.patch_size, generator.last.weight.device
-    count = TILES_AT_ONCE if mode == "eval" else 1  # in study mode tiles would share their statistics
+    count = _TILES_AT_ONCE if mode == "eval" else 1  # in study mode tiles would share their statistics
     for start in range(0, len(columns), count):
         batch = columns[start : start + count]
         tiles = np.stack([image[row : row + tile, column : column + tile].transpose(2, 0, 1) for column in batch])
@@ -116,8 +119,8 @@ def translated_tiles(
         yield from fakes
 
 
-def masks_at(generator: Generator, place: int) -> list[Tensor]:
-    """The dropout masks of the tile at a place of its picture, always the same ones."""
+def masks_at(generator: Generator, position: int) -> list[Tensor]:
+    """The dropout masks of the tile at a position of its picture, always the same ones."""
     shapes = generator.dropout_shapes
-    bits = dropout_bits(shapes, 1, slice(0, 1), 0, place, Purpose.TRANSLATION)
+    bits = dropout_bits(shapes, 1, slice(0, 1), 0, position, Purpose.TRANSLATION)
     return dropout_masks(torch.from_numpy(bits).to(generator.last.weight.device), shapes)

@@ -37,7 +37,7 @@ from runner.trial.resources import num_cores
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
 _METRICS_BY_KEY = {metric.key: metric for metric in (*METRICS, LPIPS)}
-_PRECISION = "fp32"
+_PRECISION = "fp32"  # of any trial, so that trials of different precisions can be compared
 
 
 class Request(NamedTuple):
@@ -142,6 +142,7 @@ def json_of(evaluation: Evaluation) -> bytes:
         "intervals": bootstrap_record(),
         **{mode: {name: only_finite(parts) for name, parts in record(scores, mode).items()} for mode in MODES},
     }
+
     for mode, distances in evaluation.distances.items():
         content[mode] |= {name: {"mean": value} for name, value in distances.items()}
     return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"

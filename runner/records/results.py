@@ -88,6 +88,7 @@ def _has(row: Mapping[str, Any], split: str) -> bool:
 
 def _mean_rate(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Pictures a second over the whole training time."""
+    # The rate of a row is that of the time since the row before it.
     pictures = previous = 0.0
     for row in rows:
         pictures += row["images_per_second"] * (row["seconds"] - previous)

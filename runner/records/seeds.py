@@ -38,6 +38,7 @@ class Spread(NamedTuple):
         return "" if self.std is None else f"{self._in_decimals(self.min)} to {self._in_decimals(self.max)}"
 
     def _in_decimals(self, value: float) -> str:
+        # Equal values have no width to go by.
         return to_width(value, self.std) if self.std else f"{value:.4f}"
 
 

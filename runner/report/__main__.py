@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "its folder, and results.csv and results.json with it. Several experiments are compared in one page.",
         "python -m runner.report results/batch_sweep results/resize --out comparison.html",
     )
+
     parser.add_argument(
         "folders", metavar="EXPERIMENT_DIR", nargs="+", help="an experiment's folder, STORAGE/EXPERIMENT"
     )
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_report(arguments: argparse.Namespace) -> Exit:
     """Writes the page, and prints which files were written."""
+    # Loads pydantic and Jinja, which --help must not wait for.
     from runner.report.command import write_report
 
     for line in write_report(arguments.folders, arguments.out):

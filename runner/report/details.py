@@ -9,7 +9,7 @@ from runner.report.trials import PageTrial
 
 _MACHINE = ("processor", "threads", "precision", "kernels")
 _ABSENT = "not recorded"
-_LEFT_OUT = ("sweep", "name")
+_LEFT_OUT = ("sweep", "name")  # of the config: the same for all trials, and on the page already
 
 
 class Setting(NamedTuple):

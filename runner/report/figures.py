@@ -35,6 +35,7 @@ class Figure(NamedTuple):
         """The interval in as many decimals as show two digits of its width; empty where there is none."""
         if self.low is None or self.high is None:
             return ""
+        # Two patches may have the same value, so that all draws of the bootstrap are equal.
         width = self.high - self.low
         if width <= 0:
             return f"{significant(self.low)}–{significant(self.high)}"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runner.report.writer import Report
 
 _MIN_INTERVAL_S = 30.0
-_MAX_SHARE = 0.01
+_MAX_SHARE = 0.01  # of the time, for a page that takes long because it has many trials
 
 
 class LiveReport:

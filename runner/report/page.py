@@ -78,6 +78,7 @@ def render(
 @functools.cache
 def _environment() -> Environment:
     """Templates that escape all values; an unknown name is an error."""
+    # Names, paths and reasons come from files that anybody may have written: nothing is printed unescaped.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -85,6 +86,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
     environment.filters |= {
         "significant": significant,
         "duration": duration,
@@ -93,6 +95,7 @@ def _environment() -> Environment:
         "breakable": _breakable,
     }
     environment.globals |= {"figure": figure, "finite": finite}
+
     return environment
 
 

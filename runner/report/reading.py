@@ -39,6 +39,8 @@ def read_trials(experiment: Storage) -> list[Trial]:
     """The experiment's trials in their folders."""
     path = experiment.local_path / EXPERIMENT_FILE
     trials = plan_trials(load_experiment(path), str(path))
+
+    # What the trials recorded decides which folder is whose. The data may be gone by now.
     fingerprints: dict[str, str] = {
         t.config.data.patching: recorded_data_fingerprint(experiment, t.config) or "" for t in trials
     }

@@ -19,6 +19,7 @@ class Report:
     def __init__(self, experiments: Sequence[Storage]) -> None:
         self._experiments = experiments
         self._drawn = {name: found for experiment in experiments for name, found in read_drawn(experiment).items()}
+        # Reading logs and cutting pictures takes most of the time, and both only grow while an experiment runs.
         self._pictures = PictureCache()
         self._logs: dict[str, _CurveLog] = {}
 

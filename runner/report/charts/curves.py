@@ -18,12 +18,12 @@ from runner.report.trials import PageTrial, swept, values_of
 WIDTH, HEIGHT = 1000, 100  # in the SVG's own units; the page stretches them
 MAX_POINTS = 300
 UNITS = ("epochs", "steps", "images")
-NUM_COLOURS, NUM_DASHES = 7, 4
+NUM_COLOURS, NUM_DASHES = 7, 4  # as many as report.css has
 
 _MAX_MEANS = 100
-_MIN_MEANS = 3
+_MIN_MEANS = 3  # fewer make no line
 _MEAN = "epoch_mean/"
-_MIN_LOG_RATIO = 20.0
+_MIN_LOG_RATIO = 20.0  # of the highest to the lowest value, for a logarithmic axis
 
 # The columns of metrics.jsonl that the curves are drawn from.
 COLUMNS = ("step", "epoch", *(loss.name for loss in LOSSES), *(f"{_MEAN}{loss.name}" for loss in LOSSES))

@@ -8,7 +8,7 @@ from gan.evaluation.metrics import Metric
 from runner.report.figures import Figure, figure, present
 from runner.report.trials import PageTrial, shown, swept, values_of
 
-_MAX_FACETS = 12
+_MAX_FACETS = 12  # more tables than that nobody compares; the table of trials has all values
 
 
 class Cell(NamedTuple):
@@ -109,6 +109,7 @@ class _Rating:
         found = figure(trial.row, self._metric.key)
         if found is None:
             return Cell(None, None, False, note or "no value")
+        # It is shown, but takes no part in the ranking, so that its colour would say nothing.
         if trial.ended_badly:
             return Cell(found, None, False, note)
 

@@ -22,8 +22,8 @@ from runner.storage.run_folder import IMAGES, image_name
 # All strips of a page, as text in it; the rest of the page is small.
 BUDGET_BYTES = 4_800_000
 
-_PADDING = 4
-_COLUMNS = 3
+_PADDING = 4  # white pixels between tiles, as comparison_png lays them
+_COLUMNS = 3  # source, target, generated
 _MAX_EPOCHS = 12
 # Side in pixels and JPEG quality, the best first; the last one is taken however large the page gets.
 _SIZES = ((256, 85), (256, 78), (224, 75), (192, 75), (192, 65), (192, 50), (160, 50), (128, 50), (96, 40))
@@ -131,6 +131,7 @@ def spaced(epochs: Sequence[int]) -> list[int]:
     """At most twelve of the epochs, the first and the last among them, about evenly spaced by their logarithm."""
     if len(epochs) <= _MAX_EPOCHS:
         return list(epochs)
+    # By the logarithm, because pictures change most in the first epochs.
     logarithms = np.log(np.array(epochs, dtype=float))
     positions = np.linspace(logarithms[0], logarithms[-1], _MAX_EPOCHS)
     return sorted({epochs[int(np.abs(logarithms - position).argmin())] for position in positions})
@@ -209,6 +210,8 @@ def _read_cut(folder: Storage, epoch: int, size: int, quality: int) -> Cut | Non
     strips = read_strips(folder, epoch)
     if not strips:
         return None
+
+    # Trials whose digests are equal share one source and one target on the page.
     source, target, generated = strips
     digest = hashlib.sha256(source.tobytes() + target.tobytes()).hexdigest()
     return Cut(_data_uri(generated, size, quality), len(generated) // generated.shape[1], digest)
