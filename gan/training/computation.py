@@ -9,7 +9,7 @@ from gan.data.batches import Batch
 from gan.data.jitter import jitter_batch
 from gan.data.randomness import dropout_masks
 from gan.networks.convolution import MAX_PRODUCT_POSITIONS
-from gan.training.precision import memory_format_of
+from gan.networks.precision import memory_format_of
 from gan.training.process_group import ProcessGroup
 from gan.training.state import TrainState
 from gan.training.step import train_step

@@ -8,7 +8,7 @@ from torch import nn
 
 from gan.networks.discriminator import Discriminator
 from gan.networks.generator import Generator
-from gan.training.precision import low_precision_copy
+from gan.networks.precision import low_precision_copy
 from gan.training.state import ModelSettings
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gan.data.batches import Batch, BatchLoader
+from gan.data.epochs import steps_per_epoch
 from gan.data.jitter import jitter_margin
 from gan.data.patches import Patches
 from gan.data.randomness import EpochPlan, dropout_bits, plan_epoch
 from gan.training.computation import batch_step
 from gan.training.delayed_logger import LoggedStep
-from gan.training.epochs import steps_per_epoch
 from gan.training.process_group import ProcessGroup
 from gan.training.state import TrainState
 

@@ -50,7 +50,7 @@ class Adam:
 
     Args:
         network: holds the weights.
-        compute_network: what computes: the network itself, or its `gan.training.precision.low_precision_copy`.
+        compute_network: what computes: the network itself, or its `gan.networks.precision.low_precision_copy`.
     """
 
     def __init__(self, network: nn.Module, compute_network: nn.Module, learning_rate: float) -> None:

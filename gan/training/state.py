@@ -10,9 +10,9 @@ from torch import Tensor
 from gan.data.randomness import draw_weights
 from gan.networks.discriminator import Discriminator
 from gan.networks.generator import Generator
+from gan.networks.precision import low_precision_copy, memory_format_of
 from gan.training.losses import LOSS_NAMES
 from gan.training.optimizer import Adam
-from gan.training.precision import low_precision_copy, memory_format_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainState:
     Attributes:
         generator, discriminator: with the master weights, in fp32.
         compute_generator, compute_discriminator: what the steps compute with, see
-            `gan.training.precision.low_precision_copy`; in fp32 they are the networks themselves.
+            `gan.networks.precision.low_precision_copy`; in fp32 they are the networks themselves.
         step: updates done.
         epoch: the epoch that the next step belongs to, from 1.
         epoch_step: steps done in that epoch.

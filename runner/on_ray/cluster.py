@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gan.training.allocator import KEEP_FREED_MEMORY
 from runner.errors import ResourceError
 from runner.on_ray import private
+from runner.process.allocator import KEEP_FREED_MEMORY
 from runner.process.processes import marked
 from runner.trial.resources import Node, num_cores
 

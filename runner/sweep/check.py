@@ -11,7 +11,6 @@ from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
 from runner.data.sources import Source, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError
-from runner.number_format import counted
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.storage.folder import Storage, open_storage
@@ -129,7 +128,7 @@ def _sweep_notes(space: SearchSpace, overrides: Sequence[str], num_trials: int) 
     ]
 
     if repeats := space.num_cells - num_trials:
-        notes.append(f"of {counted(space.num_cells, 'trial')}, {repeats} are drawn a second time, and run once")
+        notes.append(f"{repeats} of the {space.num_cells} trials are drawn a second time, and run once")
     return notes
 
 

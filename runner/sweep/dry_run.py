@@ -49,9 +49,9 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
     """A trial's length, and the memory and disk that it takes on this machine."""
     import torch  # only this plan of memory needs it
 
-    from gan.training.epochs import steps_per_epoch
+    from gan.data.epochs import steps_per_epoch
+    from gan.networks.precision import resolve_precision
     from gan.training.footprint import training_footprint
-    from gan.training.precision import resolve_precision
     from gan.training.state import ModelSettings
 
     config, training = trial.config, trial.config.training

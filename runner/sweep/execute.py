@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 
-from gan.training.epochs import steps_per_epoch
+from gan.data.epochs import steps_per_epoch
 from runner.config.loading import to_yaml
 from runner.console import Console
 from runner.process.lease import Lease

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 
 from gan.data.batches import resident_limit
+from gan.data.epochs import steps_per_epoch
 from gan.data.patches import Patches
 from gan.training.delayed_logger import DelayedLogger, LoggedStep
-from gan.training.epochs import steps_per_epoch
 from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.process_group import ProcessGroup
 from gan.training.state import ModelSettings, TrainState

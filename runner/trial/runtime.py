@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gan.training.allocator import keep_freed_memory
+from gan.networks.precision import has_native_bf16, resolve_precision
 from gan.training.computation import describe_computation
-from gan.training.precision import has_native_bf16, resolve_precision
 from gan.training.process_group import ProcessGroup
 from runner.errors import ResourceError
+from runner.process.allocator import keep_freed_memory
 from runner.records.checkpoints import runtime_in_checkpoints
 from runner.records.trial_file import machine_differences, read_trial_file, write_trial_file
 from runner.trial.job import TrialJob

@@ -11,13 +11,13 @@ import torch.multiprocessing as multiprocessing
 
 import gan.training.delayed_logger
 import gan.training.step
+from gan.data.epochs import steps_per_epoch
 from gan.data.patches import Patches
 from gan.data.pictures import decode_picture
 from gan.data.randomness import dropout_bits, dropout_masks
 from gan.evaluation.evaluate import evaluate, fixed_sample, generate
 from gan.evaluation.grids import comparison_png
 from gan.training.delayed_logger import DelayedLogger, LoggedStep
-from gan.training.epochs import steps_per_epoch
 from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.losses import discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup

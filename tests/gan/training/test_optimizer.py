@@ -5,8 +5,8 @@ import torch
 
 import gan.training.optimizer
 from gan.networks.discriminator import Discriminator
+from gan.networks.precision import LOWER_TYPES, low_precision_copy
 from gan.training.optimizer import Adam
-from gan.training.precision import LOWER_TYPES, low_precision_copy
 
 RATE = 2e-2
 
