@@ -32,21 +32,27 @@ def _adam_kernel(
 ):  # fmt: skip
     if SCALED:
         count = tl.where(tl.load(found_inf) == 0.0, count, 0)
+
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     g = tl.load(gradient + place, mask=inside).to(tl.float32)
     if SCALED:
         g = g / tl.load(scale)
+
+    # The moments start at zero: their bias is corrected for the number of updates.
     updates = tl.load(num_updates).to(tl.float64)
     correction1 = (1.0 - tl.exp(updates * LOG_BETA1)).to(tl.float32)
     correction2 = (1.0 - tl.exp(updates * LOG_BETA2)).to(tl.float32)
+
     m = tl.load(exp_avg + place, mask=inside)
     v = tl.load(exp_avg_sq + place, mask=inside)
     m = m + (g - m) * (1.0 - BETA1)
     v = BETA2 * v + (1.0 - BETA2) * g * g
+
     step = tl.load(learning_rate) / correction1
     w = tl.load(weight + place, mask=inside)
     w = w - step * m / (tl.sqrt(v) / tl.sqrt(correction2) + EPSILON)
+
     tl.store(exp_avg + place, m, mask=inside)
     tl.store(exp_avg_sq + place, v, mask=inside)
     tl.store(weight + place, w, mask=inside)

@@ -20,7 +20,7 @@ ROWS_A_PART = 128
 
 
 class FusedBatchNorm(Function):
-    """The same on a GPU in two kernels each way, with the batch's statistics."""
+    """Batch norm, dropout, activations and skip connection as one operation: see `gan.gpu.networks.batch_norm_act`."""
 
     @staticmethod
     def forward(
@@ -36,11 +36,11 @@ class FusedBatchNorm(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd, mask = ctx.saved_tensors
-        of_skip, given = None, list(gradients)
+        grad_skip, given = None, list(gradients)
         if ctx.has_skip:
-            of_skip, *given = torch.split(gradients[0], x.shape[1], dim=1)
-        of = normalise_backward(x, weight, bias, mean, rstd, mask, ctx.slopes, given)
-        return (*of, of_skip, None, None, None, None, None)
+            grad_skip, *given = torch.split(gradients[0], x.shape[1], dim=1)
+        gradients = normalise_backward(x, weight, bias, mean, rstd, mask, ctx.slopes, given)
+        return (*gradients, grad_skip, None, None, None, None, None)
 
 
 class Normalised(NamedTuple):
@@ -64,15 +64,17 @@ def normalise(
         slopes: of the ReLUs below 0.
         skip: (N, C, H, W), for one slope only: what the result has as its first C of 2 C channels.
     """
-    number, channels, height, width = x.shape
-    rows = number * height * width
+    batch_size, channels, height, width = x.shape
+    rows = batch_size * height * width
     x, x_stride = with_rows(x)
     skip, skip_stride = (None, 0) if skip is None else with_rows(skip)
-    width_of_result = channels if skip is None else 2 * channels
+    result_channels = channels if skip is None else 2 * channels
+
+    # The moments of each part of the rows first; the second kernel combines them, and normalises.
     num_parts, rows_a_part = _parts_of(rows)
     partial = x.new_empty((2, num_parts, channels), dtype=torch.float32)
     saved = x.new_empty((2, channels), dtype=torch.float32)
-    results = [x.new_empty((rows, width_of_result)) for _ in slopes]
+    results = [x.new_empty((rows, result_channels)) for _ in slopes]
     _moments_kernel[(triton.cdiv(channels, CHANNELS), num_parts)](
         x, partial[0], partial[1], rows, channels, x_stride, rows_a_part, ROWS=ROWS, CHANNELS=CHANNELS
     )
@@ -90,14 +92,16 @@ def normalise_backward(
     slopes: Sequence[float], gradients: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients by x, weight and bias, from those by the results."""
-    number, channels, height, width = x.shape
-    rows = number * height * width
+    batch_size, channels, height, width = x.shape
+    rows = batch_size * height * width
     (x, x_stride), *given = (with_rows(tensor) for tensor in (x, *gradients))
     (first, first_stride), (second, second_stride) = given[0], given[-1]
+
+    # Sums over each part of the rows first; the second kernel adds them up, and computes the gradients.
     num_parts, rows_a_part = _parts_of(rows)
     partial = x.new_empty((2, num_parts, channels), dtype=torch.float32)
-    of_x = x.new_empty((rows, channels))
-    of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
+    grad_x = x.new_empty((rows, channels))
+    grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
     arguments = (x, mask, first, second, mean, rstd, weight, bias, partial[0], partial[1])
     sizes = (rows, channels, x_stride, first_stride, second_stride, height * width)
     constants: dict[str, Any] = {
@@ -106,9 +110,9 @@ def normalise_backward(
     }  # fmt: skip
     _gradient_sums_kernel[(triton.cdiv(channels, CHANNELS), num_parts)](*arguments, *sizes, rows_a_part, **constants)
     _gradient_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(channels, CHANNELS))](
-        *arguments, of_x, of_weight, of_bias, *sizes, num_parts, **constants, PARTS=MAX_PARTS
+        *arguments, grad_x, grad_weight, grad_bias, *sizes, num_parts, **constants, PARTS=MAX_PARTS
     )
-    return as_pictures(x, of_x), of_weight, of_bias
+    return as_pictures(x, grad_x), grad_weight, grad_bias
 
 
 def _parts_of(rows: int) -> tuple[int, int]:
@@ -127,6 +131,7 @@ def _moments_kernel(
     part = tl.program_id(1)
     first = part * rows_a_part
     last = tl.minimum(first + rows_a_part, rows)
+
     count = 0.0
     mean = tl.zeros((CHANNELS,), tl.float32)
     square = tl.zeros((CHANNELS,), tl.float32)
@@ -143,6 +148,7 @@ def _moments_kernel(
         mean += change * (more / total)
         square += tl.sum(deviation * deviation, 0) + change * change * (count * more / total)
         count = total
+
     tl.store(means + part * channels + channel, mean, mask=channel < channels)
     tl.store(squares + part * channels + channel, square, mask=channel < channels)
 
@@ -156,6 +162,8 @@ def _normalise_kernel(
 ):  # fmt: skip
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
+
+    # The moments of all rows, from those of the parts.
     part = tl.arange(0, PARTS)
     counts = tl.minimum(tl.maximum(rows - part * rows_a_part, 0), rows_a_part).to(tl.float32)[:, None]
     partial = part[:, None] * channels + channel[None, :]
@@ -166,6 +174,8 @@ def _normalise_kernel(
     deviation = tl.where(there, part_means - mean[None, :], 0.0)
     square = tl.sum(part_squares + deviation * deviation * counts, 0)
     rstd = 1.0 / tl.sqrt(square / rows + epsilon)
+
+    # The programs of the first rows also keep the statistics, for the backward pass and for eval mode.
     if tl.program_id(0) == 0:
         tl.store(saved_mean + channel, mean, mask=known)
         tl.store(saved_rstd + channel, rstd, mask=known)
@@ -175,6 +185,7 @@ def _normalise_kernel(
         tl.store(running_var + channel, old + momentum * (square / (rows - 1) - old), mask=known)
         if tl.program_id(1) == 0:
             tl.store(num_batches, tl.load(num_batches) + 1)
+
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = (row < rows)[:, None] & known[None, :]
     long_row = row.to(tl.int64)
@@ -184,6 +195,8 @@ def _normalise_kernel(
     if MASKED:
         place = (long_row // area * channels * area + long_row % area)[:, None] + channel[None, :] * area
         y *= tl.load(mask + place, mask=inside).to(tl.float32)
+
+    # Where the skip's channels come first, a row of the result is twice as long.
     place = long_row[:, None] * channels + channel[None, :]
     if SKIPPED:
         passed = tl.load(skip + long_row[:, None] * skip_stride + channel[None, :], mask=inside)
@@ -233,6 +246,7 @@ def _gradient_sums_kernel(
     last = tl.minimum(first + rows_a_part, rows)
     mean, rstd = tl.load(saved_mean + channel, mask=known), tl.load(saved_rstd + channel, mask=known)
     gamma, beta = tl.load(weight + channel, mask=known), tl.load(bias + channel, mask=known)
+
     total = tl.zeros((CHANNELS,), tl.float32)
     product = tl.zeros((CHANNELS,), tl.float32)
     for start in range(first, last, ROWS):
@@ -244,6 +258,7 @@ def _gradient_sums_kernel(
         )  # fmt: skip
         total += tl.sum(gradient, 0)
         product += tl.sum(gradient * normal, 0)
+
     tl.store(sums + part * channels + channel, total, mask=known)
     tl.store(products + part * channels + channel, product, mask=known)
 
@@ -251,20 +266,23 @@ def _gradient_sums_kernel(
 @triton.jit(do_not_specialize=["rows", "area", "num_parts"])
 def _gradient_kernel(
     x, mask, first_gradient, second_gradient, saved_mean, saved_rstd, weight, bias, sums, products,
-    of_x, of_weight, of_bias, rows, channels, x_stride, first_stride, second_stride, area, num_parts,
+    grad_x, grad_weight, grad_bias, rows, channels, x_stride, first_stride, second_stride, area, num_parts,
     FIRST_SLOPE: tl.constexpr, SECOND_SLOPE: tl.constexpr, TWO: tl.constexpr, MASKED: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
+
+    # The sums over all rows are the gradients by bias and weight.
     part = tl.arange(0, PARTS)
     partial = part[:, None] * channels + channel[None, :]
     there = (part < num_parts)[:, None] & known[None, :]
     total = tl.sum(tl.load(sums + partial, mask=there, other=0.0), 0)
     product = tl.sum(tl.load(products + partial, mask=there, other=0.0), 0)
     if tl.program_id(0) == 0:
-        tl.store(of_bias + channel, total, mask=known)
-        tl.store(of_weight + channel, product, mask=known)
+        tl.store(grad_bias + channel, total, mask=known)
+        tl.store(grad_weight + channel, product, mask=known)
+
     mean, rstd = tl.load(saved_mean + channel, mask=known), tl.load(saved_rstd + channel, mask=known)
     gamma, beta = tl.load(weight + channel, mask=known), tl.load(bias + channel, mask=known)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -275,4 +293,4 @@ def _gradient_kernel(
     )  # fmt: skip
     value = (gradient - (total / rows)[None, :] - normal * (product / rows)[None, :]) * (rstd * gamma)[None, :]
     place = row.to(tl.int64)[:, None] * channels + channel[None, :]
-    tl.store(of_x + place, value.to(of_x.dtype.element_ty), mask=inside)
+    tl.store(grad_x + place, value.to(grad_x.dtype.element_ty), mask=inside)

@@ -112,6 +112,8 @@ def _scatter_kernel(windows, x, positions, height, width, channels, ROWS: tl.con
     row, column = place // (2 * width), place % (2 * width)
     channel = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     known = (position < positions)[:, None] & (channel < channels)
+
+    # A position lies in up to four windows, 2x2 of them, at a place (tap) of its own in each.
     total = tl.zeros((ROWS, BLOCK), tl.float32)
     for down in tl.static_range(2):
         for right in tl.static_range(2):
@@ -122,5 +124,6 @@ def _scatter_kernel(windows, x, positions, height, width, channels, ROWS: tl.con
             source = (window * 16 + tap).to(tl.int64) * channels
             value = tl.load(windows + source[:, None] + channel, mask=known & seen[:, None], other=0.0)
             total += value.to(tl.float32)
+
     place = position.to(tl.int64) * channels
     tl.store(x + place[:, None] + channel, total.to(x.dtype.element_ty), mask=known)

@@ -14,18 +14,19 @@ def as_pictures(like: Tensor, rows: Tensor) -> Tensor:
 
 def with_rows(x: Tensor) -> tuple[Tensor, int]:
     """Pictures whose positions are evenly spaced rows of channels, and the distance between rows; a copy if need be."""
-    number, channels, height, width = x.shape
+    batch_size, channels, height, width = x.shape
     strides = x.stride()
     if width > 1:
         distance = strides[3]
     elif height > 1:
         distance = strides[2]
     else:
-        distance = strides[0] if number > 1 else channels
+        distance = strides[0] if batch_size > 1 else channels
+
     even = (
         (channels == 1 or strides[1] == 1)
         and (height == 1 or strides[2] == distance * width)
-        and (number == 1 or strides[0] == distance * width * height)
+        and (batch_size == 1 or strides[0] == distance * width * height)
     )
     if even:
         return x, distance

@@ -18,15 +18,15 @@ class Footprint(NamedTuple):
     Attributes:
         weights: of the generator, on disk.
         checkpoint: on disk: both networks and two Adam moments of each parameter.
-        rounded: the copies of the weights in bf16 or fp16 that the steps compute with; 0 in fp32.
+        compute_copies: the copies of the weights in bf16 or fp16 that the steps compute with; 0 in fp32.
         gradients: of both networks, each in the type of the weight that the steps compute with.
         memory: all that is there at once while it runs: what a checkpoint holds, the snapshot of it that is being
-            saved, rounded weights, gradients, and what autograd keeps of the forward passes.
+            saved, copies of the weights, gradients, and what autograd keeps of the forward passes.
     """
 
     weights: int
     checkpoint: int
-    rounded: int
+    compute_copies: int
     gradients: int
     memory: int
 
@@ -42,16 +42,17 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str) ->
         generator = Generator(model.channels, model.patch_size)
         discriminator = Discriminator(model.channels, model.receptive_field)
         source = torch.empty(batch_size, 3, model.patch_size, model.patch_size)
-    networks = (generator, discriminator)
-    compute_generator, compute_discriminator = (
-        low_precision_copy(generator, precision),
-        low_precision_copy(discriminator, precision),
-    )
-    own = [weight for network in networks for weight in network.parameters()]
-    low = [weight for network in (compute_generator, compute_discriminator) for weight in network.parameters()]
-    rounded = sum(copy.nbytes for weight, copy in zip(own, low, strict=True) if copy is not weight)
-    gradients = sum(weight.nbytes for weight in low)
-    checkpoint = sum(map(num_bytes, networks)) + 2 * sum(weight.nbytes for weight in own)
+    compute_generator = low_precision_copy(generator, precision)
+    compute_discriminator = low_precision_copy(discriminator, precision)
+
+    # What there is for each parameter: the weight, two moments, perhaps a copy, and a gradient like what computes.
+    masters = [*generator.parameters(), *discriminator.parameters()]
+    computing = [*compute_generator.parameters(), *compute_discriminator.parameters()]
+    copies = sum(copy.nbytes for weight, copy in zip(masters, computing, strict=True) if copy is not weight)
+    gradients = sum(weight.nbytes for weight in computing)
+    checkpoint = num_bytes(generator) + num_bytes(discriminator) + 2 * sum(weight.nbytes for weight in masters)
+
+    # What autograd keeps for the backward passes, weights aside.
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -62,14 +63,15 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str) ->
         fake = compute_generator(source)
         compute_discriminator(source, fake)
         compute_discriminator(source, source)
-    weights = set(map(id, low))
-    activations = sum(tensor.nbytes for place, tensor in kept.items() if place not in weights)
+    weights = set(map(id, computing))
+    activations = sum(tensor.nbytes for key, tensor in kept.items() if key not in weights)
+
     return Footprint(
         weights=num_bytes(generator),
         checkpoint=checkpoint,
-        rounded=rounded,
+        compute_copies=copies,
         gradients=gradients,
-        memory=2 * checkpoint + rounded + gradients + activations,
+        memory=2 * checkpoint + copies + gradients + activations,
     )
 
 

@@ -107,6 +107,7 @@ class Adam:
         for span in self._fused:
             if span.parameter in gradients:
                 self._update_fused(span, gradients[span.parameter], scale, found_inf)
+
         for group in self._groups:
             part = [span for span in group if span.parameter in gradients]
             if not part:

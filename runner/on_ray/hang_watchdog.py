@@ -37,6 +37,7 @@ def _watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
     """Ends the trial's workers whenever they have made no progress for too long."""
     setting = job.config.resources.hang_timeout
     interval_s = min(5.0, (MIN_TIMEOUT_S if setting == "auto" else setting) / 5)
+
     while not over.wait(interval_s):
         try:
             idle_time: IdleTime | None = ray.get(coordinator.idle_time.remote(job.name))
@@ -45,6 +46,7 @@ def _watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
             workers = ray.get(coordinator.take_workers.remote(job.name))
         except ray.exceptions.RayError:
             continue  # the actor is gone: the command is ending
+
         with contextlib.suppress(Exception):
             ended = "its worker is ended" if len(workers) == 1 else f"its {len(workers)} workers are ended"
             job.log_line(

@@ -87,6 +87,7 @@ def count_patches(source: Source, data: Data, split: str) -> int:
     for picture in source.pictures:
         if picture.split != split:
             continue
+
         if source.seed is not None:
             height, width = SYNTHETIC_HALF
         else:
@@ -96,6 +97,7 @@ def count_patches(source: Source, data: Data, split: str) -> int:
             except (OSError, PictureError):
                 continue
             width = full_width // 2
+
         count += len(patch_origins(height, width, data.patching, data.patch_size))
     return count
 

@@ -1,4 +1,4 @@
-"""Saving beside training: a snapshot while training waits, the write in a thread of its own."""
+"""Checkpoints written while training goes on: it waits for a snapshot only, and a thread writes that."""
 
 import contextlib
 import os
@@ -16,24 +16,28 @@ from runner.records.checkpoints import RunPosition, remove_old_checkpoints, writ
 from runner.storage.folder import is_full
 from runner.trial.job import TrialJob
 
-SAVE_SHARE = 0.035
+SAVE_SHARE = 0.035  # of the time, what saving may cost
 MIN_INTERVAL_S = 10.0
 PREEMPTION_INTERVAL_S = 5.0
 WRITER_NICENESS = 10
-NUM_STEPS = 50
+NUM_STEPS = 50  # whose times are kept, to compare steps during a write with
 
 
 class AsyncCheckpointer:
     """Writes a trial's checkpoints, one at a time, as often as costs at most 3.5 % of the time.
 
-    What a save costs is the time that training waits for it, and on a processor what the steps beside the write take
-    longer than others: at least the processor time of the writing thread, and at most twice that, so that something
-    else that holds steps up does not keep checkpoints away.
+    A save costs the time that training waits for it, and on a processor the time by which steps during the
+    write are longer than others: at least the processor time of the writing thread, and at most twice that, so that
+    something else that slows steps down does not keep checkpoints away.
 
     Attributes:
         cost_s: of the last save.
 
     Args:
+        runtime: threads, precision and kernels, for the manifest.
+        restored: the state as it was restored, which need not be saved again.
+        on_tensor: called in the thread after each tensor.
+        shares_cores: whether the writing thread takes processor time from training.
         clock: training time in seconds: it stands still while training does.
     """
 
@@ -48,21 +52,21 @@ class AsyncCheckpointer:
         clock: Callable[[], float],
     ) -> None:
         self._job = job
-        self._settled = runtime
+        self._runtime = runtime
         self._on_tensor = on_tensor
         self._shares_cores = shares_cores
         self._clock = clock
         self._steps = StepTimes()
         self._snapshot = Snapshot()
-        self._pool = ThreadPoolExecutor(1, "saver", initializer=yield_to_training)
+        self._pool = ThreadPoolExecutor(1, "checkpointer", initializer=_yield_to_training)
         self._write: Future[dict[str, Any] | None] | None = None
         self._started = self._last_save_at = time.monotonic()
         self.cost_s = self._total_cost_s = 0.0
         self._stall_s = self._processor_s = 0.0
-        self._saved_place = position_of(restored)
+        self._saved_position = position_of(restored)
 
     def is_due(self, *, preemption_notice: bool) -> bool:
-        """True when a save costs little enough by now, and the one before it is written. Asked before each step.
+        """True when a save costs little enough by now, and the one before it is written. To be called before each step.
 
         Args:
             preemption_notice: the machine is about to be taken away, so that any moment may be the last.
@@ -71,13 +75,14 @@ class AsyncCheckpointer:
         self._steps.at_step(self._clock(), writing=writing)
         if writing:
             return False
+
         self._count_slower_steps()
         interval = PREEMPTION_INTERVAL_S if preemption_notice else max(self.cost_s / SAVE_SHARE, MIN_INTERVAL_S)
         return time.monotonic() - self._last_save_at > interval
 
     def _count_slower_steps(self) -> None:
-        """After a write: adds to its cost what steps beside it took longer than the thread's processor time tells."""
-        more_s = min(max(self._steps.taken_s() - self._processor_s, 0.0), self._processor_s)
+        """After a write: adds to its cost the time lost in steps that the thread's processor time does not explain."""
+        more_s = min(max(self._steps.lost_s() - self._processor_s, 0.0), self._processor_s)
         self._processor_s = 0.0
         self.cost_s += more_s
         self._total_cost_s += more_s
@@ -100,18 +105,19 @@ class AsyncCheckpointer:
         Raises:
             OSError: the write before this one failed; see `is_full`.
         """
-        if position_of(state) == self._saved_place:
+        if position_of(state) == self._saved_position:
             return
         start = time.monotonic()
         self.wait()
         self._count_slower_steps()
         self._snapshot.take(state.state_dict())
-        ended = state.epoch - 1 if state.epoch_step == 0 else 0
-        place = RunPosition(state.step, ended, self._settled)
+        finished_epoch = state.epoch - 1 if state.epoch_step == 0 else 0
+        position = RunPosition(state.step, finished_epoch, self._runtime)
+
         self._last_save_at = time.monotonic()
         self._stall_s = self._last_save_at - start
-        self._saved_place = position_of(state)
-        self._write = self._pool.submit(self._write_snapshot, place, log)
+        self._saved_position = position_of(state)
+        self._write = self._pool.submit(self._write_snapshot, position, log)
 
     def wait(self) -> dict[str, Any] | None:
         """Waits until what was begun is on storage; its manifest, once. Raises what stopped the write."""
@@ -131,76 +137,79 @@ class AsyncCheckpointer:
         """Waits for the thread's end."""
         self._pool.shutdown()
 
-    def _write_snapshot(self, place: RunPosition, log: Callable[[], bytes]) -> dict[str, Any] | None:
-        """In the thread: writes, makes room, says what it cost. None where the state is not worth keeping."""
+    def _write_snapshot(self, position: RunPosition, log: Callable[[], bytes]) -> dict[str, Any] | None:
+        """In the thread: writes, deletes old checkpoints, logs the cost. None where the state is not worth keeping."""
         start, start_cpu = time.monotonic(), time.thread_time()
-        groups = self._snapshot.groups()
+        job, groups = self._job, self._snapshot.groups()
         if not is_finite(groups):
-            self._job.log_line(f"step {place.step} is not saved: its state is not finite")
+            job.log_line(f"step {position.step} is not saved: its state is not finite")
             return None
-        job = self._job
+
         manifest = self._write_with_room(
-            lambda: write_checkpoint(job.trial, groups, log(), place, job.fingerprints, job.committing, self._on_tensor)
+            lambda: write_checkpoint(
+                job.trial, groups, log(), position, job.fingerprints, job.committing, self._on_tensor
+            )
         )
-        self._make_room()
+        self._remove_old()
+
         self._processor_s = (time.thread_time() - start_cpu) * self._shares_cores
         self.cost_s = self._stall_s + self._processor_s
         self._total_cost_s += self.cost_s
         written_s = time.monotonic() - start
         megabytes = sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6
-        self._job.log_line(
-            f"checkpoint at step {place.step}: {megabytes:.1f} MB, training waited {self._stall_s:.3f} s, "
+        job.log_line(
+            f"checkpoint at step {position.step}: {megabytes:.1f} MB, training waited {self._stall_s:.3f} s, "
             f"written in {written_s:.3f} s beside it; "
             f"saving has cost {100 * self.share:.2f} % of the time"
         )
         return manifest
 
     def _write_with_room(self, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Writes; where the disk is full, again after what may go has gone."""
+        """Writes; where the disk is full, deletes old checkpoints and tries once more."""
         try:
             return write()
         except OSError as error:
             if not is_full(error):
                 raise
-        self._make_room()
+        self._remove_old()
         return write()
 
-    def _make_room(self) -> None:
+    def _remove_old(self) -> None:
         keep = self._job.config.checkpoint
         with self._job.committing():
             remove_old_checkpoints(self._job.trial, keep.keep, keep.keeps_epoch)
 
 
 class StepTimes:
-    """How long steps take, those beside a write apart from the others."""
+    """How long steps take: those during a write apart from the others."""
 
     def __init__(self) -> None:
         self._alone: deque[float] = deque(maxlen=NUM_STEPS)
-        self._beside: list[float] = []
+        self._during_write: list[float] = []
         self._last_at: float | None = None
         self._was_writing = False
 
     def at_step(self, now: float, *, writing: bool) -> None:
-        """Between two steps."""
+        """Takes the time between two steps."""
         if self._last_at is not None:
-            times = self._beside if writing or self._was_writing else self._alone
+            times = self._during_write if writing or self._was_writing else self._alone
             times.append(now - self._last_at)
         self._last_at, self._was_writing = now, writing
 
-    def taken_s(self) -> float:
-        """How much longer steps beside a write took, 0 where it is not known; they are forgotten."""
-        if not (self._beside and self._alone):
+    def lost_s(self) -> float:
+        """How much longer steps during a write took, 0 where that is not known; they are forgotten."""
+        if not (self._during_write and self._alone):
             return 0.0
-        beside, self._beside = self._beside, []
-        return sum(beside) - len(beside) * median(self._alone)
+        during_write, self._during_write = self._during_write, []
+        return sum(during_write) - len(during_write) * median(self._alone)
 
 
 def position_of(state: TrainState) -> tuple[int, int]:
-    """What tells two moments of a run apart: an epoch's end and the next one's start have the same step."""
+    """Step and epoch: an epoch's end and the next epoch's start have the same step."""
     return state.step, state.epoch
 
 
-def yield_to_training() -> None:
+def _yield_to_training() -> None:
     """Lets the training's threads go first where there are not cores enough (Linux counts this by thread)."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WRITER_NICENESS)

@@ -213,8 +213,8 @@ class TrialRun:
 
         if self.group.is_rank_zero and is_finished:
             self._finish()
-        if self.recorder.full is not None:
-            return stop_on_disk_full(self.job, self.heartbeat, self.recorder.full)
+        if self.recorder.disk_full is not None:
+            return stop_on_disk_full(self.job, self.heartbeat, self.recorder.disk_full)
         status = "finished" if is_finished else "stopped"
         return record_outcome(self.job, status, self.heartbeat.stop_reason, is_recorder=self.group.is_rank_zero)
 
@@ -252,7 +252,7 @@ class TrialRun:
         is_save_due = self.checkpointer.is_due(preemption_notice=self.preemption_notice)
         pending, self.pending_action = self.pending_action, Action.NONE
 
-        if self.heartbeat.stop_reason or self.recorder.full is not None:
+        if self.heartbeat.stop_reason or self.recorder.disk_full is not None:
             return Action.STOP
         if is_save_due or pending == Action.SAVE:
             return Action.SAVE
@@ -311,7 +311,7 @@ class TrialRun:
             except EvaluationBrokenOff:
                 return Action.STOP
         self.recorder.add_row(logged, extra, synced=True)
-        if self.recorder.full is not None:
+        if self.recorder.disk_full is not None:
             return Action.STOP
 
         evaluated = {name: value for name, value in extra.items() if name.startswith("val/")}
@@ -327,13 +327,13 @@ class TrialRun:
             return
         if not is_full(failure):
             raise failure
-        self.recorder.full = failure
+        self.recorder.disk_full = failure
 
     def _save(self) -> dict[str, Any] | None:
         """Begins a checkpoint of the state as it is; the manifest of the one before it."""
         manifest = None
         log = self.recorder.log
-        if log is not None and self.recorder.full is None:
+        if log is not None and self.recorder.disk_full is None:
             size = log.size
             try:
                 manifest = self.checkpointer.written()
@@ -341,7 +341,7 @@ class TrialRun:
             except OSError as error:
                 if not is_full(error):
                     raise
-                self.recorder.full = error
+                self.recorder.disk_full = error
         self.heartbeat.at_work()
         return manifest
 

@@ -1,4 +1,4 @@
-"""What a trial leaves while it trains: rows of the log, evaluations and pictures."""
+"""What a trial writes while it trains: rows of the log, evaluations and pictures."""
 
 import math
 import time
@@ -32,7 +32,7 @@ class Recorder:
     Attributes:
         log: metrics.jsonl; None on all workers but the first.
         clock: the training time that rows have.
-        full: what a write has ended with for which the disk had no room; from then on nothing more is written.
+        disk_full: the error of a write for which the disk had no room; from then on nothing more is written.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Recorder:
     ) -> None:
         self.log = log
         self.clock = Clock(log.seconds if log else 0.0, state.step)
-        self.full: BaseException | None = None
+        self.disk_full: BaseException | None = None
         self._job, self._state, self._val_patches, self._heartbeat = job, state, val_patches, heartbeat
 
     def add_row(self, logged: LoggedStep, extra: dict[str, float], *, synced: bool) -> None:
@@ -49,20 +49,22 @@ class Recorder:
         Args:
             synced: wait for the disk, which may take longer than many steps of a GPU.
         """
-        if self.log is not None:
+        log = self.log
+        if log is not None:
             pictures = (logged.step - self.clock.step) * self._job.config.training.batch_size
             seconds, images_per_second = self.clock.lap(logged.step, pictures)
             row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
             row |= {"images_per_second": images_per_second, **logged.losses, **extra}
-            log = self.log
-            self.writing(lambda: log.add(row, synced=synced))
+            self._write(lambda: log.add(row, synced=synced))
+
+        # After the row, which then shows what happened.
         if not is_finite(logged):
             raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
 
-    def writing(self, write: Callable[[], None]) -> None:
-        """Writes as the trial's owner. A full disk stops the run before the next step: nothing is saved, and
-        nothing counts, that was not logged."""
-        if self.full is not None:
+    def _write(self, write: Callable[[], None]) -> None:
+        """Writes as the trial's owner. A full disk stops the run before the next step, so that nothing is saved that
+        was not logged."""
+        if self.disk_full is not None:
             return
         try:
             with self._job.committing():
@@ -70,21 +72,21 @@ class Recorder:
         except OSError as error:
             if not is_full(error):
                 raise
-            self.full = error
+            self.disk_full = error
 
     def record_epoch(self, epoch: int, *, last: bool) -> dict[str, float]:
-        """Evaluates, draws the epoch's picture and says what belongs in its row; raises EvaluationBrokenOff."""
+        """Evaluates and writes the epoch's picture; the columns for its row. Raises EvaluationBrokenOff."""
         self.clock.pause()
         try:
-            row = self.evaluate(self._job.config.evaluation.num_patches)
+            row = self._evaluate(self._job.config.evaluation.num_patches)
             if last:
-                row |= self.evaluate_all()
-            self.writing(lambda: self.write_picture(epoch))
+                row |= self._evaluate_all()
+            self._write(lambda: self._write_picture(epoch))
         finally:
             self.clock.go_on()
         return row
 
-    def evaluate(self, num_patches: int) -> dict[str, float]:
+    def _evaluate(self, num_patches: int) -> dict[str, float]:
         """The cheap metrics over a fixed sample: `val/ssim` and so on in the study's mode, `val_eval/` in eval mode."""
         row: dict[str, float] = {}
         for mode in MODES:
@@ -94,25 +96,25 @@ class Recorder:
                 fixed_sample(len(self._val_patches), num_patches),
                 mode,
                 self._state.device,
-                self.on_picture,
+                self._on_picture,
             )
             for name, summary in summaries.items():
                 row |= log_columns("val", mode, name, summary._asdict())
         return row
 
-    def evaluate_all(self) -> dict[str, float]:
+    def _evaluate_all(self) -> dict[str, float]:
         """All metrics over all validation patches, for the last row; evaluation.csv has the value of each patch."""
-        scores = score(self._state.compute_generator, self._val_patches, self._state.device, self.on_picture)
-        self.writing(lambda: self._job.trial.write(EVALUATION_CSV, csv_of(scores)))
+        scores = score(self._state.compute_generator, self._val_patches, self._state.device, self._on_picture)
+        self._write(lambda: self._job.trial.write(EVALUATION_CSV, csv_of(scores)))
         return final_row(scores)
 
-    def on_picture(self) -> None:
-        """After each picture of an evaluation, which may take as long as hundreds of steps."""
+    def _on_picture(self) -> None:
+        """Counts progress, and breaks an evaluation off that may take as long as hundreds of steps."""
         self._heartbeat.at_work()
         if self._heartbeat.stop_reason:
             raise EvaluationBrokenOff
 
-    def write_picture(self, epoch: int) -> None:
+    def _write_picture(self, epoch: int) -> None:
         """images/epoch_0010.png: fixed validation tiles, source | target | generated."""
         indices = fixed_sample(len(self._val_patches), NUM_PICTURES)
         rows = generate(self._state.compute_generator, self._val_patches, indices, "study", self._state.device)

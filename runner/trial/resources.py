@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from runner.config.schema import Resources
 from runner.errors import ResourceError
+from runner.number_format import counted
 
 MAX_AUTO_CPUS_PER_GPU = 8
 GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, either below Windows
@@ -37,9 +38,8 @@ class TrialResources(NamedTuple):
         unit = "GPU" if self.gpus_per_worker > 0 else "processor cores (no GPU is used)"
         given = f"{self.gpus_per_worker:g} GPU and " if self.gpus_per_worker > 0 else ""
         return (
-            f"training on {unit}: {self.workers} worker{'s' * (self.workers > 1)} a trial with {given}"
-            f"{self.cpus_per_worker} core{'s' * (self.cpus_per_worker > 1)} each, "
-            f"{self.max_concurrent} trial{'s' * (self.max_concurrent > 1)} at a time"
+            f"training on {unit}: {counted(self.workers, 'worker')} a trial with {given}"
+            f"{counted(self.cpus_per_worker, 'core')} each, {counted(self.max_concurrent, 'trial')} at a time"
         )
 
 
@@ -77,18 +77,19 @@ def resolve_resources(resources: Resources, nodes: Sequence[Node], num_trials: i
     hosts = [node for node in nodes if node.gpus >= gpus] if gpus else list(nodes)
     cpus = resources.cpus_per_worker
     if cpus == "auto":
-        cpus = auto_cpus(hosts, gpus, resources.workers * num_trials)
-    places = sum(worker_places(node, cpus, gpus) for node in nodes)
-    if places < resources.workers:
+        cpus = _auto_cpus(hosts, gpus, resources.workers * num_trials)
+
+    num_fitting = sum(_num_fitting(node, cpus, gpus) for node in nodes)
+    if num_fitting < resources.workers:
         raise ResourceError(
-            f"resources: {resources.workers} worker(s) with {cpus} core(s) and {gpus:g} GPU(s) each were asked for, "
-            f"but there are only {describe_nodes(nodes)}. Lower resources.workers, cpus_per_worker or "
-            "gpus_per_worker, or add machines."
+            f"resources: each trial needs {counted(resources.workers, 'worker')} with {counted(cpus, 'core')} and "
+            f"{_gpus(gpus)} each, but there is room for {num_fitting} on {_describe_nodes(nodes)}. Lower "
+            "resources.workers, cpus_per_worker or gpus_per_worker, or add machines."
         )
-    return TrialResources(resources.workers, cpus, gpus, max(1, min(places // resources.workers, num_trials)))
+    return TrialResources(resources.workers, cpus, gpus, max(1, min(num_fitting // resources.workers, num_trials)))
 
 
-def auto_cpus(hosts: Sequence[Node], gpus: float, num_workers: int) -> int:
+def _auto_cpus(hosts: Sequence[Node], gpus: float, num_workers: int) -> int:
     """A GPU's worker gets its share of the machine's cores; without GPUs the workers of all trials share them."""
     if not hosts:
         return 1
@@ -98,7 +99,7 @@ def auto_cpus(hosts: Sequence[Node], gpus: float, num_workers: int) -> int:
     return max(1, int(max(node.cpus for node in hosts)) // -(-num_workers // len(hosts)))
 
 
-def worker_places(node: Node, cpus: int, gpus: float) -> int:
+def _num_fitting(node: Node, cpus: int, gpus: float) -> int:
     """Workers that fit on a machine; a fraction of a GPU never spans two."""
     by_cpu = int(node.cpus // cpus)
     if not gpus:
@@ -107,8 +108,12 @@ def worker_places(node: Node, cpus: int, gpus: float) -> int:
     return min(by_cpu, by_gpu)
 
 
-def describe_nodes(nodes: Sequence[Node]) -> str:
+def _describe_nodes(nodes: Sequence[Node]) -> str:
     """What is there, for an error."""
-    return (
-        "; ".join(f"a machine with {node.cpus:g} core(s) and {node.gpus:g} GPU(s)" for node in nodes) or "no machines"
-    )
+    machines = [f"a machine with {counted(int(node.cpus), 'core')} and {_gpus(node.gpus)}" for node in nodes]
+    return ", ".join(machines) or "no machine"
+
+
+def _gpus(count: float) -> str:
+    """`no GPU`, `0.5 GPU`, `1 GPU`, `2 GPUs`."""
+    return "no GPU" if count == 0 else f"{count:g} GPU{'s' * (count > 1)}"

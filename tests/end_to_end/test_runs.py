@@ -233,7 +233,7 @@ def test_an_unmeetable_request_is_refused_before_anything_trains(tmp_path: Path)
     path = write_experiment(tmp_path, resources={"workers": 8, "cpus_per_worker": 64})
     code, output = run("runner.train", path, "--storage", tmp_path / "results", "--no-dashboard")
     assert code == 2, output
-    assert "8 worker(s) with 64 core(s) and 0 GPU(s) each were asked for" in output
+    assert "each trial needs 8 workers with 64 cores and no GPU each" in output
     assert not (tmp_path / "results").exists()
 
 

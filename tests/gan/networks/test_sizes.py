@@ -42,11 +42,11 @@ def test_the_footprint_is_that_of_a_trainings_tensors(precision: str, batch_size
                for pair in optimizer.moments.values() for t in pair]  # fmt: skip
     assert footprint.checkpoint == bytes_of(networks + moments)
     low = [*state.compute_generator.parameters(), *state.compute_discriminator.parameters()]
-    assert footprint.rounded == bytes_of(networks + low) - bytes_of(networks)
-    assert (footprint.rounded > 0) == (precision != "fp32")
+    assert footprint.compute_copies == bytes_of(networks + low) - bytes_of(networks)
+    assert (footprint.compute_copies > 0) == (precision != "fp32")
 
     source = torch.zeros(batch_size, 3, 64, 64)
     logits = state.compute_discriminator(source, state.compute_generator(source))
     taken = torch.autograd.grad(logits.float().sum(), low)
     assert footprint.gradients == sum(gradient.nbytes for gradient in taken)
-    assert footprint.memory > 2 * footprint.checkpoint + footprint.rounded + footprint.gradients
+    assert footprint.memory > 2 * footprint.checkpoint + footprint.compute_copies + footprint.gradients

@@ -18,14 +18,14 @@ from runner.trial.job import TrialJob
 
 def test_steps_beside_a_write_are_told_from_the_others() -> None:
     times = StepTimes()
-    assert times.taken_s() == 0.0
+    assert times.lost_s() == 0.0
     now = 0.0
     for seconds, writing in ((9.0, 0), (1.0, 0), (1.0, 0), (1.0, 1), (2.5, 1), (2.0, 0), (1.0, 0)):
         now += seconds
         times.at_step(now, writing=bool(writing))
     # The write began before the third step of one second, and ended in the one of two.
-    assert times.taken_s() == pytest.approx((1.0 + 2.5 + 2.0) - 3 * 1.0)
-    assert times.taken_s() == 0.0
+    assert times.lost_s() == pytest.approx((1.0 + 2.5 + 2.0) - 3 * 1.0)
+    assert times.lost_s() == 0.0
 
 
 class Write:
