@@ -85,7 +85,7 @@ def process_start(pid: int) -> str | None:
     if not psutil.LINUX:
         return "alive"
     try:
-        # The command's name stands in parentheses, and may contain spaces and parentheses.
+        # The command's name is in parentheses, and may contain spaces and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_START_TIME]
     except OSError:
         return None  # it ended between the two looks
