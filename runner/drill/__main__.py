@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Exit code 0: all that were tried survived; 1: some did not.",
         "python -m runner.drill --minutes 20",
     )
+
     parser.add_argument("--minutes", metavar="N", type=_minutes, default=20.0, help="about how long (default: 20)")
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS"),
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the table as JSON, too")
     parser.add_argument("--seed", type=int, help="draws the random moments (default: a new one, which is printed)")
     add_traceback(parser)
+
     return run_command(parser, _run_drill, argv)
 
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
-LOCK_WAIT_S = 10.0
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
-_LOCK_POLL_S = 0.01
+_LOCK_WAIT_S, _LOCK_POLL_S = 10.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ class Storage:
             yield
             return
         try:
-            give_up_at = time.monotonic() + LOCK_WAIT_S
+            give_up_at = time.monotonic() + _LOCK_WAIT_S
             while not _try_lock(descriptor) and time.monotonic() < give_up_at:
                 time.sleep(_LOCK_POLL_S)
             yield
