@@ -34,6 +34,7 @@ class CommandRun:
         self.line = " ".join(["python", *command])
         self._folder, self._output = folder, output
 
+        # Into a file, because a pipe that nobody reads would stop the command when it is full.
         with open(folder.local_path / output, "wb") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, *command],
@@ -43,6 +44,7 @@ class CommandRun:
                 start_new_session=True,
             )
 
+        # Set from outside at once. The command writes nothing that long before it has loaded its libraries.
         if max_file_bytes is not None:
             resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
 

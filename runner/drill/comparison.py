@@ -8,6 +8,7 @@ from runner.records.metrics_log import read_rows
 from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, WEIGHTS
 
+# Columns of the log that differ between any two runs.
 _WALL_TIMES = ("seconds", "images_per_second")
 
 
@@ -44,6 +45,7 @@ def _checkpoint_differences(trial: Storage, reference: Storage) -> list[str]:
 
 def _log_differences(trial: Storage, reference: Storage) -> list[str]:
     """Gives the first row of metrics.jsonl that differs, or the number of rows if that does."""
+    # The first difference is enough: later rows differ because of it.
     rows, expected = _comparable_rows(trial), _comparable_rows(reference)
     for number, (row, wanted) in enumerate(zip(rows, expected, strict=False), start=1):
         if row != wanted:

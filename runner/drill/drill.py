@@ -57,6 +57,7 @@ class Drill:
         by_name = {fault.name: FaultResult(fault.name, fault.title) for fault in faults}
         self.results.extend(by_name.values())
 
+        # Some faults can't be tried on a cluster that others may use.
         waiting = []
         for fault in faults:
             if reason := why_not(fault, self.address):
@@ -64,6 +65,7 @@ class Drill:
             else:
                 waiting.append(fault)
 
+        # Only faults at random steps may show something new when they are tried again.
         repeated = [fault for fault in waiting if fault.again]
         while chosen := choose_next(waiting, lambda one: self._estimate_s(one, setup, by_name), self.left_s):
             waiting.remove(chosen)
@@ -111,6 +113,7 @@ class Drill:
             target.end_everything()
         took_s = time.monotonic() - began
 
+        # What was not training was the start. On a cluster, each start includes Ray.
         rows = read_rows(setup.reference.at(f"{NAME}/{TRIALS}/trial"))
         pace.training_s = min(_NOT_STEPS * float(rows[-1]["seconds"]), took_s)
         pace.quick_start_s = took_s - pace.training_s
@@ -146,12 +149,15 @@ class Drill:
             reason = str(error)
             result.reasons.append(_describe_failure(target, reason))
         finally:
+            # Ctrl-C ends the drill here, and nothing may be left running.
             target.end_everything()
             result.kills += target.kills
             result.recoveries.extend(target.recoveries)
 
         took_s = time.monotonic() - began
         result.worst_s = max(result.worst_s, took_s)
+
+        # A failed run may have waited for its deadline, which says nothing of the time that the fault takes.
         if not reason:
             setup.pace.learn(fault.cost(kills), took_s)
         self.console.print(f"  {f'NOT survived: {reason}' if reason else 'survived'}, {took_s:.0f} s")

@@ -48,6 +48,7 @@ class Pace:
 
     def learn(self, cost: Cost, took_s: float) -> None:
         """Corrects the estimates for faults of the same kind, with Ray or without."""
+        # The mean of the old factor and the new one, so that one slow run does not spoil the plan.
         seen, kind = took_s / self._modelled_s(cost), cost.ray_starts > 0
         self.factors[kind] = (self.factors.get(kind, seen) + seen) / 2
 
@@ -66,6 +67,7 @@ def choose_next(waiting: Sequence[T], estimate_s: Callable[[T], float], left_s: 
         waiting: the faults, the most important first.
         estimate_s: the seconds that a fault will take.
     """
+    # Twice through the list: first only what leaves time for others.
     for share in (_BREADTH_SHARE, 1.0):
         for candidate in waiting:
             if estimate_s(candidate) <= share * left_s:

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
         table_folder.write(Path(arguments.json).name, to_json(drill.results, seed, took_s))
     _print_summary(console, drill.results, took_s)
 
+    # The temporary folder is removed only where nobody will want to look into it.
     failed = any(result.survived == NO for result in drill.results)
     if arguments.storage or interrupted or failed:
         console.print(f"the runs are in {folder.root}")

@@ -66,6 +66,7 @@ def print_results(console: Console, results: Sequence[FaultResult]) -> None:
         )
     console.rich.print(table)
 
+    # The reason of a failure has several lines, so a blank line separates it from the others.
     for result in results:
         for reason in result.reasons:
             console.print(f"\n{result.title}: {reason}" if result.failures else f"{result.title}: {reason}")

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 NAME = "drill"
 
+# Small, so that a training takes seconds, with a checkpoint after each epoch and a log row for each step.
 _EXPERIMENT: dict[str, Any] = {
     "name": NAME,
     "data": {"source": "synthetic", "synthetic": {"train": 2, "val": 1}, "patch_size": 64},
@@ -197,6 +198,7 @@ class TargetRun:
             The step that the run resumed from.
         """
 
+        # A start is recorded before its worker has cut the log back, so rows may still be those of the worker before.
         def new_start() -> dict[str, Any] | None:
             starts = read_starts(self.trial)
             if len(starts) <= before.num_starts or self._log_id() == before.log_id:

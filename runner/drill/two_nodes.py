@@ -61,11 +61,13 @@ def two_nodes(log: Path) -> Iterator[TwoNodes]:
 
     try:
         assert process.stdout is not None
+        # The line comes once the cluster is complete. It is empty where the process has ended.
         address = process.stdout.readline().strip()
         if not address:
             raise NotTried(f"a cluster of two nodes could not be started; see {log}")
         yield TwoNodes(process, address)
     finally:
+        # The cluster's processes do not end with the process that started them.
         process.kill()
         kill_session(process.pid)
         process.communicate()

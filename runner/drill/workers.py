@@ -27,6 +27,7 @@ class LocalWorkers:
 
     def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
         """Sends a signal to the worker."""
+        # One worker at a time has this title, apart from one that is just ending.
         return any(signal_worker(pid, number) for pid in processes_titled(command.session, WORKER_TITLE))
 
     def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:

@@ -67,6 +67,7 @@ class _Writer:
 
     def _claim(self, spots: list[complex]) -> bool:
         """Reserves cells of 11 pixels for a label. Returns False where one of them, or a neighbour, is taken."""
+        # Neighbours count too, so that there is space between labels.
         cells = {(int(spot.real) // 11, int(spot.imag) // 11) for spot in spots}
         if not all(6 < spot.real < SIDE_PX - 6 and 8 < spot.imag < SIDE_PX - 8 for spot in spots):
             return False
@@ -124,11 +125,14 @@ def _word(rng: np.random.Generator, syllables: int) -> str:
 def write_labels(rng: np.random.Generator, picture: Image.Image, scene: Scene) -> None:
     """Writes names of streets, then of rivers and parks, then signs, and house numbers where space is left."""
     writer = _Writer(picture)
+
+    # Wide roads first: what is written first gets the space.
     for road in reversed(scene.roads):
         if road.kind is not None and road.kind > RoadKind.SERVICE:
             _name_street(rng, writer, road)
     _name_areas(rng, writer, scene)
     _signs(rng, writer, scene)
+
     for building in scene.buildings:
         part = max(building.parts, key=area)
         if area(part) > 800:
@@ -139,6 +143,7 @@ def write_labels(rng: np.random.Generator, picture: Image.Image, scene: Scene) -
 def _name_street(rng: np.random.Generator, writer: _Writer, road: Road) -> None:
     name = f"{_word(rng, int(rng.integers(1, 4)))} {_STREETS[rng.integers(len(_STREETS))]}"
     size = 18 if road.kind is not RoadKind.RESIDENTIAL else 15
+    # Other parts of the street are tried where the middle is taken.
     for share in (rng.uniform(0.4, 0.6), 0.3, 0.75):
         spot = _spot(road.line, share)
         if spot is not None and writer.write(name, spot[0], size, _INK, spot[1], road.kind is not RoadKind.RESIDENTIAL):
@@ -147,6 +152,7 @@ def _name_street(rng: np.random.Generator, writer: _Writer, road: Road) -> None:
 
 def _spot(line: Sequence[complex], share: float) -> tuple[complex, complex] | None:
     """A point on the visible part of a line, and the line's direction there. None where too little is visible."""
+    # Near an end, the direction could not be taken from points on both sides.
     seen = [point for point in line if 0 < point.real < SIDE_PX and 0 < point.imag < SIDE_PX]
     if len(seen) < 4:
         return None

@@ -56,6 +56,7 @@ class Relief:
 def _crown(radius: int) -> Heights:
     """The heights of a tree: a dome, with smaller domes on it for boughs."""
     side = 2 * radius + 1
+    # Position and height of boughs are in parts of the radius: offsets in elevenths, sizes in sixteenths.
     y, x = np.mgrid[:side, :side].astype(np.int64) - radius
     dome = np.zeros((side, side), np.int16)
     boughs = ((0, 0, 16), (-5, -4, 10), (6, -3, 9), (3, 6, 10), (-5, 5, 9))
@@ -68,6 +69,7 @@ def _crown(radius: int) -> Heights:
 
 
 def _crowns(trees: Sequence[Tree]) -> Heights:
+    # The margin is wider than the radius of any crown, so that trees at the edge need no special case.
     margin = 20
     field = np.zeros((SIDE_PX + 2 * margin, SIDE_PX + 2 * margin), np.int16)
     for tree in trees:
@@ -138,6 +140,7 @@ def develop(rng: np.random.Generator, colour: Image.Image, roughness: Image.Imag
 
 def _leaf_light(relief: Relief, texture: Heights) -> Heights:
     """The brightness of crowns, in parts of 128: more for high boughs, and for slopes that face the sun."""
+    # The difference to the height two pixels further away from the sun: positive on slopes that face away.
     crowns = relief.crowns
     there, here = _shifted(round(-2 * relief.shadow.real), round(-2 * relief.shadow.imag))
     slope = np.zeros_like(crowns)
@@ -148,6 +151,7 @@ def _leaf_light(relief: Relief, texture: Heights) -> Heights:
 
 def _softened(level: Heights) -> Heights:
     """Blurs with the weights 1 2 1 in both directions. The outermost pixels stay as they are."""
+    # The 2 rounds to the nearest integer: + binds tighter than >>.
     rows = level.copy()
     rows[1:-1] = level[:-2] + 2 * level[1:-1] + level[2:] + 2 >> 2
     soft = rows.copy()

@@ -66,6 +66,7 @@ def middle(outline: Outline) -> complex:
 
 def contains(outline: Outline, point: complex) -> bool:
     """True where the point is inside the outline, which need not be convex."""
+    # A ray to the right crosses the outline an odd number of times if the point is inside.
     inside = False
     for a, b in sides(outline):
         if (a.imag > point.imag) != (b.imag > point.imag):
@@ -92,6 +93,7 @@ def blob(rng: np.random.Generator, center: complex, along: complex, width: float
     points = []
     for i, ray in enumerate(rays):
         before, after, share = radii[i // 3], radii[(i // 3 + 1) % 8], (i % 3) / 3
+        # Smooth between two radii, with slope 0 at both.
         eased = share * share * (3 - 2 * share)
         radius = before + (after - before) * eased
         points.append(center + along * complex(ray.real * width / 2, ray.imag * depth / 2) * radius)
@@ -105,6 +107,8 @@ def scatter(rng: np.random.Generator, outline: Outline, spacing: float) -> Itera
     rows, columns = np.indices((int((bottom - top) / spacing) + 1, int((right - left) / spacing) + 1))
     x = left + (columns + rng.random(columns.shape)) * spacing
     y = top + (rows + rng.random(rows.shape)) * spacing
+
+    # The same as `contains`, for all points at once.
     inside = np.zeros(x.shape, bool)
     for a, b in sides(outline):
         if a.imag != b.imag:
@@ -124,7 +128,7 @@ def along_line(line: Sequence[complex], spacing: float, start: float = 0.0) -> I
         while position <= way:
             yield a + heading * position, heading
             position += spacing
-        position -= way
+        position -= way  # the rest of the spacing goes on along the next stretch
 
 
 def offset_line(line: Outline, distance: float) -> Outline:
@@ -157,6 +161,7 @@ class Cell:
         """The part on the inner side of a line, with `border` along the new side. None where there is none."""
         corners: list[complex] = []
         borders: list[int] = []
+        # Each corner on the inner side is kept, and each side that crosses the line is cut there.
         depths = [cross(along, corner - origin) for corner in self.corners]
         for i, (a, b) in enumerate(sides(self.corners)):
             depth_a, depth_b = depths[i], depths[(i + 1) % len(depths)]
@@ -200,6 +205,7 @@ class Frame:
 
     def to_canvas(self, point: complex) -> complex:
         """Maps a point of the plan to pixels of the canvas."""
+        # A complex polynomial is a conformal map, which keeps angles.
         square = point * point
         return self.origin + self.turn * (point + self.bend * square + self.twist * square * point)
 

@@ -96,7 +96,7 @@ def _shaded(colour: Colour, percent: int) -> Colour:
 
 def _draw_area(rng: np.random.Generator, ground: _Ground, area: Area) -> None:
     colour = _shaded(_GROUND[area.land], int(rng.integers(94, 107)))
-    if area.land is Land.WATER:
+    if area.land is Land.WATER:  # always the same blue, with a pale shore
         colour = _GROUND[Land.WATER]
         ground.colour.border(area.outline, (160, 154, 142), 5)
     ground.colour.polygon(area.outline, colour)
@@ -125,7 +125,7 @@ def _park_cars(rng: np.random.Generator, ground: _Ground, outline: Outline) -> N
 def _draw_car(rng: np.random.Generator, ground: _Ground, at: complex, heading: complex) -> None:
     body = rectangle(at, heading, rng.uniform(9.5, 12), 5)
     ground.colour.polygon(body, _CARS[rng.integers(len(_CARS))])
-    ground.height.polygon(body, 3)
+    ground.height.polygon(body, 3)  # a car casts a short shadow
 
 
 def _mark_pitch(ground: _Ground, outline: Outline) -> None:
@@ -190,6 +190,7 @@ def _draw_pitched(ground: _Ground, part: Outline, base: Colour, shadow: complex)
     """Draws a roof with a ridge. The slope that faces the sun is brighter."""
     a, b, c, d = part
     ridge = (a + d) * 0.5, (b + c) * 0.5
+    # From -1 (away from the sun) to 1 (towards it).
     facing = dot(unit((a + b) - (c + d)), -shadow)
     near, far = _shaded(base, 92 + int(30 * facing)), _shaded(base, 92 - int(30 * facing))
     ground.colour.polygon((a, b, ridge[1], ridge[0]), near)

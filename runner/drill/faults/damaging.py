@@ -29,6 +29,9 @@ _BALLAST = "ballast"
 _WEIGHTS_OF_STATE = "generator.safetensors"
 
 
+# The ways to damage a checkpoint.
+
+
 def truncate(folder: Path) -> None:
     """Cuts off half of a checkpoint's weights."""
     _halve(folder / _WEIGHTS_OF_STATE)
@@ -55,6 +58,7 @@ def damage_checkpoints(target: TargetRun) -> None:
     command = target.start(quick=True)
     resumed = 0
     for step, damage in zip(target.random_steps(len(DAMAGES)), DAMAGES, strict=True):
+        # With one checkpoint only, the damaged one would be the last.
         older, newest = _wait_for_checkpoints(target, command, max(step, resumed + 1))
         with target.killing() as before:
             command.kill_all()
@@ -91,6 +95,7 @@ def tear_small_files(target: TargetRun) -> None:
     _stop_somewhere(target)
     before = target.moment()
 
+    # All of these can be rebuilt from the checkpoint or from the other files.
     trial, experiment = target.trial.local_path, target.experiment.local_path
     _halve_last_line(trial / METRICS_LOG)
     for path in (trial / TRIAL_FILE, experiment / RESULTS_CSV, experiment / RESULTS_JSON):
@@ -142,6 +147,7 @@ def move_storage(target: TargetRun) -> None:
 
 def fill_disk(target: TargetRun) -> None:
     """Fills the disk while the run goes on. It ends with exit code 75. With space, the same command continues."""
+    # A real full disk needs the right to mount one.
     target.storage.make_folder()
     if not _mount_small_disk(target.storage.local_path):
         _limit_files(target)
@@ -153,6 +159,7 @@ def fill_disk(target: TargetRun) -> None:
         (step,) = target.random_steps(1)
         target.wait_for_step(command, step)
 
+        # The run must end by itself. Then there is space again.
         injected_at = time.monotonic()
         _fill(target.storage.local_path / _BALLAST)
         target.expect(command, Exit.STOPPED)
@@ -182,6 +189,7 @@ def _limit_files(target: TargetRun) -> None:
 def _fill(path: Path) -> None:
     """Writes a file until no byte is left on the disk."""
     with open(path, "wb", buffering=0) as stream:
+        # Smaller and smaller blocks, until not one byte more fits.
         for size in (2**16, 2**10, 1):
             with contextlib.suppress(OSError):
                 while stream.write(b"\0" * size):
@@ -199,6 +207,7 @@ def _mount_small_disk(path: Path) -> bool:
 
 def _keep_small_disk(path: Path) -> None:
     """Unmounts the file system. Its files stay in the folder, so that a user can see what went wrong."""
+    # A lazy unmount works even where a process still has a file open.
     copy = path.with_name(f"{path.name}.copy")
     shutil.copytree(path, copy, ignore=shutil.ignore_patterns(_BALLAST))
     subprocess.run(["umount", "--lazy", str(path)], check=True, capture_output=True)

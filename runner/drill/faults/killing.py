@@ -83,6 +83,7 @@ def kill_driver(target: TargetRun) -> None:
     (step,) = target.random_steps(1)
     target.wait_for_step(command, step)
 
+    # Ray titles a process after the class of its actor. There is one driver per trial, and one trial.
     drivers = processes_titled(command.session, DRIVER_TITLE)
     if not drivers:
         raise NotTried(f"no process is titled {DRIVER_TITLE}")
@@ -101,6 +102,7 @@ def _rerun_if_given_up(target: TargetRun, command: CommandRun, num_starts: int) 
     def decided() -> bool | None:
         return len(read_starts(target.trial)) > num_starts or command.exit_code is not None or None
 
+    # Tune restarts a trial whose driver has died, unless it has failed too often.
     target.wait_until(command, decided, "the trial was restarted or given up")
     if command.exit_code is None:
         return command
@@ -136,6 +138,7 @@ def suspend_worker(target: TargetRun) -> None:
 
 def preempt_node(target: TargetRun) -> None:
     """Preempts the worker's node, with notice. The run continues on the other node."""
+    # Early, and with little notice: the preemption must come before the training is over.
     target.folder.make_folder()
     step = target.random_steps(1)[0] // 2
     notice_s = target.setup.pace.training_s / 8

@@ -54,6 +54,7 @@ def _interrupt_twice(target: TargetRun, command: CommandRun) -> None:
     again = time.monotonic()
     command.signal_group(signal.SIGINT)
     target.expect(command, Exit.INTERRUPTED)
+    # The exit code is that of a first Ctrl-C, so only the time shows that the second one had an effect.
     took_s = time.monotonic() - again
     if took_s > _AT_ONCE_S:
         raise NotSurvived(f"the second Ctrl-C ended the command after {took_s:.0f} s, not at once")

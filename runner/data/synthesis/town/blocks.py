@@ -38,6 +38,7 @@ _DEEPEST_PITCHED_PX = 52.0
 
 
 def _building(rng: np.random.Generator, parts: tuple[Outline, ...], height: float, roofs: _Roofs) -> Building:
+    # Deep houses have flat roofs.
     roof = pick(rng, roofs)
     pitched = roof in _PITCHED and all(length(part[3] - part[0]) < _DEEPEST_PITCHED_PX for part in parts)
     return Building(parts, round(height * rng.uniform(0.75, 1.3)), roof, pitched)
@@ -73,6 +74,7 @@ def rows_around_a_yard(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
 
 def _solid_row(rng: np.random.Generator, lot: Cell) -> Iterator[Building]:
     """Houses side by side that cover a whole lot, which is too thin for a yard."""
+    # The lot is cut across, again and again, and the last house takes what is left.
     along = lot.longest
     rest: Cell | None = lot
     height = rng.uniform(12, 20)
@@ -90,6 +92,8 @@ def _quarters(corners: Outline) -> tuple[Outline, ...]:
     """Divides a convex outline into parts with four corners."""
     if len(corners) == 4:
         return (corners,)
+
+    # One part per corner, from there to the middle of the outline.
     center = middle(corners)
     halves = [(a + b) * 0.5 for a, b in sides(corners)]
     return tuple((corner, halves[i], center, halves[i - 1]) for i, corner in enumerate(corners))
@@ -232,6 +236,7 @@ def _bands(lot: Cell, along: complex, pitch: float, depth: float) -> Iterator[tu
 
 def _reach(outline: Outline, point: complex, along: complex) -> tuple[float, float] | None:
     """The distances from the point at which a line through it enters and leaves a convex outline."""
+    # A convex outline meets the line twice, or at a corner more often.
     meets = []
     for a, b in sides(outline):
         low, high = dot(a - point, along * 1j), dot(b - point, along * 1j)
@@ -312,7 +317,7 @@ def school(rng: np.random.Generator, lot: Cell) -> Iterator[Piece]:
         return
     start, end, at = bands[0]
     width = min(120.0, (end - start) * 0.5)
-    if width < 80:
+    if width < 80:  # no space for wings
         yield _building(rng, (rectangle(at + along * ((start + end) / 2), along, end - start - 8, 40),), 13, _SLAB)
         return
 

@@ -152,6 +152,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> Frame:
     origin = complex(rng.uniform(260, 340), rng.uniform(260, 340))
+    # Streets run along a river, where there is one.
     turn = direction(rng.uniform(-0.414, 0.414))
     if river is not None:
         turn = river.heading * direction(rng.uniform(-0.05, 0.05))
@@ -202,6 +203,7 @@ def _rows_of_trees(rng: np.random.Generator, pieces: list[Piece]) -> Iterator[Tr
 
 def _seen(road: Road) -> Iterator[Road]:
     """The visible stretches of a road, each with one more point beyond the edge of the canvas."""
+    # The road continues past the edge, so that its end is not visible.
     run: list[complex] = []
     shown = [on_canvas((point,), 20) for point in road.line]
     for i, point in enumerate(road.line):
@@ -228,6 +230,7 @@ def _points(piece: Piece) -> Iterable[complex]:
 
 def _assemble(rng: np.random.Generator, pieces: list[Piece], river: Outline) -> Scene:
     """Sorts the pieces into a scene. Leaves out footpaths through water, and trees on streets or in buildings."""
+    # What trees must keep clear of.
     water, taken = Stencil(), Stencil()
     areas = [piece for piece in pieces if isinstance(piece, Area)]
     for ground in areas:

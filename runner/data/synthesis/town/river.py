@@ -114,6 +114,7 @@ def give_way(pieces: Iterable[Piece], water: Stencil, river: River | None = None
 
 def _dry_runs(road: Road, water: Stencil, reach: int) -> Iterator[Road]:
     """The stretches of a road outside the water. Each goes on for `reach` steps of 4 pixels into the bank."""
+    # In steps of 4 pixels, which is the size of a stencil's cell.
     points = [*(point for point, _ in along_line(road.line, 4)), road.line[-1]]
     dry = [not water.covers(point) for point in points]
     if all(dry):
@@ -131,5 +132,6 @@ def _dry_runs(road: Road, water: Stencil, reach: int) -> Iterator[Road]:
 
 
 def _as_road(road: Road, run: list[complex]) -> Iterator[Road]:
+    # Short stubs are dropped. Fewer points make the road smooth again.
     if len(run) > 4:
         yield Road(road.kind, (run[0], *run[8:-4:8], run[-1]))

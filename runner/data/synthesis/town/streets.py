@@ -52,6 +52,7 @@ def lay_streets(rng: np.random.Generator, plan: StreetPlan) -> tuple[list[Cell],
 
 
 def _cut(rng: np.random.Generator, cell: Cell, kind: RoadKind, skew: float) -> tuple[list[Cell], Road]:
+    # Across the longest side, at a random point near its middle, so that blocks do not become too long.
     along = cell.longest
     reaches = [dot(along, corner) for corner in cell.corners]
     low, high = min(reaches), max(reaches)
@@ -60,6 +61,8 @@ def _cut(rng: np.random.Generator, cell: Cell, kind: RoadKind, skew: float) -> t
     origin = middle_point + along * (at - dot(along, middle_point))
     across = unit(along * 1j + along * rng.uniform(-skew, skew))
     halves = [half for way in (across, -across) if (half := cell.clipped(origin, way, kind)) is not None]
+
+    # The road runs between the two points where the cut meets the outline.
     ends = sorted(
         (corner for corner in halves[0].corners if abs(cross(across, corner - origin)) < 1e-6),
         key=lambda corner: dot(across, corner),
