@@ -87,6 +87,7 @@ class Patches:
         self._starts = list(itertools.accumulate((batch.num_rows for batch in batches), initial=0))
         self._batches = batches
 
+        # Views of the mapped file: no pixel is copied here.
         names = ("map", "satellite") if direction == MAP_TO_SATELLITE else ("satellite", "map")
         self._columns = [tuple(batch.column(name).to_numpy_ndarray() for name in names) for batch in batches]
         self.patch_size = int(tables[0].schema.field("map").type.shape[-1])
@@ -130,6 +131,7 @@ class Patches:
             IndexError: an index is out of range. Nothing has been written.
             ValueError: the tensors do not have n rows.
         """
+        # Checked before anything is written, so that an error leaves no half-filled batch.
         wanted = np.asarray(indices, dtype=np.int64).tolist()
         if wanted and not (min(wanted) >= 0 and max(wanted) < len(self)):
             raise IndexError(f"patch indices must lie in 0..{len(self) - 1}")

@@ -21,6 +21,7 @@ class SyncBehind:
 
     def __init__(self, folder: Storage) -> None:
         self._folder = folder
+        # One thread is enough: it waits for the disk, not for a core.
         self._pool = ThreadPoolExecutor(1, "sync")
         self._syncs: list[Future[None]] = []
 
@@ -41,6 +42,7 @@ class SyncBehind:
 
 def file_checksum(path: Path) -> str:
     """XXH3 of a file, 16 hexadecimal digits. Raises OSError where the file can't be read."""
+    # One block is used again and again, so that a thread needs one megabyte however large the file is.
     digest = xxh3_64()
     block = memoryview(bytearray(BLOCK_BYTES))
     with open(path, "rb", buffering=0) as stream:
@@ -61,6 +63,7 @@ def first_damaged(folder: Path, checksums: Mapping[str, str]) -> str | None:
     Raises:
         OSError: a file can't be read.
     """
+    # Threads are enough: xxhash and reading release the interpreter lock.
     with ThreadPoolExecutor(num_cores()) as pool:
         found = pool.map(lambda name: file_checksum(folder / name), checksums)
         for (name, expected), checksum in zip(checksums.items(), found, strict=True):

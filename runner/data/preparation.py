@@ -159,6 +159,7 @@ def _write_store(folder: Storage, fingerprint: str, data: Data, source: Source, 
 def _discard(patches: Storage, temporary: str) -> None:
     """Deletes an unfinished store. A task that still writes shards of it does not find it any more."""
     if patches.exists(temporary):
+        # First another name: a deletion takes time, in which more shards could be written here.
         away = f"{TEMPORARY}{secrets.token_hex(4)}"
         patches.rename(temporary, away)
         patches.remove(away)

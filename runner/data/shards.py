@@ -95,6 +95,7 @@ def write_shard(shard: Shard, seed: int | None, data: Data, folder: Storage) -> 
     num_patches = 0
 
     with folder.writing_unsynced(shard.name) as stream:
+        # The checksum is taken on the way, so that the file need not be read again.
         hashing = HashingStream(stream, xxh3_64())
         with pa.ipc.new_file(pa.PythonFile(hashing, mode="w"), patch_schema(data.patch_size)) as writer:
             for picture in shard.pictures:

@@ -80,6 +80,7 @@ def validation_source(folder: Path) -> Source:
 def store_fingerprint(source: Source, data: Data) -> str:
     """The name of this source's patch store: 16 hexadecimal digits. Reads all files of the source."""
     text = f"{_STORE_FORMAT} {data.patching} {data.patch_size} {_source_digest(source)}"
+    # 64 bits are enough: a storage has few stores, and a name of 16 digits can be read.
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -152,6 +153,7 @@ def _source_digest(source: Source) -> str:
         digest.update(f"synthetic {SYNTHESIS_VERSION} {source.seed}".encode())
 
     for picture in source.pictures:
+        # An unreadable file counts with its reason, because the store leaves it out.
         content = picture.path and _file_digest(picture.path)
         digest.update(f"\n{picture.split}/{picture.name} {content}".encode())
     return digest.hexdigest()

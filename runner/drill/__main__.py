@@ -1,4 +1,4 @@
-"""`python -m runner.drill`: the command."""
+"""The command line of `python -m runner.drill`."""
 
 import argparse
 import math
@@ -11,7 +11,7 @@ from runner.errors import Exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command. Returns its exit code."""
     parser = new_parser(
         "runner.drill",
         "Breaks small runs in many ways and prints which of the faults they survived: the same command again, and\n"
@@ -19,10 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Exit code 0: all that were tried survived; 1: some did not.",
         "python -m runner.drill --minutes 20",
     )
-    parser.add_argument("--minutes", metavar="N", type=minutes, default=20.0, help="about how long (default: 20)")
+
+    parser.add_argument("--minutes", metavar="N", type=_minutes, default=20.0, help="about how long (default: 20)")
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS"),
-        help="an existing Ray cluster (default: RAY_ADDRESS, else local ones of its own)",
+        help="an existing Ray cluster (default: RAY_ADDRESS, else a local one for each command)",
     )  # fmt: skip
     parser.add_argument(
         "--storage", metavar="DIR",
@@ -32,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the table as JSON, too")
     parser.add_argument("--seed", type=int, help="draws the random moments (default: a new one, which is printed)")
     add_traceback(parser)
-    return run_command(parser, run_drill, argv)
+
+    return run_command(parser, _run_drill, argv)
 
 
-def minutes(text: str) -> float:
-    """A number of minutes above 0."""
+def _minutes(text: str) -> float:
+    """Parses a number of minutes above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -46,8 +48,8 @@ def minutes(text: str) -> float:
     return value
 
 
-def run_drill(arguments: argparse.Namespace) -> Exit:
-    """Runs what the parsed options ask for."""
+def _run_drill(arguments: argparse.Namespace) -> Exit:
+    # Imported here, so that `--help` does not wait for it.
     from runner.drill.run import run
 
     return run(arguments)

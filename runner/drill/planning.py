@@ -1,4 +1,4 @@
-"""Which fault comes next in the time that is left. Pure: knows no run and no clock."""
+"""Chooses which fault comes next in the time that is left. It only computes: it knows no run and no clock."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,17 +6,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-BREADTH_SHARE = 0.5
+_BREADTH_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a fault's time goes into, beside one whole training.
+    """What a fault takes time for, in addition to one whole training.
 
     Attributes:
-        ray_starts: starts of the command that start Ray too.
-        quick_starts: starts that do without where they may.
-        restarts: starts of a worker by Ray, and waits as long.
+        ray_starts: starts of the command that also start Ray.
+        quick_starts: starts of the command that do not start Ray where they need not.
+        restarts: restarts of a worker by Ray, and waits of the same length.
     """
 
     ray_starts: int = 0
@@ -26,11 +26,14 @@ class Cost:
 
 @dataclass
 class Pace:
-    """How long things take here: guesses that what was seen corrects.
+    """How long things take on this machine: estimates, which measurements correct.
 
     Attributes:
-        training_s: one whole training, without its start.
-        quick_start_s: a start without Ray.
+        training_s: one whole training, without the start of the command.
+        quick_start_s: a start of the command without Ray.
+        ray_start_s: a start of the command with Ray.
+        restart_s: a restart of a worker by Ray.
+        factors: by how much measured times exceeded the estimates, for faults with Ray (True) and without (False).
     """
 
     training_s: float
@@ -44,7 +47,8 @@ class Pace:
         return self._modelled_s(cost) * self.factors.get(cost.ray_starts > 0, 1.0)
 
     def learn(self, cost: Cost, took_s: float) -> None:
-        """Corrects the guesses for faults of that kind, with Ray or without."""
+        """Corrects the estimates for faults of the same kind, with Ray or without."""
+        # The mean of the old factor and the new one, so that one slow run does not spoil the plan.
         seen, kind = took_s / self._modelled_s(cost), cost.ray_starts > 0
         self.factors[kind] = (self.factors.get(kind, seen) + seen) / 2
 
@@ -54,12 +58,17 @@ class Pace:
 
 
 def choose_next(waiting: Sequence[T], estimate_s: Callable[[T], float], left_s: float) -> T | None:
-    """The most important fault that fits; None where none does.
+    """The most important fault that fits into the time that is left. None where none does.
 
-    One that would take more than half of what is left waits for those that would not: where time is short,
-    several faults tried tell more than one.
+    A fault that would take more than half of that time comes after those that would not, because several faults tell
+    more than one.
+
+    Args:
+        waiting: the faults, the most important first.
+        estimate_s: the seconds that a fault will take.
     """
-    for share in (BREADTH_SHARE, 1.0):
+    # Twice through the list: first only what leaves time for others.
+    for share in (_BREADTH_SHARE, 1.0):
         for candidate in waiting:
             if estimate_s(candidate) <= share * left_s:
                 return candidate

@@ -27,16 +27,8 @@ def session_processes(session: int) -> dict[int, str]:
         # psutil knows nothing of sessions.
         with contextlib.suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == session and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-                found[process.pid] = process_title(process.pid)
+                found[process.pid] = _process_title(process.pid)
     return found
-
-
-def process_title(pid: int) -> str:
-    """The title that `ps` shows of a process. Empty where it has ended."""
-    try:
-        return " ".join(psutil.Process(pid).cmdline()).strip()
-    except psutil.Error:
-        return ""
 
 
 def processes_titled(session: int, title: str) -> list[int]:
@@ -64,7 +56,7 @@ def kill_session(session: int) -> None:
 def signal_worker(pid: int, number: int) -> bool:
     """Sends a signal to a process if it is a training worker. False where it is none, or has ended."""
     # The system may have given the number to another process meanwhile.
-    if not process_title(pid).startswith(WORKER_TITLE):
+    if not _process_title(pid).startswith(WORKER_TITLE):
         return False
     try:
         os.kill(pid, number)
@@ -84,7 +76,7 @@ def kill_worker_during_write(pid: int, folder: str, prefix: str, within_s: float
     while time.monotonic() < deadline:
         if names_with(folder, prefix) - before:
             return signal_worker(pid, signal.SIGKILL)
-        if not process_title(pid):
+        if not _process_title(pid):
             return False
         time.sleep(_WRITE_POLL_S)
     return False
@@ -96,3 +88,11 @@ def names_with(folder: str, prefix: str) -> set[str]:
         return {path.name for path in Path(folder).iterdir() if path.name.startswith(prefix)}
     except OSError:
         return set()
+
+
+def _process_title(pid: int) -> str:
+    """The title that `ps` shows of a process. Empty where it has ended."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline()).strip()
+    except psutil.Error:
+        return ""

@@ -1,4 +1,4 @@
-"""A drill from its options to its exit code: reach, folder, faults, table."""
+"""Runs a drill from the parsed options to the exit code."""
 
 import argparse
 import contextlib
@@ -13,27 +13,29 @@ from runner.command import unwound_on_sigterm
 from runner.console import Console
 from runner.drill.drill import SHORT_MINUTES, Drill
 from runner.drill.faults.catalogue import FAULTS, Fault
-from runner.drill.reach import Cluster, Reach, ThisMachine
-from runner.drill.table import NO, NOT_TRIED, Tally, print_tallies, to_json
+from runner.drill.table import NO, NOT_TRIED, FaultResult, print_results, to_json
+from runner.drill.workers import ClusterWorkers, LocalWorkers, Workers
 from runner.errors import Exit, ResourceError, StorageError
 from runner.storage.folder import Storage, open_storage
 
 
 def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit:
-    """Drills, prints the table, and removes the temporary folder if all survived."""
+    """Runs the drill, prints the table, and removes the temporary folder if all faults were survived.
+
+    Raises:
+        StorageError: the folder for the runs, or for the table, can't be written.
+        ResourceError: the undisturbed run failed, or there was no time for any fault.
+    """
     began = time.monotonic()
     console = Console()
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(10**6)
-    report = open_report(arguments.json)
+    table_folder = _table_folder(arguments.json)
+
+    interrupted = False
     with contextlib.ExitStack() as stack:
         stack.enter_context(unwound_on_sigterm())
-        reach: Reach = ThisMachine()
-        if arguments.address:
-            cluster = stack.enter_context(contextlib.closing(Cluster(arguments.address)))
-            reach, num_nodes = cluster, cluster.num_nodes()
-            if num_nodes > 1 and not arguments.storage:
-                raise StorageError(f"--storage: the cluster has {num_nodes} nodes; give a folder that all of them see.")
-        folder = new_folder(arguments.storage)
+        workers = _reach_workers(stack, arguments)
+        folder = _new_folder(arguments.storage)
         console.print(f"drill of {arguments.minutes:g} minutes in {folder.root}, --seed {seed}")
         drill = Drill(
             folder=folder,
@@ -42,54 +44,72 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
             deadline=began + 60 * arguments.minutes,
             short=arguments.minutes < SHORT_MINUTES,
             address=arguments.address,
-            reach=reach,
+            workers=workers,
         )
-        interrupted = False
         try:
             drill.run(faults)
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted = True  # what was found so far is printed all the same
+
     took_s = time.monotonic() - began
-    if report is not None:
-        report.write(Path(arguments.json).name, to_json(drill.tallies, seed, took_s))
-    sum_up(console, drill.tallies, took_s)
-    failed = any(tally.survived == NO for tally in drill.tallies)
+    if table_folder is not None:
+        table_folder.write(Path(arguments.json).name, to_json(drill.results, seed, took_s))
+    _print_summary(console, drill.results, took_s)
+
+    # The temporary folder is removed only where nobody will want to look into it.
+    failed = any(result.survived == NO for result in drill.results)
     if arguments.storage or interrupted or failed:
         console.print(f"the runs are in {folder.root}")
     else:
         shutil.rmtree(folder.local_path, ignore_errors=True)
+
     if interrupted:
         return Exit.INTERRUPTED
-    if all(tally.survived == NOT_TRIED for tally in drill.tallies):
+    if all(result.survived == NOT_TRIED for result in drill.results):
         raise ResourceError("no fault was tried; where the time did not allow it, give more --minutes.")
     return Exit.TRIAL_FAILED if failed else Exit.FINISHED
 
 
-def sum_up(console: Console, tallies: Sequence[Tally], took_s: float) -> None:
-    """Prints the table, and one line about all of it."""
-    print_tallies(console, tallies)
-    tried = [tally for tally in tallies if tally.survived != NOT_TRIED]
-    survived = [tally for tally in tried if tally.survived != NO]
-    kills = sum(tally.kills for tally in tallies)
-    console.print(f"{len(survived)} of {len(tried)} faults survived, {kills} kills, {took_s / 60:.1f} minutes")
+def _reach_workers(stack: contextlib.ExitStack, arguments: argparse.Namespace) -> Workers:
+    """Connects to the cluster of --address, if there is one, until the stack is closed."""
+    if not arguments.address:
+        return LocalWorkers()
+    workers = stack.enter_context(contextlib.closing(ClusterWorkers(arguments.address)))
+    num_nodes = workers.num_nodes()
+    if num_nodes > 1 and not arguments.storage:
+        raise StorageError(f"--storage: the cluster has {num_nodes} nodes; give a folder that all of them see.")
+    return workers
 
 
-def open_report(path: str | None) -> Storage | None:
-    """The folder that --json names a file in; raises StorageError where it can't be written."""
+def _table_folder(path: str | None) -> Storage | None:
+    """The folder of the file that --json names. Raises StorageError where it can't be written."""
     return None if path is None else open_storage(str(Path(path).absolute().parent))
 
 
-def new_folder(storage: str | None) -> Storage:
-    """A folder that no other drill has used; raises StorageError where it can't be made."""
+def _new_folder(storage: str | None) -> Storage:
+    """Creates a folder for the runs of this drill. Raises StorageError where it can't be created."""
     if storage is None:
         return Storage.open(tempfile.mkdtemp(prefix="pix2pix-drill-"))
-    place = open_storage(storage)
+
+    parent = open_storage(storage)
     number = 1
-    while place.exists(f"drill_{number}"):
+    while parent.exists(f"drill_{number}"):
         number += 1
-    folder = place.at(f"drill_{number}")
+    folder = parent.at(f"drill_{number}")
     try:
         folder.make_folder()
     except OSError as error:
         raise StorageError(f"--storage: {folder.root} can't be made ({error.strerror or error}).") from error
     return folder
+
+
+def _print_summary(console: Console, results: Sequence[FaultResult], took_s: float) -> None:
+    """Prints the table, and a line with the totals."""
+    print_results(console, results)
+    tried = [result for result in results if result.survived != NOT_TRIED]
+    survived = [result for result in tried if result.survived != NO]
+    kills = sum(result.kills for result in results)
+    console.print(
+        f"{len(survived)} of {len(tried)} faults survived, {kills} {'kill' if kills == 1 else 'kills'}, "
+        f"{took_s / 60:.1f} minutes"
+    )

@@ -1,4 +1,4 @@
-"""What a drill prints and writes: one row a fault, and why a run did not survive."""
+"""The table of a drill: one row per fault, and why runs did not survive."""
 
 import json
 from collections.abc import Sequence
@@ -14,12 +14,15 @@ YES, NO, NOT_TRIED = "yes", "no", "not tried"
 
 
 @dataclass
-class Tally:
+class FaultResult:
     """What came of one fault, over all tries.
 
     Attributes:
+        name, title: those of the fault.
+        kills: the number of times that processes were killed.
+        recoveries: what each injection of the fault cost.
         reasons: why a run did not survive, or why the fault was not tried.
-        worst_s: of a try, from its begin to its end.
+        worst_s: seconds of the longest try, from start to end.
     """
 
     name: str
@@ -33,11 +36,11 @@ class Tally:
 
     @property
     def survived(self) -> str:
-        """yes, no, or not tried."""
+        """YES, NO or NOT_TRIED."""
         return NO if self.failures else YES if self.tries else NOT_TRIED
 
     def as_json(self) -> dict[str, Any]:
-        """For --json."""
+        """The row of the --json file."""
         return {
             "fault": self.name,
             "survived": self.survived,
@@ -49,37 +52,40 @@ class Tally:
         }
 
 
-def print_tallies(console: Console, tallies: Sequence[Tally]) -> None:
-    """The table, then why what is not a plain yes is none."""
+def print_results(console: Console, results: Sequence[FaultResult]) -> None:
+    """Prints the table, and below it why faults were not survived or not tried."""
     table = Table(box=None, pad_edge=False)
     for column in ("fault", "survived", "kills", "steps lost", "worst", "recovery, s", "worst"):
         table.add_column(column, justify="left" if column in ("fault", "survived") else "right", no_wrap=True)
-    for tally in tallies:
-        lost = [recovery.lost_steps for recovery in tally.recoveries]
-        seconds = [recovery.recovery_s for recovery in tally.recoveries]
+
+    for result in results:
+        lost = [recovery.lost_steps for recovery in result.recoveries]
+        seconds = [recovery.recovery_s for recovery in result.recoveries]
         table.add_row(
-            tally.title, tally.survived, str(tally.kills or "-"), *mean_and_worst(lost), *mean_and_worst(seconds)
+            result.title, result.survived, str(result.kills or "-"), *_mean_and_worst(lost), *_mean_and_worst(seconds)
         )
     console.rich.print(table)
-    for tally in tallies:
-        for reason in tally.reasons:
-            console.print(f"\n{tally.title}: {reason}" if tally.failures else f"{tally.title}: {reason}")
+
+    # The reason of a failure has several lines, so a blank line separates it from the others.
+    for result in results:
+        for reason in result.reasons:
+            console.print(f"\n{result.title}: {reason}" if result.failures else f"{result.title}: {reason}")
 
 
-def mean_and_worst(values: Sequence[float]) -> tuple[str, str]:
-    """Both as texts; a dash where there is nothing."""
+def _mean_and_worst(values: Sequence[float]) -> tuple[str, str]:
+    """Mean and maximum as texts. Dashes where there are no values."""
     if not values:
         return "-", "-"
     return f"{sum(values) / len(values):.1f}", f"{max(values):.4g}"
 
 
-def to_json(tallies: Sequence[Tally], seed: int, took_s: float) -> bytes:
-    """The table for programs."""
+def to_json(results: Sequence[FaultResult], seed: int, took_s: float) -> bytes:
+    """The table as JSON, for programs."""
     content = {
-        "survived": all(tally.survived != NO for tally in tallies),
-        "kills": sum(tally.kills for tally in tallies),
+        "survived": all(result.survived != NO for result in results),
+        "kills": sum(result.kills for result in results),
         "seed": seed,
         "seconds": round(took_s, 1),
-        "faults": [tally.as_json() for tally in tallies],
+        "faults": [result.as_json() for result in results],
     }
     return json.dumps(content, indent=1).encode()

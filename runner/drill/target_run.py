@@ -1,7 +1,8 @@
-"""A run that is broken: its folder, its commands, and what each fault cost it."""
+"""The run that a fault is injected into: its folder, its commands, and what each fault cost."""
 
 import contextlib
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,18 +14,19 @@ from runner.drill.command_run import CommandRun
 from runner.drill.comparison import differences
 from runner.drill.planning import Pace
 from runner.drill.processes import POLL_S
-from runner.drill.reach import Reach
+from runner.drill.workers import Workers
 from runner.errors import Exit
 from runner.records.metrics_log import read_rows
 from runner.records.starts import read_starts
 from runner.storage.folder import Storage
-from runner.storage.run_folder import METRICS_LOG, TRIALS
+from runner.storage.run_folder import EXPERIMENT_FILE, METRICS_LOG, PATCHES, TRIALS
 
 T = TypeVar("T")
 
 NAME = "drill"
-EXPERIMENT_FILE = "experiment.yaml"
-EXPERIMENT: dict[str, Any] = {
+
+# Small, so that a training takes seconds, with a checkpoint after each epoch and a log row for each step.
+_EXPERIMENT: dict[str, Any] = {
     "name": NAME,
     "data": {"source": "synthetic", "synthetic": {"train": 2, "val": 1}, "patch_size": 64},
     "model": {"channels": 4, "receptive_field": 16},
@@ -38,22 +40,34 @@ EXPERIMENT: dict[str, Any] = {
 
 
 class NotSurvived(Exception):
-    """A run did not come through a fault; the text says in what way."""
+    """A run did not survive a fault. The text says what went wrong."""
 
 
 class NotTried(Exception):
-    """The fault could not be brought about here; the text says why."""
+    """The fault could not be injected on this machine. The text says why."""
 
 
 class Recovery(NamedTuple):
-    """What one fault cost: steps done again, and seconds from it to the first new step that was logged."""
+    """What one fault cost.
+
+    Attributes:
+        lost_steps: steps that had to be done again.
+        recovery_s: seconds from the fault to the first new step in the log.
+    """
 
     lost_steps: int
     recovery_s: float
 
 
 class Moment(NamedTuple):
-    """A run as it is just before a fault: the last logged step, and what tells a new start from the present one."""
+    """A run just before a fault.
+
+    Attributes:
+        at: the time.monotonic() of the fault.
+        step: the last step in the log.
+        num_starts: the number of starts of a worker so far.
+        log_id: identifies the log file, which each start of a worker replaces. None where there is no log.
+    """
 
     at: float
     step: int
@@ -62,22 +76,23 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Setting:
+class DrillSetup:
     """What all runs of a drill share.
 
     Attributes:
-        epochs: that every run trains for; `total_steps` is the same in steps.
+        epochs: the length of each training.
+        total_steps: the same in steps.
         reference: the storage of the undisturbed run.
-        address: of a Ray cluster, None where each command starts its own.
-        reach: how workers are signalled, wherever they are.
-        pace: how long things take here.
+        address: of a Ray cluster; None where each command starts a local Ray.
+        workers: the way to signal the workers of a run.
+        pace: how long things take on this machine.
     """
 
     epochs: int
     total_steps: int
     reference: Storage
     address: str | None
-    reach: Reach
+    workers: Workers
     pace: Pace
 
 
@@ -86,16 +101,20 @@ class TargetRun:
     """One run of the drill's experiment.
 
     Attributes:
-        folder: its own; `results` in it is the --storage of its commands.
-        setting: what it shares with the other runs.
-        kills_wanted: how many times a fault that can be repeated strikes.
-        random: draws the moments.
-        deadline: by time.monotonic(), when it must be over.
-        options: further arguments of every start of the command.
+        folder: the folder of this run. `results` in it is the --storage of its commands.
+        setup: what it shares with the other runs.
+        kills_wanted: how many times the fault should kill processes.
+        random: draws the steps at which the fault is injected.
+        deadline: the time.monotonic() at which the run must be over.
+        options: further arguments of each start of the command.
+        kills: how many times processes were killed so far.
+        recoveries: what each injection cost so far.
+        commands: all starts of the command so far.
+        results_name: the --storage, relative to `folder`.
     """
 
     folder: Storage
-    setting: Setting
+    setup: DrillSetup
     kills_wanted: int
     random: random.Random
     deadline: float
@@ -107,7 +126,7 @@ class TargetRun:
 
     @property
     def storage(self) -> Storage:
-        """What its commands are given as --storage."""
+        """The --storage of its commands."""
         return self.folder.at(self.results_name)
 
     @property
@@ -117,45 +136,49 @@ class TargetRun:
 
     @property
     def trial(self) -> Storage:
-        """The one trial's folder."""
+        """The folder of the only trial."""
         return self.experiment.at(f"{TRIALS}/trial")
 
     @property
     def last_step(self) -> int:
-        """The last step that was logged; 0 where none was."""
+        """The last step in the log. 0 where there is none."""
         rows = read_rows(self.trial)
         return int(rows[-1]["step"]) if rows else 0
 
-    def moments(self, count: int) -> list[int]:
-        """Random steps to strike at, in order."""
-        total = self.setting.total_steps
+    def random_steps(self, count: int) -> list[int]:
+        """Sorted random steps at which to inject the fault."""
+        # Not at the very beginning, where there is no checkpoint, and not so late that the training ends before.
+        total = self.setup.total_steps
         return sorted(self.random.sample(range(total // 12, total * 3 // 4), count))
 
     def use_prepared_patches(self) -> None:
-        """Copies the undisturbed run's patches, so that only what is about them prepares them again."""
-        copy_folder(self.setting.reference, self.storage, "patches")
+        """Copies the patches of the undisturbed run, to save the time of preparing them."""
+        _copy_folder(self.setup.reference, self.storage, PATCHES)
 
     def start(self, *more: str, quick: bool = False, max_file_bytes: int | None = None) -> CommandRun:
-        """Starts the same command again.
+        """Starts the command, or the same command again.
 
         Args:
-            quick: without Ray, for a fault that has nothing to do with it; on a cluster it makes no difference.
-            max_file_bytes: no file may grow past this.
+            more: further arguments of this start alone.
+            quick: do without Ray, for a fault that does not concern it. Has no effect on a cluster.
+            max_file_bytes: the command can't write longer files; None for no limit.
         """
         self.folder.make_folder()
-        write_experiment(self.folder, self.setting.epochs)
+        _write_experiment(self.folder, self.setup.epochs)
+
         arguments = [str(self.folder.local_path / EXPERIMENT_FILE), "--storage", self.storage.root, "--no-dashboard"]
-        if self.setting.address is not None:
-            arguments += ["--address", self.setting.address]
+        if self.setup.address is not None:
+            arguments += ["--address", self.setup.address]
         elif quick:
             arguments += ["--in-process"]
+
         output = f"output_{len(self.commands) + 1}.txt"
         command = CommandRun([*arguments, *self.options, *more], self.folder, output, max_file_bytes)
         self.commands.append(command)
         return command
 
     def wait_for_step(self, command: CommandRun, step: int) -> None:
-        """Returns as soon as that step is logged."""
+        """Returns as soon as this step is in the log. Raises NotSurvived like `wait_until`."""
         self.wait_until(command, lambda: self.last_step >= step or None, f"step {step} was logged")
 
     def moment(self) -> Moment:
@@ -164,13 +187,18 @@ class TargetRun:
 
     @contextlib.contextmanager
     def killing(self) -> Iterator[Moment]:
-        """Counts a kill, done inside, and gives the moment before it."""
+        """Counts a kill that the block does. Yields the moment before it."""
         self.kills += 1
         yield self.moment()
 
     def recovered(self, command: CommandRun, before: Moment) -> int:
-        """Waits for the first new step after a fault, and notes what the fault cost; the step resumed from."""
+        """Waits for the first new step after a fault, and records what the fault cost.
 
+        Returns:
+            The step that the run resumed from.
+        """
+
+        # A start is recorded before its worker has cut the log back, so rows may still be those of the worker before.
         def new_start() -> dict[str, Any] | None:
             starts = read_starts(self.trial)
             if len(starts) <= before.num_starts or self._log_id() == before.log_id:
@@ -178,19 +206,24 @@ class TargetRun:
             return starts[-1] if self.last_step > starts[-1]["from_step"] else None
 
         start = self.wait_until(command, new_start, f"a new step came after the fault at step {before.step}")
+
+        # A worker that outlives its main process goes on for a while. What it does then is lost, too.
         from_step = int(start["from_step"])
-        # A worker that outlives its main process goes on for a while: what it did then is lost, too.
         lost_steps = max(before.step - from_step, int(start["lost_steps"]))
         self.recoveries.append(Recovery(lost_steps, time.monotonic() - before.at))
         return from_step
 
     def wait_until(self, command: CommandRun, found: Callable[[], T | None], what: str) -> T:
-        """Polls until `found` gives something other than None.
+        """Calls `found` again and again until it returns something other than None.
+
+        Args:
+            what: what should happen, for the error.
 
         Raises:
-            NotSurvived: the command ended before, or the run's time was over.
+            NotSurvived: the command ended first, or the run's deadline was reached.
         """
         while True:
+            # In this order: what the command did just before its end counts.
             ended = command.exit_code
             result = found()
             if result is not None:
@@ -202,7 +235,7 @@ class TargetRun:
             time.sleep(POLL_S)
 
     def expect(self, command: CommandRun, *codes: int) -> int:
-        """Waits for the command's end; raises NotSurvived where the exit code is not one of those."""
+        """Waits for the end of the command. Raises NotSurvived where the exit code is none of `codes`."""
         code = command.wait(self.deadline)
         if code is None:
             raise NotSurvived(f"the command had not ended when its time was over (last step: {self.last_step})")
@@ -211,36 +244,31 @@ class TargetRun:
         return code
 
     def finish(self, command: CommandRun) -> None:
-        """Waits for the finished run; raises NotSurvived where it is not the undisturbed one to the last bit."""
+        """Waits for the end of the run. Raises NotSurvived where it differs from the undisturbed run in any bit."""
         self.expect(command, Exit.FINISHED)
-        different = differences(self.trial, self.setting.reference.at(f"{NAME}/{TRIALS}/trial"))
+        different = differences(self.trial, self.setup.reference.at(f"{NAME}/{TRIALS}/trial"))
         if different:
             raise NotSurvived("; ".join(different))
 
     def end_everything(self) -> None:
-        """Ends whatever its commands left behind."""
+        """Kills all processes of its commands that still run."""
         for command in self.commands:
             command.kill_all()
 
     def _log_id(self) -> int | None:
-        """A worker that begins replaces the log: until then its rows are of work that may be lost."""
+        """Identifies the log file. A new worker replaces it; until then, its rows are of steps that may be lost."""
         try:
             return (self.trial.local_path / METRICS_LOG).stat().st_ino
         except FileNotFoundError:
             return None
 
 
-def write_experiment(folder: Storage, epochs: int) -> None:
-    """The experiment file of every run."""
-    content = EXPERIMENT | {"training": EXPERIMENT["training"] | {"epochs": epochs}}
+def _write_experiment(folder: Storage, epochs: int) -> None:
+    """Writes the experiment file, which is the same for all runs."""
+    content = _EXPERIMENT | {"training": _EXPERIMENT["training"] | {"epochs": epochs}}
     folder.write(EXPERIMENT_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 
 
-def copy_folder(source: Storage, target: Storage, name: str) -> None:
-    """Copies a folder with all in it."""
-    target.make_folder(name)
-    for base in source.names(name):
-        try:
-            target.write(f"{name}/{base}", source.read(f"{name}/{base}"))
-        except OSError:
-            copy_folder(source, target, f"{name}/{base}")
+def _copy_folder(source: Storage, target: Storage, name: str) -> None:
+    """Copies a folder with everything in it."""
+    shutil.copytree(source.local_path / name, target.local_path / name, dirs_exist_ok=True)

@@ -1,7 +1,8 @@
-"""A Ray cluster of two machines that are both this one, of which one is taken away with notice.
+"""A Ray cluster with two nodes on this machine. One of the nodes can be preempted with notice.
 
-Run as a process of its own: it prints the cluster's address; a line `PID SECONDS` on its input drains the node
-on which that worker runs, as a cloud does that wants its machine back; the end of its input ends the cluster.
+The cluster runs in a separate process, `python -m runner.drill.two_nodes`. It prints the cluster's address. A line
+`PID SECONDS` on its standard input drains the node of that worker, as a cloud does before it takes a machine away. The
+end of the input ends the cluster.
 """
 
 import contextlib
@@ -20,14 +21,22 @@ from runner.drill.target_run import NotTried
 
 
 class TwoNodes:
-    """The cluster as the drill speaks to it."""
+    """A running cluster.
+
+    Attributes:
+        address: what a command gets as --address.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]", address: str) -> None:
         self._process = process
         self.address = address
 
-    def take_away(self, worker: int, notice_s: float) -> None:
-        """Gives notice to the node of a worker."""
+    def preempt(self, worker: int, notice_s: float) -> None:
+        """Tells Ray that the node of a worker will be gone in `notice_s` seconds.
+
+        Args:
+            worker: the process number of the worker.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{worker} {notice_s}\n")
         self._process.stdin.flush()
@@ -35,7 +44,11 @@ class TwoNodes:
 
 @contextlib.contextmanager
 def two_nodes(log: Path) -> Iterator[TwoNodes]:
-    """Starts the cluster, and ends it with all its processes; raises NotTried where it can't be started."""
+    """A cluster that ends with the block, with all its processes. Raises NotTried where it can't be started.
+
+    Args:
+        log: a file for what the cluster's processes print.
+    """
     with open(log, "wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "runner.drill.two_nodes"],
@@ -45,40 +58,44 @@ def two_nodes(log: Path) -> Iterator[TwoNodes]:
             text=True,
             start_new_session=True,
         )
+
     try:
         assert process.stdout is not None
+        # The line comes once the cluster is complete. It is empty where the process has ended.
         address = process.stdout.readline().strip()
         if not address:
             raise NotTried(f"a cluster of two nodes could not be started; see {log}")
         yield TwoNodes(process, address)
     finally:
+        # The cluster's processes do not end with the process that started them.
         process.kill()
         kill_session(process.pid)
         process.communicate()
 
 
 def main() -> None:
-    """Holds the cluster until the input ends."""
+    """Runs the cluster until the standard input ends."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    # The head has no core for a worker: it could not be taken away.
+    # The head gets no core, so that no worker runs there: it can't be preempted.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1, wait=True) for _ in range(2)]
     print(cluster.address, flush=True)
+
     for line in sys.stdin:
         worker, notice_s = line.split()
-        drain(cluster.address, node_of(nodes, int(worker)), float(notice_s))
+        _drain(cluster.address, _node_of(nodes, int(worker)), float(notice_s))
 
 
-def node_of(nodes: list[Any], worker: int) -> str:
-    """The node whose raylet started a worker."""
+def _node_of(nodes: list[Any], worker: int) -> str:
+    """The id of the node that a worker runs on: its raylet is the worker's parent process."""
     parent = psutil.Process(worker).ppid()
     return next(str(node.node_id) for node in nodes if node.all_processes["raylet"][0].process.pid == parent)
 
 
-def drain(address: str, node_id: str, notice_s: float) -> None:
-    """Tells Ray that the node will be gone by then."""
+def _drain(address: str, node_id: str, notice_s: float) -> None:
+    """Gives Ray notice that a node will be preempted."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without types
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 

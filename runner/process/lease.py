@@ -140,6 +140,7 @@ class Lease:
 
     def release(self) -> None:
         """Gives the lease back. Does nothing where another start has it."""
+        # The thread first, so that it does not write a new lock after the removal.
         self._released.set()
         self._thread.join()
         lease = read_lease(self._experiment)
@@ -209,6 +210,7 @@ def _find_silent(
         "to see whether it is alive"
     )
 
+    # Any change means that the holder is alive, or that another command has taken the lease.
     give_up_at = time.monotonic() + wait_s
     while read_lease(experiment) == first:
         if is_stopped():

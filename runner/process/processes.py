@@ -85,7 +85,7 @@ def process_start(pid: int) -> str | None:
     if not psutil.LINUX:
         return "alive"
     try:
-        # The command's name stands in parentheses, and may contain spaces and parentheses.
+        # The command's name is in parentheses, and may contain spaces and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[_START_TIME]
     except OSError:
         return None  # it ended between the two looks
@@ -93,6 +93,7 @@ def process_start(pid: int) -> str | None:
 
 def _kill_marked(token: str) -> set[int]:
     """Looks at all processes once. Returns the numbers of those that were killed."""
+    # This process may carry the mark too, if a marked process has started it.
     killed = set()
     for process in psutil.process_iter():
         if process.pid != os.getpid() and _has_mark(process, token):

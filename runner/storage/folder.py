@@ -21,11 +21,10 @@ from typing import BinaryIO
 from runner.errors import StorageError
 
 TEMPORARY = ".tmp-"
-LOCK_WAIT_S = 10.0
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
-_LOCK_POLL_S = 0.01
+_LOCK_WAIT_S, _LOCK_POLL_S = 10.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ class Storage:
             yield
             return
         try:
-            give_up_at = time.monotonic() + LOCK_WAIT_S
+            give_up_at = time.monotonic() + _LOCK_WAIT_S
             while not _try_lock(descriptor) and time.monotonic() < give_up_at:
                 time.sleep(_LOCK_POLL_S)
             yield

@@ -34,6 +34,7 @@ def write_tensors(
     Raises:
         KeyError: a tensor's type is none of float64, float32, float16 and int64.
     """
+    # Widest types first: then each tensor is aligned to its type.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
 

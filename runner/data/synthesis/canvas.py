@@ -1,4 +1,4 @@
-"""Drawing on a square of pixels in scene coordinates: twice as fine as the picture, then averaged."""
+"""Drawing in the coordinates of a scene, finer than the picture, which is then averaged down."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +13,7 @@ Colour = tuple[int, int, int]
 
 
 class Canvas:
-    """A picture of SIDE_PX by SIDE_PX pixels, drawn `scale` times as fine; mode "RGB" or "L"."""
+    """A picture of SIDE_PX by SIDE_PX pixels, drawn `scale` times as fine. Its mode is "RGB" or "L"."""
 
     def __init__(self, mode: str, fill: Colour | int, scale: int) -> None:
         self.scale = scale
@@ -26,15 +26,16 @@ class Canvas:
         return [(point.real * scale - 0.5, point.imag * scale - 0.5) for point in points]
 
     def polygon(self, outline: Outline, fill: Colour | int) -> None:
-        """A filled outline."""
+        """Fills an outline."""
         self._draw.polygon(self._xy(outline), fill=fill)
 
     def border(self, outline: Outline, fill: Colour | int, width: float) -> None:
-        """A closed line along an outline."""
+        """Draws a closed line along an outline."""
         self.line((*outline, outline[0]), fill, width)
 
     def line(self, line: Outline, fill: Colour | int, width: float, rounded: bool = False) -> None:
-        """A line through points; with `rounded`, its ends and corners are round."""
+        """Draws a line through points. With `rounded`, its ends and corners are round."""
+        # Pillow leaves gaps at the corners of wide lines, so those are drawn as polygons.
         pixels = max(1, round(width * self.scale))
         if pixels < 4 or (len(line) == 2 and not rounded):
             self._draw.line(self._xy(line), fill=fill, width=pixels)
@@ -46,23 +47,23 @@ class Canvas:
                 self.disc(point, width / 2, fill)
 
     def dashes(self, line: Sequence[complex], fill: Colour | int, width: float, dash: float, gap: float) -> None:
-        """A broken line: `dash` pixels drawn, `gap` pixels not."""
+        """Draws a dashed line: `dash` pixels drawn, `gap` pixels not."""
         pixels = max(1, round(width * self.scale))
         for start, heading in along_line(line, dash + gap):
             self._draw.line(self._xy((start, start + heading * dash)), fill=fill, width=pixels)
 
     def disc(self, center: complex, radius: float, fill: Colour | int) -> None:
-        """A filled circle."""
+        """Fills a circle."""
         (x, y), r = self._xy((center,))[0], radius * self.scale
         self._draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
     def reduced(self) -> Image.Image:
-        """The picture at its own size, each pixel the mean of those drawn."""
+        """The picture at SIDE_PX by SIDE_PX. Each pixel is the mean of those that were drawn."""
         return self.image.reduce(self.scale) if self.scale > 1 else self.image
 
 
 class Stencil:
-    """Remembers, at a quarter of the canvas's fineness and with a margin around it, which land is taken."""
+    """Remembers which land is taken, in cells of 4 by 4 pixels, on the canvas and in a margin around it."""
 
     _MARGIN_PX = 100
     _CELL_PX = 4
@@ -80,27 +81,27 @@ class Stencil:
         return (point.real + self._MARGIN_PX) / self._CELL_PX, (point.imag + self._MARGIN_PX) / self._CELL_PX
 
     def add(self, outline: Outline) -> None:
-        """Takes the land inside an outline."""
+        """Marks the land inside an outline as taken."""
         self._draw.polygon([self._cell(point) for point in outline], fill=1)
 
     def add_line(self, line: Sequence[complex], width: float) -> None:
-        """Takes the land under a line."""
+        """Marks the land under a line as taken."""
         self._draw.line([self._cell(point) for point in line], fill=1, width=max(1, round(width / self._CELL_PX)))
 
     def covers(self, point: complex) -> bool:
-        """True where the land at the point is taken; never outside the margin."""
+        """True where the land at the point is taken. Always False outside the margin."""
         x, y = self._cell(point)
         return 0 <= x < self._side and 0 <= y < self._side and self._pixels[int(x), int(y)] != 0
 
     def touches(self, outline: Outline) -> bool:
-        """True where a corner, a side's middle or the middle of the outline is taken."""
+        """True where a corner of the outline, the middle of a side, or its centre is taken."""
         return self.covers(middle(outline)) or any(
             self.covers(a) or self.covers((a + b) * 0.5) for a, b in sides(outline)
         )
 
 
 def on_canvas(points: Iterable[complex], margin: float) -> bool:
-    """True where the box around the points comes within `margin` pixels of the canvas."""
+    """True where the bounding box of the points is at most `margin` pixels away from the canvas."""
     low, high = -margin, SIDE_PX + margin
     xs, ys = [], []
     for point in points:

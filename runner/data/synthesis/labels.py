@@ -1,4 +1,4 @@
-"""Labels of the map: made-up names of streets, places and waters, house numbers, small signs."""
+"""The labels of the map: invented names of streets, parks and rivers, house numbers, small signs."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -25,7 +25,7 @@ _HALO: Colour = (255, 255, 255)
 
 
 class _Writer:
-    """Writes on a picture where nothing has been written yet."""
+    """Writes on a picture, but never over another label."""
 
     def __init__(self, picture: Image.Image) -> None:
         self._picture = picture
@@ -33,14 +33,22 @@ class _Writer:
         self._written: set[tuple[int, int]] = set()
 
     def write(self, text: str, at: complex, size: int, ink: Colour, along: complex = 1 + 0j, halo: bool = True) -> bool:
-        """Text centred at a point, `size` pixels high, along a direction; False where it would collide."""
+        """Writes text, centred at a point, along a direction. Returns False where there is no space for it.
+
+        Args:
+            size: the height in pixels.
+            halo: draw a white border around the letters.
+        """
         font = _font(size)
         half = font.getlength(text) / 2
+        # Never upside down.
         if along.real < 0:
             along = -along
         count = max(1, round(half / 5))
         if not self._claim([at + along * (half * i / count) for i in range(-count, count + 1)]):
             return False
+
+        # Pillow writes only horizontal text.
         if along.imag == 0:
             place = round(at.real), round(at.imag)
             self._draw.text(place, text, ink, font, anchor="mm", stroke_width=2 * halo, stroke_fill=_HALO)
@@ -49,7 +57,7 @@ class _Writer:
         return True
 
     def mark(self, at: complex, ink: Colour) -> bool:
-        """A small round sign; False where it would collide."""
+        """Draws a small round sign. Returns False where there is no space for it."""
         if not self._claim([at]):
             return False
         for radius, colour in ((6, _HALO), (5, ink)):
@@ -58,7 +66,8 @@ class _Writer:
         return True
 
     def _claim(self, spots: list[complex]) -> bool:
-        """Takes cells of 11 pixels for a label, with their neighbours free; False where it can't."""
+        """Reserves cells of 11 pixels for a label. Returns False where one of them, or a neighbour, is taken."""
+        # Neighbours count too, so that there is space between labels.
         cells = {(int(spot.real) // 11, int(spot.imag) // 11) for spot in spots}
         if not all(6 < spot.real < SIDE_PX - 6 and 8 < spot.imag < SIDE_PX - 8 for spot in spots):
             return False
@@ -70,7 +79,7 @@ class _Writer:
     def _stamp(
         self, text: str, at: complex, font: ImageFont.FreeTypeFont, ink: Colour, along: complex, halo: bool
     ) -> None:
-        """Pastes text with a halo, turned by the angle that has the cosine and sine of `along`."""
+        """Pastes text that is turned in the direction `along`."""
         left, top, right, bottom = font.getbbox(text, stroke_width=2, anchor="mm")
         half_width, half_height = (right - left) / 2 + 2, (bottom - top) / 2 + 3
         flat = round(2 * half_width), round(2 * half_height)
@@ -78,6 +87,8 @@ class _Writer:
             round(2 * (half_width * along.real + half_height * abs(along.imag))),
             round(2 * (half_width * abs(along.imag) + half_height * along.real)),
         )
+
+        # The halo first, with a wide stroke, and the letters over it.
         for colour, stroke in ((_HALO, 2), (ink, 0)) if halo else ((ink, 0),):
             mask = Image.new("L", flat, 0)
             place = flat[0] / 2, flat[1] / 2
@@ -88,7 +99,7 @@ class _Writer:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, laid out by its basic engine: the other depends on the machine's libraries."""
+    """Pillow's built-in font, with the basic layout. The other layout depends on libraries of the machine."""
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("Pillow was built without FreeType, which the labels need: install its wheel from PyPI.")
@@ -96,7 +107,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _turned(mask: Image.Image, size: tuple[int, int], along: complex) -> Image.Image:
-    """The mask turned around its middle, in a picture of another size."""
+    """The mask, turned around its centre, in a picture of another size."""
     cosine, sine = along.real, along.imag
     x, y = size[0] / 2, size[1] / 2
     matrix = (
@@ -112,13 +123,16 @@ def _word(rng: np.random.Generator, syllables: int) -> str:
 
 
 def write_labels(rng: np.random.Generator, picture: Image.Image, scene: Scene) -> None:
-    """Names of streets first, then of waters and parks, signs, and house numbers where room is left."""
+    """Writes names of streets, then of rivers and parks, then signs, and house numbers where space is left."""
     writer = _Writer(picture)
+
+    # Wide roads first: what is written first gets the space.
     for road in reversed(scene.roads):
         if road.kind is not None and road.kind > RoadKind.SERVICE:
             _name_street(rng, writer, road)
     _name_areas(rng, writer, scene)
     _signs(rng, writer, scene)
+
     for building in scene.buildings:
         part = max(building.parts, key=area)
         if area(part) > 800:
@@ -129,6 +143,7 @@ def write_labels(rng: np.random.Generator, picture: Image.Image, scene: Scene) -
 def _name_street(rng: np.random.Generator, writer: _Writer, road: Road) -> None:
     name = f"{_word(rng, int(rng.integers(1, 4)))} {_STREETS[rng.integers(len(_STREETS))]}"
     size = 18 if road.kind is not RoadKind.RESIDENTIAL else 15
+    # Other parts of the street are tried where the middle is taken.
     for share in (rng.uniform(0.4, 0.6), 0.3, 0.75):
         spot = _spot(road.line, share)
         if spot is not None and writer.write(name, spot[0], size, _INK, spot[1], road.kind is not RoadKind.RESIDENTIAL):
@@ -136,7 +151,8 @@ def _name_street(rng: np.random.Generator, writer: _Writer, road: Road) -> None:
 
 
 def _spot(line: Sequence[complex], share: float) -> tuple[complex, complex] | None:
-    """A point on the part of a line that the canvas shows, with the line's direction around it."""
+    """A point on the visible part of a line, and the line's direction there. None where too little is visible."""
+    # Near an end, the direction could not be taken from points on both sides.
     seen = [point for point in line if 0 < point.real < SIDE_PX and 0 < point.imag < SIDE_PX]
     if len(seen) < 4:
         return None

@@ -1,6 +1,6 @@
-"""Light and texture: shadows cast over a relief of heights, crowns of trees, grain, softness.
+"""Light and texture: shadows of everything that has a height, crowns of trees, grain, blur.
 
-Arrays here hold integers, so every processor makes the same pixels of them.
+The arrays hold integers, so that the pixels are the same on every processor.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,21 @@ Heights = NDArray[np.int16]
 _CONTRAST = np.array([97 + (level - 100) * 19 // 16 for level in range(256)], np.int16)
 _STEP_PX = 1.7
 _REACH_PX = 46
-"""Longer shadows end here: each step beyond costs as much as any other, and few are."""
+"""Longer shadows are cut off. Each step costs the same time, and few shadows are longer."""
 _LEAF = (71, 88, 56)
 _SKY_LIGHT = (42, 47, 55)
-"""What is left of 128 parts of red, green and blue in shadow, where only the blue sky shines."""
+"""What is left of 128 parts of red, green and blue in shadow, where only the blue sky gives light."""
 
 
 @dataclass(frozen=True)
 class Relief:
-    """Crowns of trees by their height in pixels, the shade of everything (0 to 255), and its direction."""
+    """Heights and shadows of a scene.
+
+    Attributes:
+        crowns: the height of trees at each pixel, in pixels; 0 where there is none.
+        shade: how much of each pixel lies in shadow, from 0 to 255.
+        shadow: the direction in which shadows fall.
+    """
 
     crowns: Heights
     shade: Pixels
@@ -36,15 +42,21 @@ class Relief:
 
     @classmethod
     def lit(cls, built: Image.Image, trees: Sequence[Tree], shadow: complex, shadow_length: float) -> "Relief":
-        """Trees among buildings, whose heights `built` holds, under a sun as in a Scene."""
+        """The relief of trees and buildings.
+
+        Args:
+            built: the heights of buildings, in pixels.
+            shadow, shadow_length: those of the Scene.
+        """
         crowns = _crowns(trees)
         return cls(crowns, _shade(np.maximum(np.asarray(built, np.int16), crowns), shadow, shadow_length), shadow)
 
 
 @cache
 def _crown(radius: int) -> Heights:
-    """A dome as high as it is wide, with smaller domes for boughs on it."""
+    """The heights of a tree: a dome, with smaller domes on it for boughs."""
     side = 2 * radius + 1
+    # Position and height of boughs are in parts of the radius: offsets in elevenths, sizes in sixteenths.
     y, x = np.mgrid[:side, :side].astype(np.int64) - radius
     dome = np.zeros((side, side), np.int16)
     boughs = ((0, 0, 16), (-5, -4, 10), (6, -3, 9), (3, 6, 10), (-5, 5, 9))
@@ -57,6 +69,7 @@ def _crown(radius: int) -> Heights:
 
 
 def _crowns(trees: Sequence[Tree]) -> Heights:
+    # The margin is wider than the radius of any crown, so that trees at the edge need no special case.
     margin = 20
     field = np.zeros((SIDE_PX + 2 * margin, SIDE_PX + 2 * margin), np.int16)
     for tree in trees:
@@ -71,7 +84,8 @@ def _crowns(trees: Sequence[Tree]) -> Heights:
 
 
 def _shade(heights: Heights, shadow: complex, shadow_length: float) -> Pixels:
-    """255 where something between a pixel and the sun stands higher than the light there, softly to 0."""
+    """255 where something between a pixel and the sun is higher than the ray of light there, else 0, blurred."""
+    # In sixteenths of a pixel. `light` is the height below which a pixel gets no sun; it drops with the distance.
     scaled = heights * 16
     light = np.zeros_like(scaled)
     for step in range(1, int(_REACH_PX / _STEP_PX) + 1):
@@ -85,7 +99,7 @@ def _shade(heights: Heights, shadow: complex, shadow_length: float) -> Pixels:
 
 
 def _shifted(dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of the pixels that have a neighbour at (-dx, -dy), and of those neighbours."""
+    """The slices of all pixels that have a neighbour at (-dx, -dy), and of these neighbours."""
 
     def ends(shift: int) -> tuple[slice, slice]:
         low, high = max(0, shift), SIDE_PX + min(0, shift)
@@ -96,33 +110,37 @@ def _shifted(dx: int, dy: int) -> tuple[tuple[slice, slice], tuple[slice, slice]
 
 
 def _noise(rng: np.random.Generator, cells: int) -> Heights:
-    """Smooth noise from -128 to 127 with `cells` bumps across the picture, and broad patches in them."""
+    """Smooth noise from -128 to 127: `cells` bumps across the picture, over a few broad patches."""
     lattice = rng.integers(0, 180, (cells, cells), np.uint8)
     patches = Image.fromarray(rng.integers(0, 56, (14, 14), np.uint8))
-    # Bicubic resizing goes beyond what it is given, by less than half: the sum stays below 256.
+    # Bicubic resizing overshoots by less than a half, so the sum stays below 256.
     bumps = lattice + np.asarray(patches.resize((cells, cells), Image.Resampling.BICUBIC))
     return np.asarray(Image.fromarray(bumps).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC), np.int16) - 128
 
 
 def develop(rng: np.random.Generator, colour: Image.Image, roughness: Image.Image, relief: Relief) -> Image.Image:
-    """The picture a satellite takes of flat colours: grown over, lit, rough, a little soft and noisy."""
+    """Turns flat colours into a satellite picture: adds trees, texture, shadows, blur and noise."""
     bumps = _noise(rng, 260) + _noise(rng, 90)
     texture = np.asarray(roughness, np.int16) * (bumps >> 2) >> 8
     leaves = relief.crowns > 0
     leaf_light = _leaf_light(relief, bumps)
     shade = relief.shade.astype(np.int16)
     grain = rng.integers(-5, 6, (SIDE_PX, SIDE_PX), np.int16)
+
+    # All products fit into int16.
     bands = []
     for band, leaf, sky in zip(colour.split(), _LEAF, _SKY_LIGHT, strict=True):
         level = np.where(leaves, leaf * leaf_light >> 7, np.asarray(band, np.int16) + texture)
         level = np.clip(level, 0, 255) * (128 - ((128 - sky) * shade >> 8)) >> 7
         level = _CONTRAST[_softened(level)] + grain
         bands.append(Image.fromarray(np.clip(level, 0, 255).astype(np.uint8)))
+
     return Image.merge("RGB", bands)
 
 
 def _leaf_light(relief: Relief, texture: Heights) -> Heights:
-    """How bright crowns are, in parts of 128: more on high boughs and on the side that faces the sun."""
+    """The brightness of crowns, in parts of 128: more for high boughs, and for slopes that face the sun."""
+    # The difference to the height two pixels further away from the sun: positive on slopes that face away.
     crowns = relief.crowns
     there, here = _shifted(round(-2 * relief.shadow.real), round(-2 * relief.shadow.imag))
     slope = np.zeros_like(crowns)
@@ -132,7 +150,8 @@ def _leaf_light(relief: Relief, texture: Heights) -> Heights:
 
 
 def _softened(level: Heights) -> Heights:
-    """Each pixel with its neighbours, weighted 1 2 1 both ways; the outermost pixels stay."""
+    """Blurs with the weights 1 2 1 in both directions. The outermost pixels stay as they are."""
+    # The 2 rounds to the nearest integer: + binds tighter than >>.
     rows = level.copy()
     rows[1:-1] = level[:-2] + 2 * level[1:-1] + level[2:] + 2 >> 2
     soft = rows.copy()

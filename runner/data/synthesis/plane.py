@@ -1,8 +1,8 @@
-"""Geometry of the plane with points as complex numbers: x is real, y imaginary and points down.
+"""Geometry of the plane. Points are complex numbers: x is the real part, y the imaginary part, and points down.
 
-Only + - * / and square roots, which every processor rounds alike: a scene is the same on all of them.
-A direction is a unit complex number; `1j` times it is the direction a quarter turn clockwise on console,
-and outlines run so that their inside lies there.
+Only + - * / and square roots are used, because every processor rounds them in the same way. So a scene is the same on
+all of them. A direction is a complex number of length 1. `1j` times it is the direction a quarter turn clockwise on the
+screen. Outlines run so that their inside lies in that direction.
 """
 
 import math
@@ -17,7 +17,7 @@ Outline = tuple[complex, ...]
 
 
 def length(vector: complex) -> float:
-    """Euclidean length; `abs` of a complex number is left to the C library, which may round otherwise."""
+    """Euclidean length. Not `abs`, which is computed by the C library, and may be rounded differently."""
     return math.sqrt(vector.real * vector.real + vector.imag * vector.imag)
 
 
@@ -32,30 +32,30 @@ def dot(a: complex, b: complex) -> float:
 
 
 def cross(a: complex, b: complex) -> float:
-    """Signed area of the parallelogram; positive where b lies on a's inner side."""
+    """Signed area of the parallelogram. Positive where b is on the inner side of a."""
     return a.real * b.imag - a.imag * b.real
 
 
 def direction(half_tangent: float) -> complex:
-    """The unit vector at the angle whose half has this tangent: a circle without trigonometry."""
+    """The unit vector at the angle whose half has this tangent. It needs no trigonometric function."""
     square = half_tangent * half_tangent
     return complex((1 - square) / (1 + square), 2 * half_tangent / (1 + square))
 
 
 def circle(num_points: int) -> Outline:
-    """Unit directions all around, roughly evenly spaced; num_points is a multiple of 4."""
+    """Unit directions all around, spaced roughly evenly. `num_points` is a multiple of 4."""
     quarter_half_tangent = math.sqrt(2) - 1
     quarter = [direction(4 * i / num_points * quarter_half_tangent) for i in range(num_points // 4)]
     return tuple(turn * point for turn in (1, 1j, -1, -1j) for point in quarter)
 
 
 def sides(outline: Outline) -> Iterator[tuple[complex, complex]]:
-    """Each side's start and end."""
+    """The start and end of each side."""
     return zip(outline, outline[1:] + outline[:1], strict=True)
 
 
 def area(outline: Outline) -> float:
-    """Square pixels; positive for outlines with their inside where this module expects it."""
+    """The area in square pixels. Positive for outlines that run in the direction that this module expects."""
     return sum(cross(a, b) for a, b in sides(outline)) / 2
 
 
@@ -65,7 +65,8 @@ def middle(outline: Outline) -> complex:
 
 
 def contains(outline: Outline, point: complex) -> bool:
-    """True where the point lies inside the outline, convex or not."""
+    """True where the point is inside the outline, which need not be convex."""
+    # A ray to the right crosses the outline an odd number of times if the point is inside.
     inside = False
     for a, b in sides(outline):
         if (a.imag > point.imag) != (b.imag > point.imag):
@@ -75,7 +76,7 @@ def contains(outline: Outline, point: complex) -> bool:
 
 
 def rectangle(center: complex, along: complex, width: float, depth: float) -> Outline:
-    """Four corners; the first side runs `along` for `width` pixels."""
+    """The four corners. The first side runs `along`, and is `width` pixels long."""
     half_width, half_depth = along * (width / 2), along * 1j * (depth / 2)
     return (
         center - half_width - half_depth,
@@ -86,12 +87,13 @@ def rectangle(center: complex, along: complex, width: float, depth: float) -> Ou
 
 
 def blob(rng: np.random.Generator, center: complex, along: complex, width: float, depth: float) -> Outline:
-    """A soft closed shape of 24 points around the centre, at most `width` by `depth` pixels."""
+    """A random smooth closed shape of 24 points around the centre, at most `width` by `depth` pixels."""
     rays = circle(24)
     radii = [rng.uniform(0.68, 1.0) for _ in range(8)]
     points = []
     for i, ray in enumerate(rays):
         before, after, share = radii[i // 3], radii[(i // 3 + 1) % 8], (i % 3) / 3
+        # Smooth between two radii, with slope 0 at both.
         eased = share * share * (3 - 2 * share)
         radius = before + (after - before) * eased
         points.append(center + along * complex(ray.real * width / 2, ray.imag * depth / 2) * radius)
@@ -99,12 +101,14 @@ def blob(rng: np.random.Generator, center: complex, along: complex, width: float
 
 
 def scatter(rng: np.random.Generator, outline: Outline, spacing: float) -> Iterator[complex]:
-    """Points inside the outline, one at a random place in each cell of a grid of this spacing."""
+    """Random points inside the outline, one in each cell of a grid with this spacing."""
     left, right = min(p.real for p in outline), max(p.real for p in outline)
     top, bottom = min(p.imag for p in outline), max(p.imag for p in outline)
     rows, columns = np.indices((int((bottom - top) / spacing) + 1, int((right - left) / spacing) + 1))
     x = left + (columns + rng.random(columns.shape)) * spacing
     y = top + (rows + rng.random(rows.shape)) * spacing
+
+    # The same as `contains`, for all points at once.
     inside = np.zeros(x.shape, bool)
     for a, b in sides(outline):
         if a.imag != b.imag:
@@ -114,7 +118,7 @@ def scatter(rng: np.random.Generator, outline: Outline, spacing: float) -> Itera
 
 
 def along_line(line: Sequence[complex], spacing: float, start: float = 0.0) -> Iterator[tuple[complex, complex]]:
-    """Points every `spacing` pixels of a line's way, each with the line's direction there."""
+    """Points at every `spacing` pixels along a line, each with the direction of the line there."""
     position = start
     for a, b in pairwise(line):
         way = length(b - a)
@@ -124,39 +128,40 @@ def along_line(line: Sequence[complex], spacing: float, start: float = 0.0) -> I
         while position <= way:
             yield a + heading * position, heading
             position += spacing
-        position -= way
+        position -= way  # the rest of the spacing goes on along the next stretch
 
 
 def offset_line(line: Outline, distance: float) -> Outline:
-    """A line beside another, `distance` pixels towards its inner side (negative: the other side).
+    """A parallel line, `distance` pixels towards the inner side (negative: towards the other side).
 
-    No point may stand on the one before it.
+    No point of the line may equal the one before it.
     """
     return tuple(point + mitre * distance for point, mitre in zip(line, _mitres(line), strict=True))
 
 
 @lru_cache(maxsize=1024)
 def _mitres(line: Outline) -> Outline:
-    """For each point, where a line one pixel further in has its corner; drawn roads ask for it many times."""
+    """For each point, the vector to the corner of a parallel line one pixel further in. Cached for roads."""
     headings = [unit(b - a) for a, b in pairwise(line)]
     mitres = [headings[0] * 1j]
     for before, after in pairwise(headings):
-        # Kept near where the line turns back on itself.
+        # Limited, because the corner would be far away where the line turns back.
         mitres.append((before + after) * 1j * (1 / max(0.4, 1 + dot(before, after))))
     return (*mitres, headings[-1] * 1j)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A convex piece of land; `borders[i]` says what lies along its side from corner i to corner i+1."""
+    """A convex piece of land. `borders[i]` is the kind of road along the side from corner i to corner i + 1."""
 
     corners: Outline
     borders: tuple[int, ...]
 
     def clipped(self, origin: complex, along: complex, border: int) -> "Cell | None":
-        """What lies on the inner side of a line, with `border` on the new side; None where nothing does."""
+        """The part on the inner side of a line, with `border` along the new side. None where there is none."""
         corners: list[complex] = []
         borders: list[int] = []
+        # Each corner on the inner side is kept, and each side that crosses the line is cut there.
         depths = [cross(along, corner - origin) for corner in self.corners]
         for i, (a, b) in enumerate(sides(self.corners)):
             depth_a, depth_b = depths[i], depths[(i + 1) % len(depths)]
@@ -169,7 +174,7 @@ class Cell:
         return Cell(tuple(corners), tuple(borders)) if len(corners) >= 3 else None
 
     def inset(self, distances: Sequence[float]) -> "Cell | None":
-        """The cell with side i moved inwards by distances[i] pixels; None where nothing is left."""
+        """The cell with side i moved inwards by distances[i] pixels. None where nothing is left."""
         cell: Cell | None = self
         for (a, b), border, distance in zip(sides(self.corners), self.borders, distances, strict=True):
             if cell is None or length(b - a) < 1e-6:
@@ -179,7 +184,7 @@ class Cell:
         return cell
 
     def shrunk(self, distance: float) -> "Cell | None":
-        """The cell with every side moved inwards by the same distance; None where nothing is left."""
+        """The cell with all sides moved inwards by the same distance. None where nothing is left."""
         return self.inset([distance] * len(self.corners))
 
     @property
@@ -191,7 +196,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Frame:
-    """Lays a flat plan on the canvas: turned, then bent by a map that keeps right angles right."""
+    """Maps a flat plan to the canvas: turns it, and bends it so that right angles stay right angles."""
 
     origin: complex
     turn: complex
@@ -199,10 +204,11 @@ class Frame:
     twist: complex
 
     def to_canvas(self, point: complex) -> complex:
-        """Where a point of the plan lies, in pixels of the canvas."""
+        """Maps a point of the plan to pixels of the canvas."""
+        # A complex polynomial is a conformal map, which keeps angles.
         square = point * point
         return self.origin + self.turn * (point + self.bend * square + self.twist * square * point)
 
     def scale(self, point: complex) -> float:
-        """Pixels of the canvas for one of the plan, near a point."""
+        """Pixels of the canvas per pixel of the plan, near a point."""
         return length(1 + 2 * self.bend * point + 3 * self.twist * point * point)

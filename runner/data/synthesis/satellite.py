@@ -1,4 +1,4 @@
-"""The satellite half: ground, asphalt and roofs from above, then light and texture over them."""
+"""The satellite half of a pair: ground, roads and roofs from above, with light and texture."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ _LANES_PX: dict[RoadKind, tuple[float, ...]] = {
     RoadKind.RESIDENTIAL: (6,),
     RoadKind.SERVICE: (),
 }
-"""How far from the middle of a road cars drive or park, on both sides."""
+"""Distances from the middle of a road at which cars drive or park, on both sides."""
 _ASPHALT: Colour = (84, 84, 86)
 _PAVEMENT: Colour = (150, 146, 138)
 _PAINT: Colour = (196, 196, 190)
@@ -62,7 +62,7 @@ _PATH: Colour = (170, 156, 132)
 
 @dataclass(frozen=True)
 class _Ground:
-    """What is drawn before light falls: colours, how rough each surface is, and how high."""
+    """What is drawn before light is added: the colour, roughness and height of each surface."""
 
     colour: Canvas
     roughness: Canvas
@@ -70,12 +70,13 @@ class _Ground:
 
 
 def draw_satellite(rng: np.random.Generator, scene: Scene) -> Image.Image:
-    """The scene from above, 600 by 600 pixels RGB; `rng` draws cars, roof clutter, texture and noise."""
+    """Draws the scene from above, 600 by 600 pixels, RGB. `rng` is for cars, things on roofs, texture and noise."""
     ground = _Ground(
         Canvas("RGB", _GROUND[Land.RESIDENTIAL], scale=2),
         Canvas("L", _ROUGHNESS[Land.RESIDENTIAL], scale=1),
         Canvas("L", 0, scale=1),
     )
+
     for area in scene.areas:
         _draw_area(rng, ground, area)
     for path in scene.paths:
@@ -83,6 +84,7 @@ def draw_satellite(rng: np.random.Generator, scene: Scene) -> Image.Image:
     _draw_roads(rng, ground, scene)
     for building in scene.buildings:
         _draw_building(rng, ground, building, scene.shadow)
+
     relief = Relief.lit(ground.height.reduced(), scene.trees, scene.shadow, scene.shadow_length)
     return develop(rng, ground.colour.reduced(), ground.roughness.reduced(), relief)
 
@@ -94,7 +96,7 @@ def _shaded(colour: Colour, percent: int) -> Colour:
 
 def _draw_area(rng: np.random.Generator, ground: _Ground, area: Area) -> None:
     colour = _shaded(_GROUND[area.land], int(rng.integers(94, 107)))
-    if area.land is Land.WATER:
+    if area.land is Land.WATER:  # always the same blue, with a pale shore
         colour = _GROUND[Land.WATER]
         ground.colour.border(area.outline, (160, 154, 142), 5)
     ground.colour.polygon(area.outline, colour)
@@ -106,7 +108,7 @@ def _draw_area(rng: np.random.Generator, ground: _Ground, area: Area) -> None:
 
 
 def _park_cars(rng: np.random.Generator, ground: _Ground, outline: Outline) -> None:
-    """Rows of bays along the first side, most of them taken."""
+    """Fills most places of a car park, in rows along its first side."""
     along, across = unit(outline[1] - outline[0]), unit(outline[3] - outline[0])
     width, depth = length(outline[1] - outline[0]), length(outline[3] - outline[0])
     row = 9.0
@@ -123,7 +125,7 @@ def _park_cars(rng: np.random.Generator, ground: _Ground, outline: Outline) -> N
 def _draw_car(rng: np.random.Generator, ground: _Ground, at: complex, heading: complex) -> None:
     body = rectangle(at, heading, rng.uniform(9.5, 12), 5)
     ground.colour.polygon(body, _CARS[rng.integers(len(_CARS))])
-    ground.height.polygon(body, 3)
+    ground.height.polygon(body, 3)  # a car casts a short shadow
 
 
 def _mark_pitch(ground: _Ground, outline: Outline) -> None:
@@ -138,9 +140,12 @@ def _draw_roads(rng: np.random.Generator, ground: _Ground, scene: Scene) -> None
     for road, kind in streets:
         if kind > RoadKind.SERVICE:
             ground.colour.line(road.line, _PAVEMENT, road.width + 7)
+
+    # Above all pavements, so that none of them crosses a junction.
     for road, kind in streets:
         ground.colour.line(road.line, _shaded(_ASPHALT, 118 - 5 * kind), road.width, rounded=True)
         ground.roughness.line(road.line, 36, road.width + 4)
+
     for road, kind in streets:
         _mark_lanes(ground, road, kind)
         _drive_cars(rng, ground, road, kind)
@@ -160,7 +165,7 @@ def _mark_lanes(ground: _Ground, road: Road, kind: RoadKind) -> None:
 
 
 def _drive_cars(rng: np.random.Generator, ground: _Ground, road: Road, kind: RoadKind) -> None:
-    """Cars in the lanes of wide roads and at the kerb of narrow ones."""
+    """Draws cars in the lanes of wide roads, and at the kerb of narrow ones."""
     spacing = 46 if kind > RoadKind.RESIDENTIAL else 30
     for lane in _LANES_PX[kind]:
         for side in (-1, 1):
@@ -182,20 +187,23 @@ def _draw_building(rng: np.random.Generator, ground: _Ground, building: Building
 
 
 def _draw_pitched(ground: _Ground, part: Outline, base: Colour, shadow: complex) -> None:
-    """Two slopes on each side of the ridge, the one that faces the sun brighter."""
+    """Draws a roof with a ridge. The slope that faces the sun is brighter."""
     a, b, c, d = part
     ridge = (a + d) * 0.5, (b + c) * 0.5
+    # From -1 (away from the sun) to 1 (towards it).
     facing = dot(unit((a + b) - (c + d)), -shadow)
     near, far = _shaded(base, 92 + int(30 * facing)), _shaded(base, 92 - int(30 * facing))
     ground.colour.polygon((a, b, ridge[1], ridge[0]), near)
     ground.colour.polygon((ridge[0], ridge[1], c, d), far)
     ground.colour.line(ridge, _shaded(base, 112), 1)
+
+    # Chimneys.
     for at, _ in along_line(ridge, 17, 9):
         ground.colour.polygon(rectangle(at + (a - d) * 0.12, unit(b - a), 3, 4), _shaded(base, 58))
 
 
 def _draw_flat(rng: np.random.Generator, ground: _Ground, part: Outline, base: Colour) -> None:
-    """A parapet around a level roof with vents and hatches on it."""
+    """Draws a flat roof with a parapet around it, and vents and hatches on it."""
     center = middle(part)
     along = unit(part[1] - part[0])
     ground.colour.polygon(part, _shaded(base, 116))
@@ -203,6 +211,8 @@ def _draw_flat(rng: np.random.Generator, ground: _Ground, part: Outline, base: C
     ground.colour.polygon(inner, base)
     if length(part[3] - part[0]) > 60 and length(part[1] - part[0]) > 60 and rng.random() < 0.6:
         _draw_skylights(ground, part, base)
+
+    # Each vent has a dark copy below it, for its shadow.
     for _ in range(int(rng.integers(2, 6))):
         u, v = rng.uniform(0.12, 0.88), rng.uniform(0.2, 0.8)
         at = part[0] + (part[1] - part[0]) * u + (part[3] - part[0]) * v
@@ -212,7 +222,7 @@ def _draw_flat(rng: np.random.Generator, ground: _Ground, part: Outline, base: C
 
 
 def _draw_skylights(ground: _Ground, part: Outline, base: Colour) -> None:
-    """Rows of glass and gutters across a wide hall."""
+    """Draws rows of glass across the roof of a wide hall."""
     count = max(2, int(length(part[1] - part[0]) / 26))
     for i in range(count):
         share = (i + 0.5) / count

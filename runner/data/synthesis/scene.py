@@ -1,4 +1,4 @@
-"""What both halves of a pair show: land, water, roads, buildings and trees, in pixels of the canvas."""
+"""What both halves of a pair show: land, water, roads, buildings and trees. Units are pixels of the canvas."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Mapping = Callable[[complex], complex]
 
 
 class Land(Enum):
-    """What an area of ground is used for; the map has one colour for each."""
+    """The use of an area of ground. The map has one colour for each."""
 
     RESIDENTIAL = "residential"
     COMMERCIAL = "commercial"
@@ -25,7 +25,7 @@ class Land(Enum):
 
 
 class RoadKind(IntEnum):
-    """The hierarchy of roads, the lowest first: also the order in which they are drawn."""
+    """The ranks of roads, the lowest first. They are drawn in this order."""
 
     SERVICE = 0
     RESIDENTIAL = 1
@@ -44,7 +44,7 @@ ROAD_WIDTH_PX = {
 
 
 class Roof(Enum):
-    """The material of a roof: seen from above only."""
+    """The material of a roof. Only the satellite picture shows it."""
 
     TIN = "tin"
     TILE = "tile"
@@ -56,38 +56,40 @@ class Roof(Enum):
 
 @dataclass(frozen=True)
 class Area:
-    """Ground of one use; a later area covers an earlier one."""
+    """Ground with one use. A later area covers an earlier one."""
 
     land: Land
     outline: Outline
 
     def mapped(self, mapping: Mapping) -> "Area":
-        """The same with every point moved."""
+        """The same with all points mapped."""
         return Area(self.land, tuple(map(mapping, self.outline)))
 
 
 @dataclass(frozen=True)
 class Road:
-    """A road or, where `kind` is None, a footpath, along a line."""
+    """A road along a line. Where `kind` is None, it is a footpath."""
 
     kind: RoadKind | None
     line: Outline
 
     @property
     def width(self) -> float:
-        """Pixels from kerb to kerb."""
+        """The width in pixels, from kerb to kerb."""
         return 4.0 if self.kind is None else ROAD_WIDTH_PX[self.kind]
 
     def mapped(self, mapping: Mapping) -> "Road":
-        """The same with every point moved."""
+        """The same with all points mapped."""
         return Road(self.kind, tuple(map(mapping, self.line)))
 
 
 @dataclass(frozen=True)
 class Building:
-    """Adjoining parts of four corners under one roof; a part's ridge runs along its first side.
+    """A building of one or more adjoining parts, each with four corners.
 
-    `height` is in pixels, as long as the shadow it throws where the sun stands at 45 degrees.
+    Attributes:
+        parts: outlines. Where the roof is pitched, its ridge runs along the first side.
+        height: in pixels. A sun at 45 degrees would cast a shadow of this length.
     """
 
     parts: tuple[Outline, ...]
@@ -96,21 +98,21 @@ class Building:
     pitched: bool
 
     def mapped(self, mapping: Mapping) -> "Building":
-        """The same with every point moved."""
+        """The same with all points mapped."""
         parts = tuple(tuple(map(mapping, part)) for part in self.parts)
         return Building(parts, self.height, self.roof, self.pitched)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A crown of `radius` pixels; the map shows a tree that stands in a row along a street."""
+    """A tree with a crown of `radius` pixels. The map shows only trees in a row along a street."""
 
     at: complex
     radius: int
     in_row: bool = False
 
     def mapped(self, mapping: Mapping) -> "Tree":
-        """The same, moved."""
+        """The same tree at another point."""
         return Tree(mapping(self.at), self.radius, self.in_row)
 
 
@@ -119,10 +121,12 @@ Piece = Area | Road | Building | Tree
 
 @dataclass(frozen=True)
 class Scene:
-    """One place, complete; each tuple is in the order of drawing, the lowest first.
+    """One complete place. Each tuple is in the order of drawing, the lowest first.
 
-    `shadow` is the unit direction in which shadows fall and `shadow_length` their pixels for each
-    pixel of height; `river` is the middle line of a river, empty where there is none.
+    Attributes:
+        river: the middle line of the river; empty where there is none.
+        shadow: the direction in which shadows fall, of length 1.
+        shadow_length: pixels of shadow per pixel of height.
     """
 
     areas: tuple[Area, ...]

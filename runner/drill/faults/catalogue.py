@@ -1,4 +1,4 @@
-"""The faults of a drill, most important first."""
+"""The faults of a drill, the most important first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from runner.drill.faults import damaging, killing, stopping
 from runner.drill.planning import Cost
 from runner.drill.target_run import TargetRun
 
-HANG_TIMEOUT = "hang_timeout"
-HANG_TIMEOUT_S = 10
+_HANG_TIMEOUT = "hang_timeout"
+_HANG_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Fault:
     """One way to break a run.
 
     Attributes:
-        name: also its folder's.
-        title: for the table.
-        strike: does it to a run, and raises NotSurvived where the run did not come through.
-        cost: what its time goes into, by the number of kills.
-        kills: how many times one run is killed in a long drill; a short one does with half.
-        local_only: why it can't be done on a cluster that is not the drill's own; empty where it can.
-        again: another random moment may tell something new.
-        own_patches: what it does begins without patches, which others are given.
+        name: also the name of the run's folder.
+        title: the name in the table.
+        inject: starts a run, injects the fault, and waits for the end. Raises NotSurvived or NotTried.
+        cost: what the fault takes time for, given the number of kills.
+        kills: how many times one run is killed in a long drill. A short drill does half of them.
+        local_only: why the fault can't be tried on an existing cluster; empty where it can.
+        again: whether to try it again, because it depends on random steps.
+        own_patches: whether the run prepares its patches. Other runs get copies.
         options: further arguments of the command.
     """
 
@@ -39,8 +39,7 @@ class Fault:
     options: tuple[str, ...] = ()
 
 
-WHOLE_MACHINE = "the cluster's processes are not the drill's own"
-QUICK_TWICE = Cost(quick_starts=2)
+_QUICK_TWICE = Cost(quick_starts=2)
 
 FAULTS: tuple[Fault, ...] = (
     Fault(
@@ -65,7 +64,7 @@ FAULTS: tuple[Fault, ...] = (
         killing.kill_everything,
         lambda kills: Cost(ray_starts=1 + kills),
         kills=2,
-        local_only=WHOLE_MACHINE,
+        local_only="a drill must not kill the processes of a cluster that others may use",
         again=True,
     ),
     Fault(
@@ -90,25 +89,25 @@ FAULTS: tuple[Fault, ...] = (
         killing.kill_driver,
         lambda kills: Cost(ray_starts=2, restarts=1),
         kills=1,
-        local_only="the trial's driver can't be told from those of other people's runs",
+        local_only="the drill can't distinguish the trial's driver from those of other runs on the cluster",
         again=True,
     ),
     Fault(
         "killed_while_preparing",
         "killed while the patches are cut",
         killing.kill_while_preparing,
-        lambda kills: QUICK_TWICE,
+        lambda kills: _QUICK_TWICE,
         kills=1,
         own_patches=True,
     ),
-    Fault("time_limit", "--time-limit reached", stopping.reach_time_limit, lambda kills: QUICK_TWICE),
-    Fault("files_torn", "small files torn, Ray's removed", damaging.tear_small_files, lambda kills: QUICK_TWICE),
+    Fault("time_limit", "--time-limit reached", stopping.reach_time_limit, lambda kills: _QUICK_TWICE),
+    Fault("files_torn", "small files torn, Ray's removed", damaging.tear_small_files, lambda kills: _QUICK_TWICE),
     Fault(
         "worker_hangs",
         "worker hangs",
-        killing.stop_worker_in_its_tracks,
+        killing.suspend_worker,
         lambda kills: Cost(ray_starts=1, restarts=3),
-        options=("--set", f"resources.{HANG_TIMEOUT}={HANG_TIMEOUT_S}"),
+        options=("--set", f"resources.{_HANG_TIMEOUT}={_HANG_TIMEOUT_S}"),
     ),
     Fault(
         "disk_full",
@@ -116,23 +115,27 @@ FAULTS: tuple[Fault, ...] = (
         damaging.fill_disk,
         lambda kills: Cost(ray_starts=2),
         own_patches=True,
-        local_only="the cluster's storage is not the drill's to fill",
+        local_only="a drill must not fill the storage of a cluster that others may use",
     ),
-    Fault("storage_moved", "storage moved to another path", damaging.move_storage, lambda kills: QUICK_TWICE),
+    Fault("storage_moved", "storage moved to another path", damaging.move_storage, lambda kills: _QUICK_TWICE),
     Fault(
         "node_preempted",
         "node preempted with notice",
-        killing.take_node_away,
+        killing.preempt_node,
         lambda kills: Cost(ray_starts=2, restarts=2),
-        local_only="the cluster's nodes are not the drill's to take away",
+        local_only="a drill must not preempt the nodes of a cluster that others may use",
     ),
 )
 
 
 def why_not(fault: Fault, address: str | None) -> str:
-    """Why a fault can't be tried here; empty where it can."""
+    """Why a fault can't be tried. Empty where it can.
+
+    Args:
+        address: of an existing cluster; None for a local Ray.
+    """
     if address is not None and fault.local_only:
         return fault.local_only
-    if HANG_TIMEOUT in "".join(fault.options) and HANG_TIMEOUT not in Resources.model_fields:
-        return f"this version knows no resources.{HANG_TIMEOUT}"
+    if _HANG_TIMEOUT in "".join(fault.options) and _HANG_TIMEOUT not in Resources.model_fields:
+        return f"this version knows no resources.{_HANG_TIMEOUT}"
     return ""

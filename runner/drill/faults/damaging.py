@@ -1,4 +1,4 @@
-"""Faults of the storage: what stands there is torn, gone, full or somewhere else."""
+"""Faults of the storage: files are damaged or gone, the disk is full, the folder has moved."""
 
 import contextlib
 import os
@@ -23,27 +23,30 @@ from runner.storage.run_folder import (
     TRIAL_FILE,
 )
 
-DISK_BYTES = 24 * 2**20
-FILE_BYTES = 700_000  # less than the generator's optimizer state, more than all else
-BALLAST = "ballast"
-WEIGHTS_OF_STATE = "generator.safetensors"
+_DISK_BYTES = 24 * 2**20
+_FILE_BYTES = 700_000  # less than the generator's optimizer state, more than any other file
+_BALLAST = "ballast"
+_WEIGHTS_OF_STATE = "generator.safetensors"
+
+
+# The ways to damage a checkpoint.
 
 
 def truncate(folder: Path) -> None:
-    """Half of a checkpoint's largest kind of file is gone."""
-    halve(folder / WEIGHTS_OF_STATE)
+    """Cuts off half of a checkpoint's weights."""
+    _halve(folder / _WEIGHTS_OF_STATE)
 
 
 def flip_bit(folder: Path) -> None:
-    """One bit in the middle of a checkpoint's file is another."""
-    path = folder / WEIGHTS_OF_STATE
+    """Flips one bit in the middle of a checkpoint's weights."""
+    path = folder / _WEIGHTS_OF_STATE
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 def remove_manifest(folder: Path) -> None:
-    """A checkpoint's list of its files is gone."""
+    """Removes a checkpoint's list of files."""
     (folder / MANIFEST).unlink()
 
 
@@ -51,15 +54,19 @@ DAMAGES: tuple[Callable[[Path], None], ...] = (truncate, flip_bit, remove_manife
 
 
 def damage_checkpoints(target: TargetRun) -> None:
-    """The newest checkpoint of a killed run is damaged, in each way once: the next older one must be used."""
+    """Damages the newest checkpoint of a killed run, in each way once. The run must resume from the one before."""
     command = target.start(quick=True)
     resumed = 0
-    for step, damage in zip(target.moments(len(DAMAGES)), DAMAGES, strict=True):
-        older, newest = wait_for_checkpoints(target, command, max(step, resumed + 1))
+    for step, damage in zip(target.random_steps(len(DAMAGES)), DAMAGES, strict=True):
+        # With one checkpoint only, the damaged one would be the last.
+        older, newest = _wait_for_checkpoints(target, command, max(step, resumed + 1))
         with target.killing() as before:
             command.kill_all()
+
+        # It may have written another one before it was killed.
         older, newest = sorted(checkpoint_steps(target.trial))[-2:]
         damage(target.trial.at(CHECKPOINTS).local_path / checkpoint_name(newest))
+
         command = target.start(quick=True)
         resumed = target.recovered(command, before)
         if resumed != older:
@@ -69,99 +76,109 @@ def damage_checkpoints(target: TargetRun) -> None:
             )
         if not any(name.startswith(DAMAGED_PREFIX) for name in target.trial.names(CHECKPOINTS)):
             raise NotSurvived(f"{damage.__name__}: the damaged checkpoint {newest} was not set aside")
+
     target.finish(command)
 
 
-def wait_for_checkpoints(target: TargetRun, command: CommandRun, step: int) -> tuple[int, int]:
-    """The two newest checkpoints, once that step is logged and the older one was written in this start."""
+def _wait_for_checkpoints(target: TargetRun, command: CommandRun, step: int) -> tuple[int, int]:
+    """Waits until this step is in the log, and there are two checkpoints. Returns their steps, the older one first."""
 
     def two() -> tuple[int, int] | None:
         steps = checkpoint_steps(target.trial)
         return (steps[1], steps[0]) if target.last_step >= step and len(steps) > 1 else None
 
-    return target.wait_until(command, two, f"two checkpoints stood at step {step}")
+    return target.wait_until(command, two, f"there were two checkpoints at step {step}")
 
 
 def tear_small_files(target: TargetRun) -> None:
-    """Every small file of a stopped run is cut in half, Ray's own are gone, and the patches are truncated."""
-    stop_somewhere(target)
+    """Cuts all small files and the patches of a stopped run in half, and removes Ray's files."""
+    _stop_somewhere(target)
     before = target.moment()
+
+    # All of these can be rebuilt from the checkpoint or from the other files.
     trial, experiment = target.trial.local_path, target.experiment.local_path
-    halve_last_line(trial / METRICS_LOG)
+    _halve_last_line(trial / METRICS_LOG)
     for path in (trial / TRIAL_FILE, experiment / RESULTS_CSV, experiment / RESULTS_JSON):
-        halve(path)
+        _halve(path)
     for path in sorted((experiment / RAY_FOLDER).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     for path in (target.storage.local_path / "patches").glob("*/train-*.arrow"):
-        halve(path)
+        _halve(path)
+
     command = target.start(quick=True)
     target.recovered(command, before)
     target.finish(command)
 
 
-def halve(path: Path) -> None:
-    """The second half of a file is gone."""
+def _halve(path: Path) -> None:
+    """Cuts off the second half of a file."""
     os.truncate(path, path.stat().st_size // 2)
 
 
-def halve_last_line(path: Path) -> None:
-    """The second half of a file's last line is gone."""
+def _halve_last_line(path: Path) -> None:
+    """Cuts off the second half of a file's last line."""
     content = path.read_bytes()
     last = content.rstrip(b"\n").rpartition(b"\n")[2]
     os.truncate(path, len(content) - len(last) // 2 - 1)
 
 
-def stop_somewhere(target: TargetRun) -> None:
-    """A run that was stopped at some step, with a checkpoint."""
+def _stop_somewhere(target: TargetRun) -> None:
+    """Starts a run, and stops it at a random step. It saves a checkpoint."""
     command = target.start(quick=True)
-    (step,) = target.moments(1)
+    (step,) = target.random_steps(1)
     target.wait_for_step(command, step)
     command.signal(signal.SIGTERM)
     target.expect(command, Exit.STOPPED)
 
 
 def move_storage(target: TargetRun) -> None:
-    """The storage of a stopped run gets another path."""
-    stop_somewhere(target)
+    """Moves the storage of a stopped run to another path."""
+    _stop_somewhere(target)
     before = target.moment()
     moved = "moved/somewhere else"
     target.folder.make_folder("moved")
     target.folder.rename(target.results_name, moved)
     target.results_name = moved
+
     command = target.start(quick=True)
     target.recovered(command, before)
     target.finish(command)
 
 
 def fill_disk(target: TargetRun) -> None:
-    """The storage is full while the run goes on: 75; once there is space, the same command goes on."""
+    """Fills the disk while the run goes on. It ends with exit code 75. With space, the same command continues."""
+    # A real full disk needs the right to mount one.
     target.storage.make_folder()
-    if not mount_small_disk(target.storage.local_path):
-        limit_files(target)
+    if not _mount_small_disk(target.storage.local_path):
+        _limit_files(target)
         return
+
     try:
         target.use_prepared_patches()
         command = target.start()
-        (step,) = target.moments(1)
+        (step,) = target.random_steps(1)
         target.wait_for_step(command, step)
+
+        # The run must end by itself. Then there is space again.
         injected_at = time.monotonic()
-        fill(target.storage.local_path / BALLAST)
+        _fill(target.storage.local_path / _BALLAST)
         target.expect(command, Exit.STOPPED)
-        (target.storage.local_path / BALLAST).unlink()
+
+        (target.storage.local_path / _BALLAST).unlink()
         before = target.moment()._replace(at=injected_at)
         command = target.start()
         target.recovered(command, before)
         target.finish(command)
     finally:
         target.end_everything()
-        keep_small_disk(target.storage.local_path)
+        _keep_small_disk(target.storage.local_path)
 
 
-def limit_files(target: TargetRun) -> None:
-    """As `fill_disk` where nothing may be mounted: no file may grow past what a checkpoint's largest one needs."""
-    stop_somewhere(target)
+def _limit_files(target: TargetRun) -> None:
+    """Does the same where the drill may not mount a disk: the system refuses files as large as a checkpoint's."""
+    _stop_somewhere(target)
     injected_at = time.monotonic()
-    command = target.start(quick=True, max_file_bytes=FILE_BYTES)
+    command = target.start(quick=True, max_file_bytes=_FILE_BYTES)
     target.expect(command, Exit.STOPPED)
     before = target.moment()._replace(at=injected_at)
     command = target.start(quick=True)
@@ -169,28 +186,30 @@ def limit_files(target: TargetRun) -> None:
     target.finish(command)
 
 
-def fill(path: Path) -> None:
-    """Writes a file until there is no space left."""
+def _fill(path: Path) -> None:
+    """Writes a file until no byte is left on the disk."""
     with open(path, "wb", buffering=0) as stream:
+        # Smaller and smaller blocks, until not one byte more fits.
         for size in (2**16, 2**10, 1):
             with contextlib.suppress(OSError):
                 while stream.write(b"\0" * size):
                     pass
 
 
-def mount_small_disk(path: Path) -> bool:
-    """Puts a small file system in memory under a folder; False where that is not allowed."""
-    options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs"]
+def _mount_small_disk(path: Path) -> bool:
+    """Mounts a small file system in memory at a folder. False where that is not allowed."""
+    options = ["-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs"]
     try:
         return subprocess.run(["mount", *options, str(path)], check=False, capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
 
 
-def keep_small_disk(path: Path) -> None:
-    """Takes the file system away; what was on it stays, for whoever wants to see what went wrong."""
+def _keep_small_disk(path: Path) -> None:
+    """Unmounts the file system. Its files stay in the folder, so that a user can see what went wrong."""
+    # A lazy unmount works even where a process still has a file open.
     copy = path.with_name(f"{path.name}.copy")
-    shutil.copytree(path, copy, ignore=shutil.ignore_patterns(BALLAST))
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns(_BALLAST))
     subprocess.run(["umount", "--lazy", str(path)], check=True, capture_output=True)
     path.rmdir()
     copy.rename(path)

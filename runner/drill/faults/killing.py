@@ -1,4 +1,4 @@
-"""Faults that end processes without notice."""
+"""Faults that end or suspend processes without a warning, and the preemption of a node."""
 
 import os
 import signal
@@ -11,45 +11,45 @@ from runner.drill.two_nodes import two_nodes
 from runner.errors import Exit
 from runner.records.starts import read_starts
 from runner.storage.folder import TEMPORARY
-from runner.storage.run_folder import CHECKPOINTS
+from runner.storage.run_folder import CHECKPOINTS, PATCHES
 
-WRITE_WAIT_S = 20.0
+_WRITE_WAIT_S = 20.0
 
 
 def kill_worker(target: TargetRun) -> None:
-    """SIGKILL to the worker, again and again; Ray restarts it by itself."""
+    """Kills the worker at several random steps. Ray restarts it each time."""
     command = target.start()
-    for step in target.moments(target.kills_wanted):
+    for step in target.random_steps(target.kills_wanted):
         target.wait_for_step(command, step)
         with target.killing() as before:
-            signal_trial_worker(target, command, signal.SIGKILL)
+            _signal_trial_worker(target, command, signal.SIGKILL)
         target.recovered(command, before)
     target.finish(command)
 
 
-def signal_trial_worker(target: TargetRun, command: CommandRun, number: int) -> None:
-    """Signals the worker, which a run that logs steps must have."""
+def _signal_trial_worker(target: TargetRun, command: CommandRun, number: int) -> None:
+    """Sends a signal to the worker. Waits for one, because it may be restarting."""
 
     def signalled() -> bool | None:
-        return target.setting.reach.signal(command, target.trial, number) or None
+        return target.setup.workers.signal(command, target.trial, number) or None
 
-    target.wait_until(command, signalled, "its worker was found")
+    target.wait_until(command, signalled, "a worker was found")
 
 
 def kill_main_process(target: TargetRun) -> None:
-    """SIGKILL to the command and the same command at once, while the old one's workers are still there."""
-    kill_and_start_again(target, CommandRun.kill_main)
+    """Kills the command, and starts it again at once, while workers of the first start still run."""
+    _kill_and_start_again(target, CommandRun.kill_main)
 
 
 def kill_everything(target: TargetRun) -> None:
-    """SIGKILL to all processes of the run, as when a machine is switched off; then the same command."""
-    kill_and_start_again(target, CommandRun.kill_all)
+    """Kills all processes of the run, as if the machine lost power. Then runs the same command."""
+    _kill_and_start_again(target, CommandRun.kill_all)
 
 
-def kill_and_start_again(target: TargetRun, kill: Callable[[CommandRun], None]) -> None:
-    """Kills at random moments, each time followed by the same command."""
+def _kill_and_start_again(target: TargetRun, kill: Callable[[CommandRun], None]) -> None:
+    """Kills at several random steps, and starts the same command after each kill."""
     command = target.start()
-    for step in target.moments(target.kills_wanted):
+    for step in target.random_steps(target.kills_wanted):
         target.wait_for_step(command, step)
         with target.killing() as before:
             kill(command)
@@ -59,45 +59,51 @@ def kill_and_start_again(target: TargetRun, kill: Callable[[CommandRun], None]) 
 
 
 def kill_while_saving(target: TargetRun) -> None:
-    """SIGKILL to the worker while a checkpoint is half-written."""
+    """Kills the worker while it writes a checkpoint."""
     command = target.start()
     hits = 0
-    for step in target.moments(target.kills_wanted):
+    for step in target.random_steps(target.kills_wanted):
         target.wait_for_step(command, step)
         with target.killing() as before:
-            if not target.setting.reach.kill_during_write(command, target.trial, CHECKPOINTS, WRITE_WAIT_S):
-                raise NotSurvived(f"no checkpoint was begun within {WRITE_WAIT_S:.0f} s after step {step}")
+            if not target.setup.workers.kill_during_write(command, target.trial, CHECKPOINTS, _WRITE_WAIT_S):
+                raise NotSurvived(f"no checkpoint was begun within {_WRITE_WAIT_S:.0f} s after step {step}")
+            # The step is that of the kill, but the start may already be the next one.
             before = target.moment()._replace(num_starts=before.num_starts, log_id=before.log_id)
             hits += bool(target.trial.temporary_names(CHECKPOINTS))
         target.recovered(command, before)
     target.finish(command)
+
     if not hits:
-        raise NotTried("no checkpoint was caught while it was half-written: their writing is too quick here")
+        raise NotTried("no kill came while a checkpoint was half-written: writing is too quick on this machine")
 
 
 def kill_driver(target: TargetRun) -> None:
-    """SIGKILL to the trial's driver, which Tune runs; where Ray gives the trial up, the same command goes on."""
+    """Kills the trial's driver, which Tune runs. Runs the same command again if Ray gives up the trial."""
     command = target.start()
-    (step,) = target.moments(1)
+    (step,) = target.random_steps(1)
     target.wait_for_step(command, step)
+
+    # Ray titles a process after the class of its actor. There is one driver per trial, and one trial.
     drivers = processes_titled(command.session, DRIVER_TITLE)
     if not drivers:
         raise NotTried(f"no process is titled {DRIVER_TITLE}")
     with target.killing() as before:
         for pid in drivers:
             os.kill(pid, signal.SIGKILL)
-    command = rerun_if_given_up(target, command, before.num_starts)
+
+    command = _rerun_if_given_up(target, command, before.num_starts)
     target.recovered(command, before)
     target.finish(command)
 
 
-def rerun_if_given_up(target: TargetRun, command: CommandRun, num_starts: int) -> CommandRun:
-    """The command that goes on: itself where a worker began again, else the same once more after its end."""
+def _rerun_if_given_up(target: TargetRun, command: CommandRun, num_starts: int) -> CommandRun:
+    """The command that continues the run: this one if a worker has restarted, else the same command again."""
 
     def decided() -> bool | None:
         return len(read_starts(target.trial)) > num_starts or command.exit_code is not None or None
 
-    target.wait_until(command, decided, "the trial went on or was given up")
+    # Tune restarts a trial whose driver has died, unless it has failed too often.
+    target.wait_until(command, decided, "the trial was restarted or given up")
     if command.exit_code is None:
         return command
     target.expect(command, Exit.TRIAL_FAILED, Exit.STOPPED)
@@ -105,39 +111,42 @@ def rerun_if_given_up(target: TargetRun, command: CommandRun, num_starts: int) -
 
 
 def kill_while_preparing(target: TargetRun) -> None:
-    """SIGKILL to everything while the patches are cut; then the same command."""
-    patches = str(target.storage.at("patches").local_path)
+    """Kills everything while the patches are being prepared. Then runs the same command."""
+    patches = str(target.storage.at(PATCHES).local_path)
     command = target.start(quick=True)
-    target.wait_until(command, lambda: names_with(patches, TEMPORARY) or None, "the patches were being cut")
+    target.wait_until(command, lambda: names_with(patches, TEMPORARY) or None, "the patches were being prepared")
     with target.killing() as before:
         command.kill_all()
     if not names_with(patches, TEMPORARY):
-        raise NotTried("the patches were not caught half-cut: they are cut too quickly here")
+        raise NotTried("the kill came after the patches were prepared: that is too quick on this machine")
+
     command = target.start(quick=True)
     target.recovered(command, before)
     target.finish(command)
 
 
-def stop_worker_in_its_tracks(target: TargetRun) -> None:
-    """SIGSTOP to the worker: it hangs, and the runner itself must notice, end it and go on."""
+def suspend_worker(target: TargetRun) -> None:
+    """Suspends the worker, so that it hangs. The runner must notice, kill it, and start another one."""
     command = target.start()
-    (step,) = target.moments(1)
+    (step,) = target.random_steps(1)
     target.wait_for_step(command, step)
     before = target.moment()
-    signal_trial_worker(target, command, signal.SIGSTOP)
+    _signal_trial_worker(target, command, signal.SIGSTOP)
     target.recovered(command, before)
     target.finish(command)
 
 
-def take_node_away(target: TargetRun) -> None:
-    """The node of the worker is preempted, with notice; the run goes on on the other one."""
+def preempt_node(target: TargetRun) -> None:
+    """Preempts the worker's node, with notice. The run continues on the other node."""
+    # Early, and with little notice: the preemption must come before the training is over.
     target.folder.make_folder()
-    step = target.moments(1)[0] // 2
-    notice_s = target.setting.pace.training_s / 8
+    step = target.random_steps(1)[0] // 2
+    notice_s = target.setup.pace.training_s / 8
+
     with two_nodes(target.folder.local_path / "two_nodes.txt") as cluster:
         command = target.start("--address", cluster.address)
         target.wait_for_step(command, step)
         before = target.moment()
-        cluster.take_away(int(read_starts(target.trial)[-1]["pid"]), notice_s)
+        cluster.preempt(int(read_starts(target.trial)[-1]["pid"]), notice_s)
         target.recovered(command, before)
         target.finish(command)

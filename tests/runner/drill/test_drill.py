@@ -1,4 +1,4 @@
-"""The drill: it tells a run that survived from one that did not, plans its time, and ends only its own."""
+"""The drill: its comparison of runs, its plan for the time, and that it ends only processes that it started."""
 
 import argparse
 import json
@@ -62,7 +62,7 @@ def test_a_run_whose_weights_or_state_differ_in_one_bit_or_are_gone_did_not_surv
 def test_a_run_whose_log_lacks_a_row_or_has_another_number_did_not_survive(tmp_path: Path) -> None:
     reference = write_trial(tmp_path / "a")
     (text,) = differences(write_trial(tmp_path / "b", LOG[:1]), reference)
-    assert text == "metrics.jsonl has 1 rows instead of 2"
+    assert text == "metrics.jsonl has 1 row instead of 2"
     (text,) = differences(write_trial(tmp_path / "c", [LOG[0], {**LOG[1], "l1_loss": 0.251}]), reference)
     assert "differs from row 2 on" in text
 

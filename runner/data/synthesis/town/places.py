@@ -1,4 +1,4 @@
-"""Draws a scene: which kind of place, its streets and river, and what stands on each block."""
+"""Draws a scene: the kind of place, its streets and river, and what is on each block."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,8 +33,15 @@ _SMALLEST_LOT_PX2 = 700.0
 
 
 @dataclass(frozen=True)
-class RunPosition:
-    """A kind of place: its street plan, how far its streets bend, the share of each kind of block."""
+class _PlaceKind:
+    """A kind of place.
+
+    Attributes:
+        plan: how its streets are laid.
+        bend: how much they bend; 0 for straight ones.
+        blocks: what is on a block, and the land below it, each with its probability.
+        river: the probability of a river.
+    """
 
     plan: StreetPlan
     bend: float
@@ -52,9 +59,9 @@ _HOUSES = (houses, Land.RESIDENTIAL)
 _PARK = (park, Land.RESIDENTIAL)
 _SQUARE = (square, Land.RESIDENTIAL)
 
-PLACES: tuple[tuple[RunPosition, float], ...] = (
+_PLACES: tuple[tuple[_PlaceKind, float], ...] = (
     (  # a dense old town
-        RunPosition(
+        _PlaceKind(
             StreetPlan((_P, _S, _R), 46_000, 0.16),
             0.35,
             (
@@ -70,7 +77,7 @@ PLACES: tuple[tuple[RunPosition, float], ...] = (
         0.27,
     ),
     (  # a suburb of bent streets
-        RunPosition(
+        _PlaceKind(
             StreetPlan((_S, _R, _R), 30_000, 0.10),
             1.0,
             ((_HOUSES, 0.82), (_PARK, 0.08), (_SCHOOL, 0.07), (_HALL, 0.03)),
@@ -79,7 +86,7 @@ PLACES: tuple[tuple[RunPosition, float], ...] = (
         0.20,
     ),
     (  # both banks of a river
-        RunPosition(
+        _PlaceKind(
             StreetPlan((_P, _S, _R), 46_000, 0.12),
             0.3,
             (
@@ -95,7 +102,7 @@ PLACES: tuple[tuple[RunPosition, float], ...] = (
         0.21,
     ),
     (  # a large park and the town around it
-        RunPosition(
+        _PlaceKind(
             StreetPlan((_S, _P, _R), 42_000, 0.14, park_px2=150_000),
             0.5,
             ((_QUIET_ROWS, 0.45), (_ROWS, 0.15), (_SLABS, 0.16), (_PARK, 0.18), (_SCHOOL, 0.06)),
@@ -103,7 +110,7 @@ PLACES: tuple[tuple[RunPosition, float], ...] = (
         0.14,
     ),
     (  # an estate of slabs along a motorway
-        RunPosition(
+        _PlaceKind(
             StreetPlan((_M, _S, _R), 62_000, 0.08),
             0.5,
             ((_SLABS, 0.60), (_SCHOOL, 0.14), (_HALL, 0.12), (_PARK, 0.14)),
@@ -115,30 +122,37 @@ PLACES: tuple[tuple[RunPosition, float], ...] = (
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A place of a random kind; everything in it comes from `rng`."""
-    place = pick(rng, PLACES)
+    """Draws a place of a random kind. Everything in it is determined by `rng`."""
+    place = pick(rng, _PLACES)
     river = draw_river(rng) if rng.random() < place.river else None
     frame = _draw_frame(rng, place.bend, river)
+
+    # First a flat plan, of which only the blocks near the canvas are filled.
     cells, roads = lay_streets(rng, place.plan)
     plan: list[Piece] = [refined(road) for road in roads]
     for cell in cells:
         if on_canvas(map(frame.to_canvas, cell.corners), _MARGIN_PX):
             plan.extend(_fill(rng, cell, frame, place))
+
+    # Then everything is mapped to the canvas, and cut off at its edge.
     pieces: list[Piece] = []
     for piece in plan:
         mapped = piece.mapped(frame.to_canvas)
         if on_canvas(_points(mapped), _MARGIN_PX):
             pieces.extend(_seen(mapped) if isinstance(mapped, Road) else [mapped])
     pieces.extend(_rows_of_trees(rng, pieces))
+
     if river is not None:
         banks = Stencil()
         banks.add(river.ground())
         pieces = [*give_way(pieces, banks, river), *river.pieces()]
+
     return _assemble(rng, pieces, river.course if river is not None else ())
 
 
 def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> Frame:
     origin = complex(rng.uniform(260, 340), rng.uniform(260, 340))
+    # Streets run along a river, where there is one.
     turn = direction(rng.uniform(-0.414, 0.414))
     if river is not None:
         turn = river.heading * direction(rng.uniform(-0.05, 0.05))
@@ -148,16 +162,19 @@ def _draw_frame(rng: np.random.Generator, bend: float, river: River | None) -> F
     return Frame(origin, turn, bends * 5e-4, twists * 4e-7)
 
 
-def _fill(rng: np.random.Generator, cell: Cell, frame: Frame, place: RunPosition) -> Iterator[Piece]:
+def _fill(rng: np.random.Generator, cell: Cell, frame: Frame, place: _PlaceKind) -> Iterator[Piece]:
     block, land = pick(rng, place.blocks)
     size = area(cell.corners)
     if size < place.plan.park_px2 and size > 1.6 * place.plan.block_px2:
         block = park
     if size < 9_000 and block in (slabs, school, park):
         block, land = rows_around_a_yard, Land.COMMERCIAL
+
+    # Roads have their width on the canvas, so on the plan it is divided by the scale there.
     scale = frame.scale(middle(cell.corners))
     kerbs = [(ROAD_WIDTH_PX[RoadKind(kind)] / 2 + _PAVEMENT_PX) / scale for kind in cell.borders]
     lot = cell.inset(kerbs)
+
     yield Area(land, tuple(_fine(cell.corners)))
     if lot is not None and area(lot.corners) > _SMALLEST_LOT_PX2:
         for piece in block(rng, lot):
@@ -168,7 +185,7 @@ def _fill(rng: np.random.Generator, cell: Cell, frame: Frame, place: RunPosition
 
 
 def _fine(outline: Outline) -> Iterator[complex]:
-    """The outline with points every 30 pixels or so, to bend with the streets around it."""
+    """The outline with points about every 30 pixels, so that it bends like the streets around it."""
     for a, b in sides(outline):
         count = max(1, round(length(b - a) / 30))
         yield from (a + (b - a) * (i / count) for i in range(count))
@@ -185,7 +202,8 @@ def _rows_of_trees(rng: np.random.Generator, pieces: list[Piece]) -> Iterator[Tr
 
 
 def _seen(road: Road) -> Iterator[Road]:
-    """The stretches of a road that the canvas shows, each with a step beyond its edge."""
+    """The visible stretches of a road, each with one more point beyond the edge of the canvas."""
+    # The road continues past the edge, so that its end is not visible.
     run: list[complex] = []
     shown = [on_canvas((point,), 20) for point in road.line]
     for i, point in enumerate(road.line):
@@ -211,7 +229,8 @@ def _points(piece: Piece) -> Iterable[complex]:
 
 
 def _assemble(rng: np.random.Generator, pieces: list[Piece], river: Outline) -> Scene:
-    """Sorts the pieces; leaves out paths through ponds and trees that stand in something else's way."""
+    """Sorts the pieces into a scene. Leaves out footpaths through water, and trees on streets or in buildings."""
+    # What trees must keep clear of.
     water, taken = Stencil(), Stencil()
     areas = [piece for piece in pieces if isinstance(piece, Area)]
     for ground in areas:
@@ -219,15 +238,18 @@ def _assemble(rng: np.random.Generator, pieces: list[Piece], river: Outline) -> 
             water.add(ground.outline)
         if ground.land in (Land.WATER, Land.PITCH, Land.PARKING):
             taken.add(ground.outline)
+
     paths = [piece for piece in pieces if isinstance(piece, Road) and piece.kind is None]
     paths = [piece for piece in give_way(paths, water) if isinstance(piece, Road)]
     streets = [piece for piece in pieces if isinstance(piece, Road) and piece.kind is not None]
     for road in (*paths, *streets):
         taken.add_line(road.line, road.width + 6)
+
     buildings = [piece for piece in pieces if isinstance(piece, Building)]
     for building in buildings:
         for part in building.parts:
             taken.add(part)
+
     return Scene(
         areas=tuple(areas),
         roads=tuple(sorted(streets, key=lambda road: road.kind or 0)),

@@ -1,4 +1,4 @@
-"""A river through a scene: its water, banks and embankment roads, and what gives way to them."""
+"""A river through a scene: its water, its banks with roads, and how other pieces give way to them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,13 @@ from runner.data.synthesis.scene import ROAD_WIDTH_PX, Area, Building, Land, Pie
 
 @dataclass(frozen=True)
 class River:
-    """The middle line, half the width in pixels, and for each side the land and the road of its bank."""
+    """A river.
+
+    Attributes:
+        course: its middle line.
+        half_width: half of its width in pixels.
+        banks: for each side the width of the bank, its land, and the road behind it.
+    """
 
     course: Outline
     half_width: float
@@ -20,7 +26,7 @@ class River:
 
     @property
     def heading(self) -> complex:
-        """The direction from where it enters the canvas to where it leaves."""
+        """The direction from the beginning of the course to its end."""
         return unit(self.course[-1] - self.course[0])
 
     def pieces(self) -> Iterator[Piece]:
@@ -35,11 +41,11 @@ class River:
         yield Area(Land.WATER, (*low, *reversed(high)))
 
     def ground(self) -> Outline:
-        """All the land that water, banks and their roads take."""
+        """The outline of water, banks and their roads together."""
         return (*self._edge(-1), *reversed(self._edge(1)))
 
     def is_bridged_by(self, road: Road) -> bool:
-        """True for a road of some rank that does not run along the river."""
+        """True for a road of higher rank that crosses the river, rather than runs along it."""
         if road.kind is None or road.kind < RoadKind.SECONDARY:
             return False
         return abs(cross(self.heading, unit(road.line[-1] - road.line[0]))) > 0.7
@@ -50,9 +56,11 @@ class River:
 
 
 def draw_river(rng: np.random.Generator) -> River:
-    """A smooth course across the canvas, 70 to 140 pixels wide."""
+    """Draws a river with a smooth course across the canvas, 70 to 140 pixels wide."""
     center = complex(rng.uniform(190, 410), rng.uniform(190, 410))
     along = direction(rng.uniform(-1, 1))
+
+    # A cubic Bézier curve with these four control points.
     bows = [along * 1j * rng.uniform(-250, 250) for _ in range(2)]
     a, b, c, d = (
         center - along * 600,
@@ -60,6 +68,7 @@ def draw_river(rng: np.random.Generator) -> River:
         center + along * 200 + bows[1],
         center + along * 600,
     )
+
     course = []
     for i in range(31):
         t = i / 30
@@ -75,33 +84,43 @@ def _draw_bank(rng: np.random.Generator) -> tuple[float, Land, RoadKind]:
 
 
 def give_way(pieces: Iterable[Piece], water: Stencil, river: River | None = None) -> Iterator[Piece]:
-    """The pieces that stand beside the water: roads end at it, unless they bridge the river."""
+    """Leaves out pieces in the water, and ends roads there, except those that bridge the river.
+
+    Args:
+        water: the land that is kept free.
+        river: None where the water is a pond.
+    """
     for piece in pieces:
         match piece:
             case Area():
                 if piece.land not in (Land.PARKING, Land.PITCH) or not water.touches(piece.outline):
                     yield piece
+
             case Road():
                 if river is not None and river.is_bridged_by(piece):
                     yield piece
                 else:
-                    # Streets join the road on the bank, which lies inside the ground kept for the river.
+                    # Streets go on to the road on the bank, which is inside the land kept for the river.
                     yield from _dry_runs(piece, water, reach=0 if river is None else 3)
+
             case Building():
                 if not any(map(water.touches, piece.parts)):
                     yield piece
+
             case Tree():
                 if not water.covers(piece.at):
                     yield piece
 
 
 def _dry_runs(road: Road, water: Stencil, reach: int) -> Iterator[Road]:
-    """The stretches beside the water, each going on for `reach` steps of 4 pixels into the bank."""
+    """The stretches of a road outside the water. Each goes on for `reach` steps of 4 pixels into the bank."""
+    # In steps of 4 pixels, which is the size of a stencil's cell.
     points = [*(point for point, _ in along_line(road.line, 4)), road.line[-1]]
     dry = [not water.covers(point) for point in points]
     if all(dry):
         yield road
         return
+
     run: list[complex] = []
     for i, point in enumerate(points):
         if any(dry[max(0, i - reach) : i + reach + 1]):
@@ -113,5 +132,6 @@ def _dry_runs(road: Road, water: Stencil, reach: int) -> Iterator[Road]:
 
 
 def _as_road(road: Road, run: list[complex]) -> Iterator[Road]:
+    # Short stubs are dropped. Fewer points make the road smooth again.
     if len(run) > 4:
         yield Road(road.kind, (run[0], *run[8:-4:8], run[-1]))

@@ -1,4 +1,4 @@
-"""Signals to the workers of a run: on this machine, or wherever they are on a cluster."""
+"""Signals to the workers of a run, on this machine or on any node of a cluster."""
 
 from typing import Any, Protocol
 
@@ -8,33 +8,38 @@ from runner.records.starts import read_starts
 from runner.storage.folder import TEMPORARY, Storage
 
 
-class Reach(Protocol):
-    """What a fault needs of the place where workers run."""
+class Workers(Protocol):
+    """What a fault can do to the workers of a run."""
 
     def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
-        """Signals the trial's worker; False where there is none at the moment."""
+        """Sends a signal to the trial's worker. False where it has none at the moment."""
 
     def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
-        """Kills the worker as it begins to write something new into that folder of the trial; False if it did not."""
+        """Kills the worker when it begins to write something new into this folder of the trial.
+
+        Returns:
+            False where it wrote nothing within `within_s` seconds.
+        """
 
 
-class ThisMachine:
-    """Workers of a Ray that the command itself started."""
+class LocalWorkers:
+    """Workers on a local Ray that the command itself started. They are in the session of the command."""
 
     def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
-        """By the session that they share with the command."""
+        """Sends a signal to the worker."""
+        # One worker at a time has this title, apart from one that is just ending.
         return any(signal_worker(pid, number) for pid in processes_titled(command.session, WORKER_TITLE))
 
     def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
-        """By watching the folder from here."""
+        """Watches the folder from this process."""
         workers = processes_titled(command.session, WORKER_TITLE)
         return bool(workers) and kill_worker_during_write(
             workers[-1], str(trial.at(folder).local_path), TEMPORARY, within_s
         )
 
 
-class Cluster:
-    """Workers on any node of a Ray cluster, reached by a task pinned to the node that a start names."""
+class ClusterWorkers:
+    """Workers on any node of a Ray cluster. A Ray task on the worker's node does the work."""
 
     def __init__(self, address: str) -> None:
         from runner.on_ray.cluster import start_ray
@@ -42,29 +47,32 @@ class Cluster:
         start_ray(address, token="", dashboard=False)
 
     def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
-        """By the process number that the last start noted."""
-        return self._on_its_node(trial, signal_worker, number)
+        """Sends a signal to the process that the trial's last start has recorded."""
+        return self._on_worker_node(trial, signal_worker, number)
 
     def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
-        """By watching the folder from the worker's own node."""
-        return self._on_its_node(trial, kill_worker_during_write, str(trial.at(folder).local_path), TEMPORARY, within_s)
+        """Watches the folder from the worker's node, because a network drive shows new files late."""
+        path = str(trial.at(folder).local_path)
+        return self._on_worker_node(trial, kill_worker_during_write, path, TEMPORARY, within_s)
 
     def num_nodes(self) -> int:
-        """Machines that are alive."""
+        """The number of machines that are alive."""
         import ray
 
         return sum(node["Alive"] for node in ray.nodes())
 
     def close(self) -> None:
-        """Leaves the cluster."""
+        """Disconnects from the cluster."""
         from runner.on_ray.cluster import stop_ray
 
         stop_ray()
 
-    def _on_its_node(self, trial: Storage, work: Any, *arguments: Any) -> bool:
+    def _on_worker_node(self, trial: Storage, work: Any, *arguments: Any) -> bool:
+        """Calls `work(pid, *arguments)` on the node of the trial's last start. True where it returned True."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        # Several nodes may have the same host name.
         start = read_starts(trial)[-1]
         nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerHostname"] == start["host"]]
         for node in nodes:
