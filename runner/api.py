@@ -68,6 +68,7 @@ def run_experiment(
         KeyboardInterrupt: after Ctrl-C, once all work is saved.
     """
     source = _plain(experiment) if isinstance(experiment, Mapping) else experiment
+    # JSON is YAML, which is what `--set` takes.
     if isinstance(overrides, Mapping):
         overrides = [f"{key}={json.dumps(_plain(value))}" for key, value in overrides.items()]
 
@@ -84,6 +85,7 @@ def run_experiment(
     name = load_experiment(source, options.overrides).name
 
     with contextlib.ExitStack() as stack:
+        # A notebook has torch settings of its own, which the training would change.
         if in_process:
             from runner.trial.runtime import torch_settings_kept
 
@@ -236,6 +238,7 @@ class Results:
 
 def _as_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """A table with the columns of all rows. A column without any value is of floats."""
+    # Rows differ: evaluations come at the ends of epochs only.
     names = list(dict.fromkeys(name for row in rows for name in row))
     arrays = [pa.array([row.get(name) for row in rows]) for name in names]
     return pa.table([a.cast(pa.float64()) if pa.types.is_null(a.type) else a for a in arrays], names=names)

@@ -67,6 +67,7 @@ def _check_target(path: Path, out: str) -> None:
         raise StorageError(
             f"--out is {out!r}: that is not an ordinary file, so it can't be replaced; give another name"
         )
+    # Symbolic links are resolved for the folder, so that a trial can't be reached by another name.
     if path.exists() and any((folder / TRIAL_FILE).is_file() for folder in (path.parent / "_").resolve().parents):
         raise StorageError(
             f"--out is {out!r}: that file is in a trial's folder, which may need it; give the name of a file elsewhere"

@@ -93,6 +93,7 @@ def lpips_network(net: str, backbone: Mapping[str, Tensor]) -> nn.Module:
     """The network of torchmetrics, with its linear layers, on a backbone of torchvision that it does not download."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
+    # Built with a random backbone, which is then replaced: it would download the published one.
     network: Any = _LPIPS(net=net, pnet_rand=True)
     names = network.net.state_dict()
     network.net.load_state_dict({name: backbone[re.sub(r"^slices?\.?\d+", "features", name)] for name in names})
@@ -154,6 +155,7 @@ def feature_distances(generated: Tensor, target: Tensor) -> dict[str, float]:
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    # Both metrics insist on a network: this one returns the features that it gets.
     as_they_are: Any = nn.Identity()
     as_they_are.num_features = generated.shape[1]
     fid = FrechetInceptionDistance(feature=as_they_are)

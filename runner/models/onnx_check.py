@@ -66,6 +66,7 @@ def _largest_difference(generator: Generator, batches: Sequence[Tensor], fakes: 
 
 def _check_pictures(trained: TrainedModel) -> tuple[Tensor, str]:
     """Three sources, (3, 3, S, S) in [-1, 1], and their name: validation patches of the trial, or drawn waves."""
+    # Patches of the kind that it was trained on give activations of the usual size; waves are for lost patches.
     store, _ = find_store(trained.stores, trained.fingerprints.data)
     if store is None:
         return _waves(trained.config.data.patch_size), "drawn pictures (the trial's patches are gone)"

@@ -28,6 +28,7 @@ def find_pictures(inputs: Sequence[str], out: Storage) -> list[PictureFile]:
     Raises:
         DataError: an input is missing, two pictures have one stem, or a file among the inputs would be overwritten.
     """
+    # A picture that is named twice, itself and by its folder, is translated once.
     paths = {path.absolute(): path for given in inputs for path in _expand(Path(given))}
     pictures = [PictureFile(path, path.stem + _OUTPUT_SUFFIX) for path in paths.values()]
     _refuse_same_stems(pictures)
@@ -63,6 +64,7 @@ def _expand(path: Path) -> list[Path]:
 
 def _refuse_same_stems(pictures: Sequence[PictureFile]) -> None:
     """Raises DataError where the translations of two pictures would have one name."""
+    # On some file systems A.png and a.png are one file.
     by_output: dict[str, list[PictureFile]] = {}
     for picture in pictures:
         by_output.setdefault(picture.output.casefold(), []).append(picture)

@@ -55,6 +55,7 @@ def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: S
     Raises:
         StorageError, FullError: the folder can't be written to.
     """
+    # No bar in a file or a pipe.
     with Progress(console=console.rich, transient=True, disable=not console.rich.is_terminal) as progress:
         all_pictures = progress.add_task("pictures", total=len(pictures), visible=len(pictures) > 1)
         num_done = 0

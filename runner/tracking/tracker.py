@@ -58,6 +58,7 @@ class Tracker:
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Takes the last rows of results, and returns once W&B has everything, or is given up."""
         self._rows = rows
+        # A run that had nothing to train has not begun: W&B may still lack what an earlier start could not send.
         self.begin()
         self._is_over.set()
         self._thread.join(END_WAIT_S)

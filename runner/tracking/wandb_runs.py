@@ -134,6 +134,7 @@ class WandbRun:
     def open(self) -> WandbSession:
         """Opens the run, unless it is open; raises what WandbSession raises."""
         if self._run is None or not self.is_open:
+            # If the next line raises, the run of before must not be used any more.
             self._run = None
             self._run = WandbSession(
                 self._folder, self._identity, self._destination.mode, uploads_weights=self._uploads_weights
@@ -143,8 +144,10 @@ class WandbRun:
     def close(self, summary: Mapping[str, Any], contents: Mapping[str, Any], *, failed: bool) -> None:
         """Closes the run and records that W&B has these contents; raises what WandbSession.close raises."""
         run = self.open()
+        # Closed even if close raises: then the run is opened again, offline, with all rows.
         self._run = None
         run.close(summary, failed=failed)
+        # Written last: a crash before it makes the next start send everything again, which W&B takes as the same run.
         note = {**self._target(), "mode": run.mode, "place": self._folder_hash, **contents}
         self._folder.write(STATE, json.dumps(note).encode())
 
@@ -156,6 +159,7 @@ class WandbRun:
                 moved, it has lost them.
         """
         note = self._read_note()
+        # What a server has is there whatever the mode of this start is.
         wanted = {**self._target(), **contents}
         if note.get("mode") != "online":
             wanted["mode"] = self._destination.mode

@@ -63,6 +63,7 @@ class WandbSweep:
         if self._run.is_recorded({"rows": digest}, with_files=True):
             return
         if not self._run.is_open:
+            # A newly opened run has no table yet.
             self._logged = ""
         run = self._run.open()
         if self._logged == digest:

@@ -29,6 +29,7 @@ ROWS_PER_UPDATE = 1000
 
 def run_id(experiment: str, part: str) -> str:
     """The W&B id of a part of an experiment, such as a trial: unique, and the same at every start."""
+    # Readable in the URL; the digest makes it unique, as `a-b/c` and `a/b-c` read the same.
     readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{experiment}-{part}").strip("-")[:48]
     digest = hashlib.sha256(json.dumps([experiment, part]).encode()).hexdigest()[:12]
     return f"{readable}-{digest}"
@@ -114,6 +115,7 @@ class WandbTrial:
         self._pending += self._reader.new_rows()
         rows, self._pending = self._pending[:limit], self._pending[limit:]
         for row in rows:
+            # A run that is resumed online has the earlier rows already.
             if row["step"] >= run.first_step:
                 run.log(self._values(row), row["step"])
         return run
