@@ -1,8 +1,8 @@
-"""Sweeps of pix2pix trainings that survive anything, as a library: see docs/python.md.
+"""Sweeps of pix2pix trainings that survive every kind of failure. The library is described in docs/python.md.
 
     from runner import load_results, run_experiment
 
-Importing it loads nothing else: what is named here comes when it is first asked for.
+Importing this package is cheap: the functions are loaded when they are first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Experiments from Python: run as the commands run them, and read as pyarrow tables."""
+"""Experiments from Python: runs them as the commands do, and reads their results as pyarrow tables."""
 
 import contextlib
 import functools
@@ -47,29 +47,31 @@ def run_experiment(
     dashboard: bool = True,
     quiet: bool = False,
 ) -> "Results":
-    """Runs what is not finished yet of an experiment, as `python -m runner.tune` does, and reads its results.
+    """Runs the trials of an experiment that are not finished, as `python -m runner.tune` does, and reads the results.
 
-    Trials that fail, diverge or are stopped by the time limit, by SIGTERM or because a disk is full are results, each
-    with its status; the same call goes on with what can go on.
+    A trial that fails, diverges or is stopped (by the time limit, by SIGTERM or by a full disk) is a result with that
+    status. The same call goes on with the trials that can go on.
 
     Args:
-        experiment: the path of an experiment file, or what one would hold.
+        experiment: the path of an experiment file, or the mapping that such a file holds.
         overrides: fields to set, as {"training.epochs": 2} or as ["training.epochs=2"].
         storage: the folder below which results go.
-        in_process: one trial after the other in this process, without Ray. An error in one is raised as it is.
-        address: an existing Ray cluster; by default RAY_ADDRESS, else a local one of our own.
-        time_limit_s: stops cleanly before so many seconds have passed.
+        in_process: trains one trial after the other in this process, without Ray. Errors in the code are raised.
+        address: an existing Ray cluster; by default RAY_ADDRESS, else a new local one.
+        time_limit_s: stops cleanly before this many seconds have passed.
         take_over, retry_diverged, dashboard: as the options of the command.
-        quiet: shows nothing.
+        quiet: prints nothing.
 
     Raises:
         ConfigError, DataError, StorageError, ResourceError: something is wrong with the experiment, the data, the
             storage or the machine; nothing was run. All are UserErrors, whose texts say what to do.
-        KeyboardInterrupt: Ctrl-C, once all that was done is saved.
+        KeyboardInterrupt: after Ctrl-C, once all work is saved.
     """
-    source = plain(experiment) if isinstance(experiment, Mapping) else experiment
+    source = _plain(experiment) if isinstance(experiment, Mapping) else experiment
+    # JSON is YAML, which is what `--set` takes.
     if isinstance(overrides, Mapping):
-        overrides = [f"{key}={json.dumps(plain(value))}" for key, value in overrides.items()]
+        overrides = [f"{key}={json.dumps(_plain(value))}" for key, value in overrides.items()]
+
     options = Options(
         overrides=tuple(overrides),
         storage=str(storage),
@@ -81,23 +83,26 @@ def run_experiment(
         in_process=in_process,
     )
     name = load_experiment(source, options.overrides).name
+
     with contextlib.ExitStack() as stack:
+        # A notebook has torch settings of its own, which the training would change.
         if in_process:
             from runner.trial.runtime import torch_settings_kept
 
             stack.enter_context(torch_settings_kept())
         code = run(source, options, Console(rich.console.Console(quiet=True)) if quiet else Console())
+
     if code == Exit.INTERRUPTED:
         raise KeyboardInterrupt("interrupted; the same call goes on from the last checkpoint")
     return load_results(Path(storage) / name)
 
 
 def load_results(folder: str | Path) -> "Results":
-    """The results of an experiment's folder, STORAGE/EXPERIMENT, as they stand there, finished or not.
+    """Reads the results in an experiment's folder, STORAGE/EXPERIMENT, whether the experiment is finished or not.
 
     Raises:
-        DataError: it is no experiment's folder.
-        ConfigError: what stands in it is not what a run leaves.
+        DataError: it is not an experiment's folder.
+        ConfigError: the files in it are not those of a run.
     """
     experiment, results = read_results(str(folder))
     trials = [
@@ -109,7 +114,7 @@ def load_results(folder: str | Path) -> "Results":
 
 @dataclass(frozen=True)
 class TrialResults:
-    """One trial: its folder, its swept parameters and its row of results.csv."""
+    """A trial's folder, its swept parameters and its row of results.csv."""
 
     folder: Path
     parameters: Mapping[str, Any]
@@ -127,17 +132,17 @@ class TrialResults:
 
     @property
     def reason(self) -> str:
-        """Why its last run ended; empty where there is nothing to say."""
+        """Why its last run ended; empty for a trial that has finished."""
         return read_outcome(Storage.open(self.folder))["reason"]
 
     @property
     def metrics(self) -> pa.Table:
-        """The rows of metrics.jsonl as they stand now, null where a row has not got a column."""
-        return as_table(read_rows(Storage.open(self.folder)))
+        """The present rows of metrics.jsonl, null where a row does not have a column."""
+        return _as_table(read_rows(Storage.open(self.folder)))
 
     @property
     def images(self) -> dict[int, Path]:
-        """The pictures by the epoch that they were made after: PNGs, a row source | target | generated a tile."""
+        """The pictures by their epoch: PNGs with a row source | target | generated for each tile."""
         from runner.report.charts.pictures import picture_epochs
 
         return {epoch: self.folder / image_name(epoch) for epoch in picture_epochs(Storage.open(self.folder))}
@@ -149,18 +154,21 @@ class TrialResults:
         mode: str = "eval",
         overlap: int | None = None,
     ) -> "NDArray[np.uint8]":
-        """The fake target of a picture of any size, (H, W, 3) uint8, with the bits of `python -m runner.translate`.
+        """Translates a picture of any size, with the same bits as `python -m runner.translate`.
 
         Args:
-            image: the source, (H, W, 3) uint8; or a Pillow picture of any mode, or a JPEG, PNG or TIFF by its path,
-                which are turned upright.
-            mode, overlap: as gan.evaluation.translate.Tiling's.
+            image: (H, W, 3) uint8, or a Pillow picture of any mode, or the path of a JPEG, PNG or TIFF file. Pillow's
+                pictures and files are turned upright.
+            mode, overlap: as in gan.evaluation.translate.Tiling.
+
+        Returns:
+            The fake target, (H, W, 3) uint8.
 
         Raises:
             DataError: the trial has no weights yet. They are read at the first call, and kept.
-            OSError: there is no file of that path.
+            OSError: the file does not exist.
             ValueError: the picture can't be read or has another shape or type, the overlap is out of range, or the
-                mode unknown.
+                mode is unknown.
         """
         from PIL import Image
 
@@ -173,7 +181,7 @@ class TrialResults:
             image = read_picture(Path(image))
         elif isinstance(image, Image.Image):
             load_pixels(image)
-            image = rgb_pixels(image.copy())  # it turns the picture that it is given
+            image = rgb_pixels(image.copy())  # a copy, because it turns the picture upright in place
         with torch_settings_kept():
             return translate(self._generator.to(set_up_device()), image, Tiling(mode, overlap))
 
@@ -198,19 +206,19 @@ class Results:
 
     @property
     def is_finished(self) -> bool:
-        """True where all trials are."""
+        """True where all trials are finished."""
         return all(trial.status == "finished" for trial in self.trials)
 
     @property
     def table(self) -> pa.Table:
-        """results.csv: a row a trial."""
-        return as_table([trial.row for trial in self.trials])
+        """results.csv: a row for each trial."""
+        return _as_table([trial.row for trial in self.trials])
 
     @property
     def over_seeds(self) -> pa.Table:
-        """over_seeds.csv: a row a cell of the sweep, means and spreads over its seeds; empty where nothing repeats."""
+        """over_seeds.csv: a row for each cell of the sweep, means and spreads over its seeds; empty without seeds."""
         cells = repeated_cells([TrialResult(trial.parameters, trial.row) for trial in self.trials])
-        return as_table(list(map(cell_row, cells)))
+        return _as_table(list(map(cell_row, cells)))
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -219,7 +227,7 @@ class Results:
         return iter(self.trials)
 
     def __getitem__(self, trial: str | int) -> TrialResults:
-        """A trial by its name, or by its place."""
+        """A trial by its name or its index."""
         if isinstance(trial, int):
             return self.trials[trial]
         by_name = {found.name: found for found in self.trials}
@@ -228,19 +236,20 @@ class Results:
         return by_name[trial]
 
 
-def as_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """A table with the columns of all rows; a column without any value is one of floats."""
+def _as_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A table with the columns of all rows. A column without any value is of floats."""
+    # Rows differ: evaluations come at the ends of epochs only.
     names = list(dict.fromkeys(name for row in rows for name in row))
     arrays = [pa.array([row.get(name) for row in rows]) for name in names]
     return pa.table([a.cast(pa.float64()) if pa.types.is_null(a.type) else a for a in arrays], names=names)
 
 
-def plain(value: Any) -> Any:
-    """The value as YAML would give it: dicts and lists, paths as texts, what numpy has as Python has it."""
+def _plain(value: Any) -> Any:
+    """The value as YAML would give it: in dicts and lists, paths as texts, numpy's values as Python's."""
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return list(map(plain, value))
+        return list(map(_plain, value))
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.tolist() if hasattr(value, "tolist") else value

@@ -158,6 +158,7 @@ def unwound_on_sigterm() -> Iterator[None]:
 
 def show_error(text: str) -> None:
     """Prints an error to stderr, at most 25 lines of it."""
+    # A script's log stays readable even if every checkpoint of a thousand trials is damaged.
     lines = text.splitlines() or [""]
     if len(lines) > _MAX_ERROR_LINES:
         lines = [*lines[: _MAX_ERROR_LINES - 1], f"... and {len(lines) - _MAX_ERROR_LINES + 1} more lines"]

@@ -8,11 +8,11 @@ from pathlib import Path
 from runner.command import add_traceback, new_parser, run_command
 from runner.errors import Exit, StorageError
 
-LATEST = "latest"
+_LATEST = "latest"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command and returns its exit code."""
     parser = new_parser(
         "runner.evaluate",
         "Measures a trial's generator on all validation patches, one at a time, in both modes: `study` (batch\n"
@@ -20,15 +20,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pictures. Computes in fp32, on a GPU where there is one.",
         "python -m runner.evaluate results/baseline/trials/trial --json evaluation.json --csv patches.csv",
     )
+
+    # What to measure.
     parser.add_argument("trial", metavar="TRIAL_DIR", help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL")
     parser.add_argument(
         "--data", metavar="DIR", help="pairs to use, in DIR/val or DIR (default: the validation patches of the trial)"
     )
     parser.add_argument(
-        "--checkpoint", metavar="latest|EPOCH", default=LATEST, help="which weights (default: the latest ones)"
+        "--checkpoint", metavar="latest|EPOCH", default=_LATEST, help="which weights (default: the latest ones)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write means, intervals, extremes there")
-    parser.add_argument("--csv", metavar="FILE", help="write every patch's values there")
+
+    # Files to write, and metrics that need files of the user.
+    parser.add_argument("--json", metavar="FILE", help="write means, intervals and extremes to this file")
+    parser.add_argument("--csv", metavar="FILE", help="write the values of every patch to this file")
     parser.add_argument(
         "--inception-weights", metavar="FILE",
         help="also FID and KID: torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
@@ -38,13 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="also LPIPS: torchvision's alexnet-owt-7be5be79.pth, vgg16-397923af.pth or squeezenet1_1-b8a52dc0.pth",
     )  # fmt: skip
     add_traceback(parser)
-    return run_command(parser, run_evaluate, argv)
+    return run_command(parser, _run_evaluate, argv)
 
 
-def run_evaluate(arguments: argparse.Namespace) -> Exit:
+def _run_evaluate(arguments: argparse.Namespace) -> Exit:
     """Evaluates, shows and writes what the options ask for."""
+    # Before torch is loaded and minutes of work are done.
     for path in (arguments.json, arguments.csv):
-        check_target(path)
+        _check_target(path)
+
     from runner.console import Console
     from runner.models.evaluation import Request, evaluate_trial, json_of, results_table
     from runner.records.evaluation_csv import csv_of
@@ -54,28 +60,29 @@ def run_evaluate(arguments: argparse.Namespace) -> Exit:
         arguments.trial, arguments.checkpoint, arguments.data, arguments.inception_weights, arguments.lpips_weights
     )
     evaluation = evaluate_trial(request, console)
+
     console.rich.print(results_table(evaluation))
     if arguments.json:
-        write_file(arguments.json, json_of(evaluation))
+        _write_file(arguments.json, json_of(evaluation))
     if arguments.csv:
-        write_file(arguments.csv, csv_of(evaluation.scores))
+        _write_file(arguments.csv, csv_of(evaluation.scores))
     return Exit.FINISHED
 
 
-def check_target(path: str | None) -> None:
-    """Raises StorageError where a file can't be written, before minutes of work."""
+def _check_target(path: str | None) -> None:
+    """Raises StorageError where a file can't be written."""
     if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
         problem = "is a folder" if Path(path).is_dir() else "its folder does not exist"
-        raise StorageError(f"{path}: {problem}; give the name of a file in a folder that stands")
+        raise StorageError(f"{path}: {problem}; give the name of a file in a folder that exists")
 
 
-def write_file(path: str, content: bytes) -> None:
-    """Writes the file whole; raises StorageError where that can't be done."""
+def _write_file(path: str, content: bytes) -> None:
+    """Writes the file, whole or not at all; raises StorageError where that fails."""
     from runner.storage.folder import Storage
 
-    place = Path(path).absolute()
+    target = Path(path).absolute()
     try:
-        Storage.open(place.parent).write(place.name, content)
+        Storage.open(target.parent).write(target.name, content)
     except OSError as error:
         raise StorageError(f"{path}: it can't be written ({error.strerror}); give another file") from error
 

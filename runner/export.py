@@ -1,4 +1,4 @@
-"""`python -m runner.export TRIAL_DIR`: a trained generator as a file for other programs."""
+"""`python -m runner.export TRIAL_DIR`: writes a trained generator to a file for other programs."""
 
 import argparse
 import sys
@@ -7,34 +7,35 @@ from collections.abc import Sequence
 from runner.command import add_traceback, new_parser, run_command
 from runner.errors import Exit
 
-LATEST = "latest"
+_LATEST = "latest"
 FORMATS = ("safetensors", "onnx", "pytorch-cyclegan")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command and returns its exit code."""
     parser = new_parser(
         "runner.export",
         "Writes a trial's generator to one file.\n"
         "  safetensors       weights under this project's names, with what is needed to build the generator\n"
-        "  onnx              a model for onnxruntime and others, in eval mode; written once onnxruntime has been\n"
-        "                    seen to agree with torch on the trial's own validation patches\n"
+        "  onnx              a model for onnxruntime and others, in eval mode; written once onnxruntime has\n"
+        "                    given the same pictures as torch on validation patches of the trial\n"
         "  pytorch-cyclegan  latest_net_G.pth of pytorch-CycleGAN-and-pix2pix\n"
         "safetensors and pytorch-cyclegan files are also what model.initial_weights takes.",
         "python -m runner.export results/baseline/trials/trial --format onnx --out generator.onnx",
     )
+
     parser.add_argument("trial", metavar="TRIAL_DIR", help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL")
     parser.add_argument("--format", required=True, choices=FORMATS, help="for which program")
-    parser.add_argument("--out", required=True, metavar="FILE", help="where to; a file of that name is replaced")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; an existing one is replaced")
     parser.add_argument(
-        "--checkpoint", metavar="latest|EPOCH", default=LATEST, help="which weights (default: the latest ones)"
+        "--checkpoint", metavar="latest|EPOCH", default=_LATEST, help="which weights (default: the latest ones)"
     )
     add_traceback(parser)
-    return run_command(parser, run_export, argv)
+    return run_command(parser, _run_export, argv)
 
 
-def run_export(arguments: argparse.Namespace) -> Exit:
-    """Writes what the options ask for."""
+def _run_export(arguments: argparse.Namespace) -> Exit:
+    """Writes the file that the options ask for."""
     from runner.console import Console
     from runner.models.export import export_trial
 

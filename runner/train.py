@@ -1,4 +1,4 @@
-"""`python -m runner.train EXPERIMENT.yaml`: one trial."""
+"""`python -m runner.train EXPERIMENT.yaml`: runs the one trial of an experiment that sweeps nothing."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from runner.command import add_training_arguments, new_parser, run_command, run_
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command and returns its exit code."""
     parser = new_parser(
         "runner.train",
         "Runs the one trial of an experiment that sweeps nothing. The same command again goes on where it was.",
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--in-process",
         action="store_true",
-        help="without starting Ray: for a debugger or a machine that has none",
+        help="train in this process, without Ray: for a debugger, or a machine without Ray",
     )
     return run_command(
         parser, lambda arguments: run_training(arguments, single=True, in_process=arguments.in_process), argv

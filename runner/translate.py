@@ -1,4 +1,4 @@
-"""`python -m runner.translate TRIAL_DIR INPUT... --out DIR`: pictures of any size through a trained generator."""
+"""`python -m runner.translate TRIAL_DIR INPUT... --out DIR`: translates pictures with a trained generator."""
 
 import argparse
 import sys
@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from runner.command import add_traceback, new_parser, run_command, show_error, unwound_on_sigterm
 from runner.errors import Exit
 
-EPILOG = "python -m runner.translate results/baseline/trials/trial data/city.tif data/maps --out translated"
+_EPILOG = "python -m runner.translate results/baseline/trials/trial data/city.tif data/maps --out translated"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command and returns its exit code."""
     parser = new_parser(
         "runner.translate",
         "Translates pictures of any size: in overlapping tiles, blended so that no seam shows.\n\n"
         "Each input gives DIR/STEM.png, RGB and of the same size. JPEG, PNG and TIFF, of 8 and 16 bits, grey, palette\n"
         "and CMYK, are read; they are turned upright, and what is transparent is laid on white, as in training.",
-        EPILOG,
+        _EPILOG,
     )
+
     parser.add_argument("trial", metavar="TRIAL_DIR", help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="pictures, or folders of pictures")
     parser.add_argument("--out", metavar="DIR", required=True, help="the folder for the results")
@@ -33,22 +34,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--pairs", action="store_true", help="inputs are pairs as in a data set: their source half is translated"
     )
     parser.add_argument(
-        "--overlap", metavar="PIXELS", type=pixels,
-        help="that neighbouring tiles share, at most half a tile (default: a quarter; more is smoother, and slower)",
+        "--overlap", metavar="PIXELS", type=_pixels,
+        help="how much neighbouring tiles share, at most half a tile (default: a quarter; more is smoother and slower)",
     )  # fmt: skip
     add_traceback(parser)
-    return run_command(parser, run_translate, argv)
+    return run_command(parser, _run_translate, argv)
 
 
-def pixels(text: str) -> int:
-    """A number of pixels, 0 or more."""
+def _pixels(text: str) -> int:
+    """Parses a number of pixels, 0 or more."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels: give 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels: give 0 or more")
     return int(text)
 
 
-def run_translate(arguments: argparse.Namespace) -> Exit:
-    """Checks all that can be wrong at once, then goes from picture to picture."""
+def _run_translate(arguments: argparse.Namespace) -> Exit:
+    """Checks all options, then translates the pictures one after another."""
     from runner.console import Console
     from runner.errors import DataError
     from runner.models.picture_files import find_pictures
@@ -56,7 +57,9 @@ def run_translate(arguments: argparse.Namespace) -> Exit:
 
     out = open_storage(arguments.out, "--out")
     pictures = find_pictures(arguments.inputs, out)
-    from gan.evaluation.translate import Tiling  # torch comes with it
+
+    # These load torch, which takes seconds: not before the inputs are found.
+    from gan.evaluation.translate import Tiling
     from runner.models.trained import open_trained_model
     from runner.models.translation import TranslationJob, set_up_device, translate_files
 
@@ -64,9 +67,10 @@ def run_translate(arguments: argparse.Namespace) -> Exit:
     size = trained.config.data.patch_size
     if arguments.overlap is not None and arguments.overlap > size // 2:
         raise DataError(
-            f"--overlap is {arguments.overlap}: tiles of this trial have {size} pixels, so that half of one, "
-            f"{size // 2}, is the most they can share"
+            f"--overlap is {arguments.overlap}: tiles of this trial have {size} pixels and can share at most half of "
+            f"them, {size // 2}"
         )
+
     job = TranslationJob(
         generator=trained.generator.to(set_up_device()),
         direction=trained.config.data.direction if arguments.pairs else None,
@@ -76,12 +80,14 @@ def run_translate(arguments: argparse.Namespace) -> Exit:
     console.print(f"{trained.trial.shown}: {trained.epochs} epochs, tiles of {size} pixels, {arguments.mode} mode")
     if trained.config.data.patching == "resize":
         console.print(f"note: this trial saw pictures shrunk to {size} pixels: give pictures of that scale")
+
     try:
         with unwound_on_sigterm():
             num_done = translate_files(job, pictures, out, console)
     except KeyboardInterrupt:
-        show_error(f"interrupted; the pictures that stand in {out.shown} are whole, the same command begins anew")
+        show_error(f"interrupted; the pictures in {out.shown} are complete, and the same command starts over")
         return Exit.INTERRUPTED
+
     if num_done == len(pictures):
         return Exit.FINISHED
     return Exit.TRIAL_FAILED if num_done else Exit.BAD_INPUT

@@ -1,4 +1,4 @@
-"""`python -m runner.tune EXPERIMENT.yaml`: all trials of an experiment."""
+"""`python -m runner.tune EXPERIMENT.yaml`: runs all trials of an experiment."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from runner.command import add_training_arguments, new_parser, run_command, run_
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code."""
+    """Runs the command and returns its exit code."""
     parser = new_parser(
         "runner.tune",
         "Runs all trials of an experiment on Ray. The same command again goes on where it was; finished trials "

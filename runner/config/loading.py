@@ -50,6 +50,7 @@ def load_experiment(source: ExperimentSource, overrides: Sequence[str] = ()) -> 
     for override in overrides:
         apply_override(values, override)
 
+    # The trials are planned to find wrong values in the sweep, too.
     experiment = validate(values, origin_of(source))
     plan_trials(experiment, origin_of(source))
     return experiment
@@ -120,6 +121,7 @@ def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
 
 def _fill_in(experiment: Experiment, cell: Mapping[str, Choice], origin: str) -> Experiment:
     """The experiment of one cell; raises ConfigError that says where in the file a wrong value is."""
+    # Dumped and validated again, so that each trial passes every rule with its values.
     values = experiment.model_dump()
     values["sweep"] = {}
     for field, choice in cell.items():

@@ -207,6 +207,7 @@ def is_number(value: Any) -> bool:
 
 def _number_kind(field: str) -> type | None:
     """int or float for a field whose values can be a range of numbers, else None."""
+    # `patching` is swept, but its section is not, and it has no numbers.
     section, name = SWEEP_FIELDS[field].split(".")
     if section not in SWEEP_SECTIONS:
         return None
@@ -222,6 +223,7 @@ def _check_end(field: str, value: float, location: str) -> None:
         SWEEP_SECTIONS[section].model_validate({name: value})
     except ValidationError as error:
         for problem in error.errors(include_url=False):
+            # Only this field's own rules: rules with other fields are checked with each trial.
             if problem["loc"][:1] == (name,):
                 raise ConfigError(f"{location} is {show(value)}: it {explain(problem)[1]}") from None
 

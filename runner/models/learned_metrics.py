@@ -1,7 +1,7 @@
-"""FID, KID and LPIPS, for whoever has the published weights that they are defined by. No package of ours ships them.
+"""FID, KID and LPIPS, which are defined by published weights. The user has to bring the files.
 
-A weights file must have the SHA-256 that its publisher gave it, and is read without executing anything in it; the
-packages that hold the networks would download it or unpickle it.
+A file must have the SHA-256 of the published one, and is read without executing anything in it. The packages with the
+networks would download or unpickle it.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from gan.evaluation.metrics import MODES, Metric
 from gan.networks.generator import Generator
 from runner.errors import DataError
 
-INCEPTION = {"6726825d": "weights-inception-2015-12-05-6726825d.pth"}
+_INCEPTION = {"6726825d": "weights-inception-2015-12-05-6726825d.pth"}
 BACKBONES = {
     "7be5be79": "alexnet-owt-7be5be79.pth",
     "397923af": "vgg16-397923af.pth",
     "b8a52dc0": "squeezenet1_1-b8a52dc0.pth",
 }
-NETS = {"7be5be79": "alex", "397923af": "vgg", "b8a52dc0": "squeeze"}
-EXTRA = "pip install 'pix2pix-runner[metrics]'"
-NUM_FEATURES = 2048
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
-SEED = 0
+_NETS = {"7be5be79": "alex", "397923af": "vgg", "b8a52dc0": "squeeze"}
+_EXTRA = "pip install 'pix2pix-runner[metrics]'"
+_NUM_FEATURES = 2048
+_KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000
+_SEED = 0
 
 LPIPS = Metric(
     "lpips",
@@ -58,11 +58,11 @@ KID = Metric(
 
 
 def read_weights(path: str | Path, option: str, published: Mapping[str, str]) -> tuple[str, dict[str, Tensor]]:
-    """A published file's tensors, and which of the published ones it is.
+    """The first eight digits of a published file's SHA-256, and its tensors.
 
     Args:
-        option: where the path was given, for the error.
-        published: file names under the first eight digits of their SHA-256.
+        option: the command's option with the path, for the error.
+        published: the names of the files that may be given, under the first eight digits of their SHA-256.
 
     Raises:
         DataError: the file can't be read, is none of the published ones, or holds more than tensors.
@@ -72,12 +72,14 @@ def read_weights(path: str | Path, option: str, published: Mapping[str, str]) ->
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{option} is {str(path)!r}: it can't be read ({error.strerror}); give {names}") from error
+
     digest = hashlib.sha256(content).hexdigest()
     if digest[:8] not in published:
         raise DataError(
-            f"{option} is {str(path)!r}: its SHA-256 begins with {digest[:8]}, so that it is not {names}, which has "
+            f"{option} is {str(path)!r}: its SHA-256 begins with {digest[:8]}, so it is not {names}, which has "
             "those digits in its name. Download it again from its publisher."
         )
+
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -86,12 +88,12 @@ def read_weights(path: str | Path, option: str, published: Mapping[str, str]) ->
 
 
 def missing_extra(option: str, error: ImportError) -> DataError:
-    """What to do where the packages with the networks are not installed."""
-    return DataError(f"{option} needs packages that are not installed ({error.name}): {EXTRA}")
+    """The error for packages that are not installed."""
+    return DataError(f"{option} needs packages that are not installed ({error.name}): {_EXTRA}")
 
 
 def lpips_metric(path: str | Path, device: torch.device) -> MetricFunction:
-    """LPIPS (Zhang et al. 2018) on the network whose published weights are in the file: (N,), 0 for equal pictures.
+    """LPIPS (Zhang et al. 2018) with the network whose weights are in the file: (N,), 0 for equal pictures.
 
     Raises:
         DataError: the file can't be used, or the extra is not installed.
@@ -99,7 +101,7 @@ def lpips_metric(path: str | Path, device: torch.device) -> MetricFunction:
     option = "--lpips-weights"
     digits, state = read_weights(path, option, BACKBONES)
     try:
-        network = lpips_network(NETS[digits], state).to(device)
+        network = lpips_network(_NETS[digits], state).to(device)
     except ImportError as error:
         raise missing_extra(option, error) from error
 
@@ -111,9 +113,10 @@ def lpips_metric(path: str | Path, device: torch.device) -> MetricFunction:
 
 
 def lpips_network(net: str, backbone: Mapping[str, Tensor]) -> nn.Module:
-    """torchmetrics' network, with its own linear layers on a backbone of torchvision's that it does not download."""
+    """The network of torchmetrics, with its linear layers, on a backbone of torchvision that it does not download."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
+    # Built with a random backbone, which is then replaced: it would download the published one.
     network: Any = _LPIPS(net=net, pnet_rand=True)
     names = network.net.state_dict()
     network.net.load_state_dict({name: backbone[re.sub(r"^slices?\.?\d+", "features", name)] for name in names})
@@ -122,29 +125,30 @@ def lpips_network(net: str, backbone: Mapping[str, Tensor]) -> nn.Module:
 
 
 def inception_features(path: str | Path, device: torch.device) -> nn.Module:
-    """The Inception network that FID and KID are defined by: (N, 3, H, W) uint8 to ((N, 2048),).
+    """The Inception network of FID and KID: (N, 3, H, W) uint8 to ((N, 2048),).
 
     Raises:
         DataError: the file can't be used, or the extra is not installed.
     """
     option = "--inception-weights"
-    _, state = read_weights(path, option, INCEPTION)
+    _, state = read_weights(path, option, _INCEPTION)
     try:
-        return inception_network(state).to(device)
+        return _inception_network(state).to(device)
     except ImportError as error:
         raise missing_extra(option, error) from error
 
 
-def inception_network(state: Mapping[str, Tensor]) -> nn.Module:
-    """torch-fidelity's network. It unpickles what it is given, so it is given tensors that were written here."""
-    import torchmetrics.image.fid  # noqa: F401  # missing, it is missed before minutes of work
+def _inception_network(state: Mapping[str, Tensor]) -> nn.Module:
+    """The network of torch-fidelity. It unpickles its file, so it gets one that is written here, with tensors only."""
+    # Needed after minutes of work only: where it is missing, that is reported now.
+    import torchmetrics.image.fid  # noqa: F401
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     harmless = io.BytesIO()
     torch.save(dict(state), harmless)
     harmless.seek(0)
     network: nn.Module = FeatureExtractorInceptionV3(
-        "inception-v3-compat", [str(NUM_FEATURES)], feature_extractor_weights_path=harmless
+        "inception-v3-compat", [str(_NUM_FEATURES)], feature_extractor_weights_path=harmless
     )
     return network.eval()
 
@@ -153,36 +157,38 @@ def inception_network(state: Mapping[str, Tensor]) -> nn.Module:
 def set_distances(
     network: nn.Module, generator: Generator, patches: Patches, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """FID and KID of all generated patches to all targets, in each mode."""
+    """FID and KID between all generated patches and all targets, in each mode."""
     distances = {}
     for mode in MODES:
         features: tuple[list[Tensor], list[Tensor]] = ([], [])
         for generated, _, target in generate(generator, patches, range(len(patches)), mode, device):
             for column, picture in zip(features, (generated, target), strict=True):
-                column.append(network(to_bytes(picture))[0].cpu())
+                column.append(network(_to_bytes(picture))[0].cpu())
         distances[mode] = feature_distances(*(torch.cat(column) for column in features))
     return distances
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
-    """[-1, 1] to uint8, as a picture is saved."""
+def _to_bytes(pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as uint8, rounded as when a picture is saved."""
     return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def feature_distances(generated: Tensor, target: Tensor) -> dict[str, float]:
-    """FID, and KID's mean over subsets, from (n, d) features; the same for the same features."""
+    """FID, and the mean of KID over subsets, from (n, d) features; the subsets are drawn from a fixed seed."""
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    # Both metrics insist on a network: this one returns the features that it gets.
     as_they_are: Any = nn.Identity()
     as_they_are.num_features = generated.shape[1]
     fid = FrechetInceptionDistance(feature=as_they_are)
-    subset_size = min(KID_SUBSET_SIZE, len(generated))
+    subset_size = min(_KID_SUBSET_SIZE, len(generated))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that it holds all features, which stand in memory already
-        kid = KernelInceptionDistance(feature=as_they_are, subsets=KID_SUBSETS, subset_size=subset_size)
+        warnings.simplefilter("ignore")  # a warning that it keeps all features, which are in memory anyway
+        kid = KernelInceptionDistance(feature=as_they_are, subsets=_KID_SUBSETS, subset_size=subset_size)
+
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(_SEED)
         for metric in (fid, kid):
             metric.update(target, real=True)
             metric.update(generated, real=False)

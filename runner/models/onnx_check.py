@@ -1,4 +1,4 @@
-"""An ONNX model held against the generator that it is to be, before anybody gets it."""
+"""Compares an exported ONNX model with its generator, before the file is written."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,63 +17,66 @@ from runner.models.onnx_graph import FAKE, SOURCE
 from runner.models.trained import TrainedModel
 from runner.trial.job import first_line
 
-NUM_PICTURES = 3  # one at a time and all at once: by the statistics of a batch a picture would not look the same twice
-TOLERANCE = 1e-4
-ERRORS_ONLY = 3
+# One alone, then all as a batch: a model that used the statistics of the batch would give two different pictures.
+_NUM_PICTURES = 3
+_TOLERANCE = 1e-4
+_ERRORS_ONLY = 3
 
 
 def check_agreement(model: bytes, trained: TrainedModel) -> str:
-    """How well onnxruntime agrees with torch, in words.
+    """A sentence on how well onnxruntime agrees with torch.
 
     Raises:
-        DataError: it does not, or can't run the model.
+        DataError: they don't agree, or onnxruntime can't run the model.
     """
-    pictures, what = check_pictures(trained)
+    pictures, what = _check_pictures(trained)
     batches = [pictures[:1], pictures]
     try:
-        fakes = run_model(model, batches)
+        fakes = _run_model(model, batches)
     except Exception as error:  # onnxruntime's errors have no class in common
         raise DataError(
             f"--format onnx: onnxruntime {onnxruntime.__version__} can't run the model ({first_line(error)}). "
             "Nothing was written; try another version of onnxruntime."
         ) from error
-    difference = largest_difference(trained.generator, batches, fakes)
-    if not difference <= TOLERANCE:  # so that NaN is refused, too
+
+    difference = _largest_difference(trained.generator, batches, fakes)
+    if not difference <= _TOLERANCE:  # NaN is refused, too
         raise DataError(
             f"--format onnx: onnxruntime {onnxruntime.__version__} gives other pictures than torch: values differ by "
-            f"up to {difference:.2g} on {what}, {TOLERANCE:g} is allowed. Nothing was written. Are the weights finite "
+            f"up to {difference:.2g} on {what}, {_TOLERANCE:g} is allowed. Nothing was written. Are the weights finite "
             "(python -m runner.evaluate)? Else try another version of onnxruntime."
         )
     return f"onnxruntime agrees with torch: values differ by at most {difference:.2g} on {what}"
 
 
-def run_model(model: bytes, batches: Sequence[Tensor]) -> list[Tensor]:
-    """What onnxruntime makes of batches of (N, 3, S, S) in [-1, 1], on the processor."""
+def _run_model(model: bytes, batches: Sequence[Tensor]) -> list[Tensor]:
+    """The model's outputs for batches of (N, 3, S, S) in [-1, 1], computed on the CPU."""
     options: Any = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = _ERRORS_ONLY
     session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return [torch.from_numpy(session.run([FAKE], {SOURCE: batch.numpy()})[0]) for batch in batches]
 
 
 @torch.no_grad()
-def largest_difference(generator: Generator, batches: Sequence[Tensor], fakes: Sequence[Tensor]) -> float:
-    """The largest absolute difference of some fakes from the generator's own in eval mode; NaN where either has one."""
+def _largest_difference(generator: Generator, batches: Sequence[Tensor], fakes: Sequence[Tensor]) -> float:
+    """The largest absolute difference between fakes and the generator's own in eval mode; NaN where one is NaN."""
     differences = [(generator(batch) - fake).abs().max() for batch, fake in zip(batches, fakes, strict=True)]
     return float(torch.stack(differences).max())
 
 
-def check_pictures(trained: TrainedModel) -> tuple[Tensor, str]:
-    """Three sources, (3, 3, S, S) in [-1, 1], and what they are: validation patches of the trial, else waves."""
+def _check_pictures(trained: TrainedModel) -> tuple[Tensor, str]:
+    """Three sources, (3, 3, S, S) in [-1, 1], and their name: validation patches of the trial, or drawn waves."""
+    # Patches of the kind that it was trained on give activations of the usual size; waves are for lost patches.
     store, _ = find_store(trained.stores, trained.fingerprints.data)
     if store is None:
-        return waves(trained.config.data.patch_size), "drawn pictures (the trial's patches are gone)"
+        return _waves(trained.config.data.patch_size), "drawn pictures (the trial's patches are gone)"
     patches = Patches.open(store.folder.local_path, "val", trained.config.data.direction)
-    sources, _ = patches[fixed_sample(len(patches), NUM_PICTURES)]
-    return rescale(sources)[torch.arange(NUM_PICTURES) % len(sources)], "validation patches"
+    sources, _ = patches[fixed_sample(len(patches), _NUM_PICTURES)]
+    return rescale(sources)[torch.arange(_NUM_PICTURES) % len(sources)], "validation patches"
 
 
-def waves(size: int) -> Tensor:
-    """Three pictures of waves of many lengths, the same ones on every machine: (3, 3, size, size) in [-1, 1]."""
-    place = torch.linspace(0, 2 * torch.pi, size)
-    channels = [torch.outer(torch.sin(k * place), torch.cos(k * place)) for k in range(1, 3 * NUM_PICTURES + 1)]
-    return torch.stack(channels).view(NUM_PICTURES, 3, size, size)
+def _waves(size: int) -> Tensor:
+    """Three pictures of waves of many lengths, the same on every machine: (3, 3, size, size) in [-1, 1]."""
+    angle = torch.linspace(0, 2 * torch.pi, size)
+    channels = [torch.outer(torch.sin(k * angle), torch.cos(k * angle)) for k in range(1, 3 * _NUM_PICTURES + 1)]
+    return torch.stack(channels).view(_NUM_PICTURES, 3, size, size)

@@ -1,9 +1,8 @@
 """The generator as an ONNX model, for programs that have no torch.
 
-The graph is written down here, layer by layer, instead of being traced by torch's exporter: it then has the generator's
-own names, is the same whichever torch wrote it, takes any batch size, though gan.networks.convolution computes by it,
-and needs no package but onnx. That it gives what the generator gives is not believed but looked at: see
-runner.models.onnx_check.
+The graph is built here layer by layer, not traced by torch's exporter. So it has the generator's names, is the same for
+every version of torch, takes any batch size (gan.networks.convolution chooses its kernels by the batch size), and needs
+no package but onnx. runner.models.onnx_check compares its output with the generator's.
 """
 
 from collections.abc import Mapping
@@ -18,69 +17,78 @@ from gan.networks.generator import Generator
 
 SOURCE, FAKE = "source", "fake"
 OPSET = 20
-IR_VERSION = 9  # the oldest that has the opset: more programs read it than the newest
-LEAK = 0.2
-GEOMETRY = {"kernel_shape": [KERNEL] * 2, "strides": [STRIDE] * 2, "pads": [PADDING] * 4}
+_IR_VERSION = 9  # the oldest that has the opset: more programs read it than the newest
+_LEAK = 0.2
+_GEOMETRY = {"kernel_shape": [KERNEL] * 2, "strides": [STRIDE] * 2, "pads": [PADDING] * 4}
 
 
 def onnx_model(generator: Generator, metadata: Mapping[str, str]) -> bytes:
-    """The generator in eval mode: running statistics, no dropout; (batch, 3, S, S) in [-1, 1] to the same, fp32.
+    """The generator in eval mode, with running statistics and without dropout: (batch, 3, S, S) in [-1, 1], fp32.
 
     Args:
-        generator: on the processor.
-        metadata: texts for whoever opens the file.
+        generator: on the CPU.
+        metadata: texts for the users of the file.
     """
     size = generator.patch_size
     graph = Graph()
     graph.add_generator(generator)
+
     source, fake = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, size, size]) for name in (SOURCE, FAKE)
     )
     model = helper.make_model(
         helper.make_graph(graph.nodes, "generator", [source], [fake], graph.weights),
         opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        ir_version=_IR_VERSION,
         producer_name="pix2pix-runner",
     )
+
+    # Sorted and deterministic, so that the same generator gives the same bytes.
     helper.set_model_props(model, dict(sorted(metadata.items())))
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
 class Graph:
-    """Nodes in the order of computation, and the weights that they use; each node is named by its output."""
+    """The nodes in the order of computation, and their weights. A node is named after its output."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
 
     def add_generator(self, generator: Generator) -> None:
-        """As Generator.forward, without dropout masks."""
+        """Adds the layers in the order of Generator.forward, without dropout."""
         x, skips = SOURCE, []
         downs: list[Any] = list(generator.down)
         ups: list[Any] = list(generator.up)
+
+        # Down to one pixel. All outputs but the innermost are inputs of the way up, too.
         for level, down in enumerate(downs):
             name = f"down.{level}"
             if level > 0:
-                x = self.add("LeakyRelu", f"{name}.relu", x, alpha=LEAK)
-            x = self.add("Conv", f"{name}.conv", x, self.weight(f"{name}.conv.weight", down.conv.weight), **GEOMETRY)
+                x = self.add("LeakyRelu", f"{name}.relu", x, alpha=_LEAK)
+            x = self.add("Conv", f"{name}.conv", x, self.weight(f"{name}.conv.weight", down.conv.weight), **_GEOMETRY)
             x = self.add_norm(f"{name}.norm", x, down.norm)
             skips.append(x)
         skips.pop()
+
+        # Up again.
         for block, up in enumerate(ups):
             name = f"up.{block}"
             x = self.add("Relu", f"{name}.relu", x)
             weight = self.weight(f"{name}.conv.weight", up.conv.weight)
-            x = self.add("ConvTranspose", f"{name}.conv", x, weight, **GEOMETRY)
+            x = self.add("ConvTranspose", f"{name}.conv", x, weight, **_GEOMETRY)
             x = self.add_norm(f"{name}.norm", x, up.norm)
             x = self.add("Concat", f"{name}.concat", skips.pop(), x, axis=1)
+
+        # To a picture.
         x = self.add("Relu", "last.relu", x)
         last = [self.weight(f"last.{part}", getattr(generator.last, part)) for part in ("weight", "bias")]
-        x = self.add("ConvTranspose", "last", x, *last, **GEOMETRY)
+        x = self.add("ConvTranspose", "last", x, *last, **_GEOMETRY)
         self.add("Tanh", FAKE, x)
 
     def add_norm(self, name: str, x: str, norm: nn.Module) -> str:
-        """Batch norm by its running statistics; where the generator has none, nothing."""
+        """Adds a batch norm with running statistics, or nothing for a layer without norm; returns the output's name."""
         if not isinstance(norm, nn.BatchNorm2d):
             return x
         parts = ("weight", "bias", "running_mean", "running_var")
@@ -88,11 +96,11 @@ class Graph:
         return self.add("BatchNormalization", name, x, *weights, epsilon=norm.eps)
 
     def add(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """A node; the name of its output."""
+        """Adds a node; returns the name of its output."""
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
     def weight(self, name: str, tensor: Tensor) -> str:
-        """A constant; its name."""
+        """Adds a constant; returns its name."""
         self.weights.append(numpy_helper.from_array(tensor.detach().contiguous().numpy(), name))
         return name

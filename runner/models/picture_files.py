@@ -1,4 +1,4 @@
-"""Which pictures a command is given, and the files that it makes of them: decided before anything is written."""
+"""The pictures that a command reads, and the names of the files that it will write."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,40 +8,45 @@ from runner.errors import DataError
 from runner.storage.folder import Storage
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
-OUTPUT_SUFFIX = ".png"
-MAX_SHOWN = 8
+_OUTPUT_SUFFIX = ".png"
+_MAX_SHOWN = 8
 
 
 class PictureFile(NamedTuple):
-    """A picture to be read, and the name of what is made of it."""
+    """A picture to read, and the name of the file with its translation."""
 
     path: Path
     output: str
 
 
 def find_pictures(inputs: Sequence[str], out: Storage) -> list[PictureFile]:
-    """Every file that was named, and those with a picture's suffix that stand in a folder that was named.
+    """The pictures that the inputs name: files as they are, and of folders the files with a picture's suffix.
+
+    Args:
+        out: the folder for the translations.
 
     Raises:
-        DataError: one isn't there, two have one stem, or a file that stands beside the inputs would be lost.
+        DataError: an input is missing, two pictures have one stem, or a file among the inputs would be overwritten.
     """
-    paths = {path.absolute(): path for given in inputs for path in expand(Path(given))}
-    pictures = [PictureFile(path, path.stem + OUTPUT_SUFFIX) for path in paths.values()]
-    refuse_same_stems(pictures)
+    # A picture that is named twice, itself and by its folder, is translated once.
+    paths = {path.absolute(): path for given in inputs for path in _expand(Path(given))}
+    pictures = [PictureFile(path, path.stem + _OUTPUT_SUFFIX) for path in paths.values()]
+    _refuse_same_stems(pictures)
+
     folders = dict.fromkeys(picture.path.parent for picture in pictures)
     beside_inputs = out.exists() and any(out.local_path.samefile(folder) for folder in folders)
     for picture in pictures:
         target = out.local_path / picture.output
         if target.exists() and (beside_inputs or target.samefile(picture.path)):
             raise DataError(
-                f"--out is {out.shown}: {picture.output} stands there already, among the inputs, and would be "
-                f"overwritten by that of {picture.path}: give another folder"
+                f"--out is {out.shown}: {picture.output} is there already, among the inputs, and the translation of "
+                f"{picture.path} would overwrite it: give another folder"
             )
     return pictures
 
 
-def expand(path: Path) -> list[Path]:
-    """A file as it is; the pictures in a folder, sorted by name, hidden ones left out."""
+def _expand(path: Path) -> list[Path]:
+    """A file itself; of a folder its pictures sorted by name, without hidden ones."""
     try:
         if path.is_file():
             return [path]
@@ -53,19 +58,20 @@ def expand(path: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"{path}: there is no such picture or folder ({error.strerror})") from None
     if not pictures:
-        raise DataError(f"{path}: no picture stands directly in that folder ({', '.join(SUFFIXES)})")
+        raise DataError(f"{path}: there is no picture directly in that folder ({', '.join(SUFFIXES)})")
     return pictures
 
 
-def refuse_same_stems(pictures: Sequence[PictureFile]) -> None:
-    """Raises DataError where two pictures would be written to one file."""
+def _refuse_same_stems(pictures: Sequence[PictureFile]) -> None:
+    """Raises DataError where the translations of two pictures would have one name."""
+    # On some file systems A.png and a.png are one file.
     by_output: dict[str, list[PictureFile]] = {}
     for picture in pictures:
         by_output.setdefault(picture.output.casefold(), []).append(picture)
     clashes = [same for same in by_output.values() if len(same) > 1]
     if clashes:
         lines = [f"  {same[0].output} would come from {', '.join(str(each.path) for each in same)}" for same in clashes]
-        lines[MAX_SHOWN:] = [f"  and {len(lines) - MAX_SHOWN} more"] if len(lines) > MAX_SHOWN else []
+        lines[_MAX_SHOWN:] = [f"  and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
         raise DataError(
             "\n".join(["inputs of the same name can't share a folder:", *lines, "Rename them, or use two --out."])
         )

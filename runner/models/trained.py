@@ -1,4 +1,4 @@
-"""A trained generator, read from a trial's folder and verified, without changing anything there."""
+"""A trained generator, read from a trial's folder and verified. Nothing in the folder is changed."""
 
 import hashlib
 import json
@@ -27,11 +27,10 @@ class TrainedModel(NamedTuple):
 
     Attributes:
         trial: the trial's folder.
-        params: the swept parameters of the trial.
-        fingerprints: what the trial and its data are known by.
-        generator: fp32, on the processor, in eval mode.
-        threads: that it was trained with.
-        epochs: whole epochs trained.
+        params: the swept fields of the trial.
+        generator: in fp32, on the CPU, in eval mode.
+        threads: the number of threads that it was trained with.
+        epochs: the whole epochs that it was trained for.
     """
 
     trial: Storage
@@ -45,13 +44,14 @@ class TrainedModel(NamedTuple):
 
     @property
     def stores(self) -> Storage:
-        """Where the patch stores of the trial's storage lie."""
+        """The folder of the patch stores, which the trial's storage shares."""
+        # STORAGE/EXPERIMENT/trials/TRIAL
         storage = (self.trial.local_path.resolve() / "../../..").resolve()
         return Storage.open(storage).at(PATCHES)
 
 
 class Weights(NamedTuple):
-    """A generator's tensors, and how long they were trained."""
+    """The tensors of a generator, and how long it was trained."""
 
     tensors: Mapping[str, Tensor]
     epochs: int
@@ -59,24 +59,27 @@ class Weights(NamedTuple):
 
 
 def open_trained_model(folder: str | Path, checkpoint: str = LATEST) -> TrainedModel:
-    """The generator of a trial's folder.
+    """Reads the generator of a trial.
 
     Args:
-        checkpoint: `latest`, which is the finished trial's weights or else the newest verified checkpoint, or the
-            number of an epoch that a checkpoint ends.
+        folder: the trial's.
+        checkpoint: `latest` for the generator that was trained longest; or the number of an epoch, at whose end there
+            must be a checkpoint or the finished weights.
 
     Raises:
-        DataError: the folder is no trial's, or has no such weights; the text says which there are.
+        DataError: the folder is not a trial's, or has no such weights; the text names those that it has.
     """
     trial = Storage.open(folder)
     content = read_trial_file(trial)
     if content is None:
         raise DataError(
-            f"{folder}: there is no sound trial.yaml in it: give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
+            f"{folder}: it has no readable trial.yaml: give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
         )
+
     config = recorded_config(content, trial.shown)
     fingerprints = Fingerprints(content["fingerprint"], content["data_fingerprint"])
-    weights = find_weights(trial, fingerprints, checkpoint)
+    weights = _find_weights(trial, fingerprints, checkpoint)
+
     generator = Generator(config.model.channels, config.data.patch_size)
     generator.load_state_dict(dict(weights.tensors))
     threads = int(content["threads"])
@@ -85,41 +88,44 @@ def open_trained_model(folder: str | Path, checkpoint: str = LATEST) -> TrainedM
     )
 
 
-def find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -> Weights:
-    """The weights that were asked for; raises DataError where they are not there, or damaged."""
+def _find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -> Weights:
+    """The weights that were asked for; raises DataError where they are missing or damaged."""
     if checkpoint != LATEST and not checkpoint.isdigit():
         raise DataError(f"--checkpoint is {checkpoint!r}: give `{LATEST}` or the number of an epoch")
     damaged: list[str] = []
-    for weights in sound_weights(trial, fingerprints, checkpoint, damaged):
+    for weights in _sound_weights(trial, fingerprints, checkpoint, damaged):
         return weights
+
     problems = "".join(f"\n  {problem}" for problem in damaged)
     if checkpoint == LATEST:
-        raise DataError(f"{trial.shown}: it has no weights and no checkpoint that can be used yet{problems}")
+        raise DataError(f"{trial.shown}: it has no weights and no checkpoint that can be used{problems}")
     epochs = sorted({finished_epoch(trial, step) for step in checkpoint_steps(trial)} - {0})
     raise DataError(
-        f"--checkpoint is {checkpoint}: {trial.shown} has no sound checkpoint at the end of that epoch; there are "
-        f"those of epochs {epochs or 'none'} (checkpoint.keep_epochs keeps more){problems}"
+        f"--checkpoint is {checkpoint}: {trial.shown} has no usable checkpoint of the end of that epoch; epochs with "
+        f"one: {', '.join(map(str, epochs)) or 'none'} (checkpoint.keep_epochs keeps more){problems}"
     )
 
 
-def sound_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str, damaged: list[str]) -> Iterator[Weights]:
-    """What stands in the trial and fits, the longest trained first; adds to `damaged` what is not as written."""
+def _sound_weights(
+    trial: Storage, fingerprints: Fingerprints, checkpoint: str, damaged: list[str]
+) -> Iterator[Weights]:
+    """The weights of a trial that fit `checkpoint`, the longest trained first. Problems are added to `damaged`."""
     finished = final_weights(trial, fingerprints)
     steps = checkpoint_steps(trial)
     # A trial that goes on with more epochs has newer checkpoints than its weights.
     newer = [step for step in steps if finished is not None and step > finished.step]
     for step in newer:
-        yield from sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
+        yield from _sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
     if finished is not None and checkpoint in (LATEST, str(finished.epochs)):
         yield finished
     for step in steps[len(newer) :]:
-        yield from sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
+        yield from _sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
 
 
-def sound_checkpoint(
+def _sound_checkpoint(
     trial: Storage, fingerprints: Fingerprints, step: int, checkpoint: str, damaged: list[str]
 ) -> Iterator[Weights]:
-    """The generator of one checkpoint, where it fits and is sound."""
+    """The generator of a checkpoint, where it fits and is not damaged."""
     epoch = finished_epoch(trial, step)
     if checkpoint not in (LATEST, str(epoch)):
         return
@@ -133,7 +139,7 @@ def sound_checkpoint(
 
 
 def final_weights(trial: Storage, fingerprints: Fingerprints) -> Weights | None:
-    """The finished trial's weights, verified; None where there are none that are sound."""
+    """The verified weights of a finished trial; None where they are missing or damaged."""
     try:
         record = json.loads(trial.read(WEIGHTS_RECORD))
         content = trial.read(WEIGHTS)

@@ -1,4 +1,4 @@
-"""Pictures read, translated and written one after another; what can't be read is named, and the others go on."""
+"""Translates picture files one after another. A file that can't be read is reported, and the others go on."""
 
 import time
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from runner.storage.folder import Storage, is_full
 from runner.trial.resources import num_cores
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
-FORMATS = ("JPEG", "PNG", "TIFF")
-MAX_PIXELS = 2**30  # 3 GiB as bytes of RGB, seven while Pillow decodes it
+_FORMATS = ("JPEG", "PNG", "TIFF")
+_MAX_PIXELS = 2**30  # 3 GiB of RGB, and 7 GiB while Pillow decodes it
 
 
 class TranslationJob(NamedTuple):
-    """What all pictures are translated with.
+    """The generator and the settings for all pictures.
 
     Attributes:
-        direction: the trial's, where inputs are pairs; None where they are translated as a whole.
+        direction: of the trial, where inputs are pairs; None where whole pictures are translated.
     """
 
     generator: Generator
@@ -41,41 +41,47 @@ class TranslationJob(NamedTuple):
 
 
 def set_up_device() -> torch.device:
-    """A GPU where there is one, else all cores; in fp32, set to give the same bits each time."""
+    """The GPU if there is one, else the CPU with all cores; torch is set to fp32 and to the same bits each time."""
     set_up_torch(RuntimeSettings(num_cores(), "fp32", ""), deterministic=True)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: Storage, console: Console) -> int:
-    """Translates each picture that can be read into a PNG; how many those are.
+    """Translates each picture that can be read into a PNG.
+
+    Returns:
+        The number of pictures that were translated.
 
     Raises:
         StorageError, FullError: the folder can't be written to.
     """
+    # No bar in a file or a pipe.
     with Progress(console=console.rich, transient=True, disable=not console.rich.is_terminal) as progress:
         all_pictures = progress.add_task("pictures", total=len(pictures), visible=len(pictures) > 1)
         num_done = 0
         for picture in pictures:
-            num_done += translate_file(job, picture, out, console, progress)
+            num_done += _translate_file(job, picture, out, console, progress)
             progress.advance(all_pictures)
     return num_done
 
 
-def translate_file(
+def _translate_file(
     job: TranslationJob, picture: PictureFile, out: Storage, console: Console, progress: Progress
 ) -> bool:
-    """False, and said why, where there is no such picture; raises as `translate_files`."""
+    """Translates a picture; reports one that can't be read, and returns False. Raises as `translate_files`."""
     began = time.monotonic()
     try:
         image = read_source(picture, job.direction, console)
     except (OSError, PictureError) as error:
         show_error(f"{picture.path}: {error.strerror if isinstance(error, OSError) else error}")
         return False
+
     try:
-        write_translation(job, picture, image, out, progress)
+        _write_translation(job, picture, image, out, progress)
     except OSError as error:
         kind = FullError if is_full(error) else StorageError
         raise kind(f"--out: {out.shown}/{picture.output} can't be written ({error.strerror})") from error
+
     height, width = image.shape[:2]
     spent_s = time.monotonic() - began
     console.print(f"{picture.path} -> {out.shown}/{picture.output} ({width}x{height}, {spent_s:.1f} s)")
@@ -83,12 +89,12 @@ def translate_file(
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) of a file; raises OSError or PictureError where there is no such picture."""
-    return decode_picture(path.read_bytes(), FORMATS, MAX_PIXELS)
+    """The pixels of a file, (H, W, 3); raises OSError or PictureError where it can't be read."""
+    return decode_picture(path.read_bytes(), _FORMATS, _MAX_PIXELS)
 
 
 def read_source(picture: PictureFile, direction: str | None, console: Console) -> NDArray[np.uint8]:
-    """What is to be translated, (H, W, 3); raises as `read_picture`."""
+    """The pixels to translate, (H, W, 3): a picture, or the source half of a pair. Raises as `read_picture`."""
     image = read_picture(picture.path)
     if direction is not None:
         pair = split_pair(image)
@@ -98,13 +104,14 @@ def read_source(picture: PictureFile, direction: str | None, console: Console) -
     return image
 
 
-def write_translation(
+def _write_translation(
     job: TranslationJob, picture: PictureFile, image: NDArray[np.uint8], out: Storage, progress: Progress
 ) -> None:
-    """Each strip goes into the file as soon as it is done; the file has its name once it is whole."""
+    """Writes each strip as soon as it is translated; the file gets its name once it is complete."""
     height, width = image.shape[:2]
     total = num_strips(height, job.generator.patch_size, job.tiling.overlap)
     task = progress.add_task(escape(picture.path.name), total=total)
+
     out.make_folder()
     with out.writing(picture.output) as stream:
         png = PngWriter(stream, width, height)

@@ -90,6 +90,7 @@ def write_checkpoint(
     Returns:
         The manifest.
     """
+    # Readers skip names that begin like this, so a crash at any moment leaves nothing that looks like a checkpoint.
     folder, name = trial.at(CHECKPOINTS), checkpoint_name(position.step)
     temporary = f"{TEMPORARY}{name}-{secrets.token_hex(4)}"
     writing = folder.at(temporary)
@@ -146,6 +147,7 @@ def _read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dic
 
     if digest != record_digest(manifest):
         raise DamagedCheckpoint("its manifest is not as it was written")
+    # Intact, but of what? A folder copied from another trial has a good digest, too.
     wanted = (_MANIFEST_FORMAT, step, fingerprints.config, fingerprints.data)
     for what, actual, expected in zip(("format", "step", "config", "data"), found, wanted, strict=True):
         if actual != expected:
@@ -176,6 +178,7 @@ def read_checkpoint(
             content = folder.read(name)
         except OSError as error:
             raise DamagedCheckpoint(f"{name} can't be read ({type(error).__name__})") from None
+        # The size first: "torn" tells a person more than "does not match".
         if len(content) != entry["bytes"]:
             raise DamagedCheckpoint(f"{name} has {len(content)} bytes instead of {entry['bytes']}")
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
@@ -212,6 +215,7 @@ def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callab
         except DamagedCheckpoint as error:
             damaged[step] = error
             continue
+        # Only now, when there is one to go on from: what can't be replaced is not touched.
         for bad, problem in damaged.items():
             notify(f"checkpoint {checkpoint_name(bad)}: {problem}; set aside as {set_aside(trial, bad)}")
         return found
@@ -238,6 +242,7 @@ def _put_back_replaced(trial: Storage) -> None:
 def set_aside(trial: Storage, step: int) -> str:
     """Renames a damaged checkpoint, so that it is not used again; returns its new name."""
     name = checkpoint_name(step)
+    # The random part: a second one of the same step may be set aside later.
     aside = f"{DAMAGED_PREFIX}{name}_{secrets.token_hex(3)}"
     trial.at(CHECKPOINTS).rename(name, aside)
     return f"{CHECKPOINTS}/{aside}"

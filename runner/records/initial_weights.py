@@ -36,6 +36,7 @@ def keep_copies(experiment: Storage, pending: Sequence[Trial]) -> None:
     Raises:
         DataError: a file is gone or has changed, and there is no copy of it.
     """
+    # A trial with a checkpoint goes on from that. Trials often share a file, hence the mapping.
     needed = {}
     for trial in pending:
         if trial.fingerprints.initial_weights and not checkpoint_steps(experiment.at(trial_path(trial.name))):

@@ -16,6 +16,7 @@ def read_rows(trial: Storage) -> list[dict[str, Any]]:
 
 def _parse(data: bytes) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
+    # After the last newline there is nothing, or a row whose write was broken off.
     for line in data.split(b"\n")[:-1]:
         try:
             row = json.loads(line)
@@ -23,6 +24,7 @@ def _parse(data: bytes) -> list[dict[str, Any]]:
             break
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             break
+        # Steps that go back can't come from MetricsLog: from here on the file is damaged.
         if rows and row["step"] <= rows[-1]["step"]:
             break
         rows.append(row)
@@ -52,6 +54,7 @@ class MetricsLog:
         rows = [row for row in _parse(restored) if row["step"] <= last_step]
         self.last_step = rows[-1]["step"] if rows else -1
         self.seconds = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
+        # Written as a new file, by whose identity a MetricsReader sees that it must read from the start.
         content = b"".join(map(encode_row, rows))
         self.size = len(content)
         trial.write(METRICS_LOG, content)

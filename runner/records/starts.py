@@ -62,6 +62,7 @@ def newest_start(trial: Storage) -> dict[str, Any]:
 
 def count_oom_kills() -> int:
     """The number of processes that the system has killed for lack of memory, in this container or on this machine."""
+    # In a container the first file counts its kills only; the second one counts those of the whole machine.
     for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         try:
             lines = Path(path).read_text().splitlines()

@@ -117,6 +117,7 @@ def write_trial_file(
 def machine_differences(recorded: Mapping[str, Any], kernels: str) -> list[str]:
     """Sentences on the processor, kernels and versions that have changed since the trial last ran."""
     now = {"processor": _processor_model(), "kernels": kernels, **package_versions()}
+    # What an earlier release did not record can't be compared.
     was = {name: recorded.get(name) for name in ("processor", "kernels")} | recorded.get("versions", {})
     return [f"{name} was {was[name]}, now it is {now[name]}" for name in now if was.get(name) not in (None, now[name])]
 
@@ -162,6 +163,7 @@ def finished_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
     """The epochs that the finished trial was trained for; 0 where it is not finished, or its weights are damaged."""
     try:
         record = json.loads(trial.read(WEIGHTS_RECORD))
+        # Weights of other settings or other data, or half a file, do not make this trial finished.
         if (record["config_fingerprint"], record["data_fingerprint"]) != (fingerprints.config, fingerprints.data):
             return 0
         if hashlib.sha256(trial.read(WEIGHTS)).hexdigest() != record["sha256"]:

@@ -58,6 +58,7 @@ def find_trial_folders(
             key = (content.get("fingerprint"), content.get("data_fingerprint"))
             by_fingerprint.setdefault(key, set()).add(name)
 
+    # A folder whose name is that of another planned trial is left to that trial.
     own_names = {planned.name for planned in planned_trials}
     trials = []
     for planned in planned_trials:
@@ -70,7 +71,7 @@ def find_trial_folders(
             # Trials that differ only in what may change, as epochs, share a fingerprint: each keeps its own folder.
             if others := sorted(same - own_names):
                 name = others[0]
-                same.remove(name)
+                same.remove(name)  # no other trial may get it
             elif (content := recorded.get(name)) is not None:
                 raise ConfigError(_explain_change(experiment, planned, fingerprints, content))
 

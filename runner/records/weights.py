@@ -22,6 +22,7 @@ def write_weights(
         hashing = HashingStream(stream, hashlib.sha256())
         write_tensors(hashing, weights)
 
+    # The last write: without this file, or with another digest in it, the trial is not finished.
     record = {
         "epochs": epochs,
         "step": step,

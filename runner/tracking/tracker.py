@@ -1,4 +1,4 @@
-"""The thread that feeds W&B: whatever W&B waits for, nothing else waits for it until the results are written."""
+"""The thread that sends trials to W&B. However slow W&B is, no training and no result waits for it."""
 
 import contextlib
 import threading
@@ -11,15 +11,18 @@ from runner.tracking.wandb_sweep import WandbSweep
 from runner.tracking.wandb_trial import WandbTrial
 
 INTERVAL_S = 1.0
-# All that may still be taken in at the end, on a slow line too; W&B's own waits end long before.
+# How long W&B may take at the end, with weights to upload on a slow line; its own timeouts are much shorter.
 END_WAIT_S = 900.0
-GRACE_S = 10.0
-ENDED = ("finished", "failed", "diverged", "out_of_memory")
+_GRACE_S = 10.0
+_ENDED = ("finished", "failed", "diverged", "out_of_memory")
 
 
 class Tracker:
-    """Passes on what the trials log. It begins once it is told to: loading wandb takes a second of processor
-    time, which the start of the first trial needs more."""
+    """Sends the logs of an experiment's trials to W&B, from a thread of its own.
+
+    The thread starts with `begin`, not earlier: loading wandb takes a second of processor time, which the start of the
+    first trial needs more.
+    """
 
     def __init__(
         self,
@@ -28,72 +31,80 @@ class Tracker:
         check_current: Callable[[], None],
         notify: Callable[[str], None],
     ) -> None:
-        """Of an experiment's trials, by name.
+        """Prepares the thread.
 
         Args:
-            sweep: where it sweeps.
-            check_current: raises Superseded where another start of the command tracks them now.
-            notify: told where W&B has not come to an end.
+            trials: by name.
+            sweep: the table of all trials, None for an experiment that sweeps nothing.
+            check_current: raises Superseded where another start of the command has taken over the experiment.
+            notify: called with a line where W&B is given up.
         """
         self._trials, self._sweep, self._check_current, self._notify = trials, sweep, check_current, notify
         self._rows: Sequence[Mapping[str, Any]] = []
         self._ended: set[str] = set()
-        self._over = threading.Event()
+        self._is_over = threading.Event()
         self._is_abandoned = False
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
 
     def begin(self) -> None:
-        """Begins, unless it has."""
+        """Starts the thread, unless it has been started."""
         if not self._thread.ident:
             self._thread.start()
 
     def follow(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Takes the rows of results as they are now: trials that have ended among them are closed."""
+        """Takes the present rows of results. The runs of trials that have ended are closed."""
         self._rows = rows
 
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Takes the last rows of results, and returns once W&B has all of it, or is given up."""
+        """Takes the last rows of results, and returns once W&B has everything, or is given up."""
         self._rows = rows
+        # A run that had nothing to train has not begun: W&B may still lack what an earlier start could not send.
         self.begin()
-        self._over.set()
+        self._is_over.set()
         self._thread.join(END_WAIT_S)
         if self._thread.is_alive():
-            self._notify("W&B does not come to an end: it is given up, and the next start tries again")
+            self._notify("W&B does not finish: it is given up, and the next start tries again")
             kill_service()
-            self._thread.join(GRACE_S)  # in which it keeps offline what it can
+            # Without its service, the thread keeps offline what it can.
+            self._thread.join(_GRACE_S)
 
     def close(self) -> None:
-        """Leaves everything as it is, where the run has ended without results, and waits for what is being done:
-        the next start of the command may write to the same folders."""
+        """Ends the thread where the run has ended without results.
+
+        It waits for the work in hand, because the next start of the command may write to the same folders.
+        """
         self._is_abandoned = True
-        self._over.set()
+        self._is_over.set()
         if self._thread.ident:
-            self._thread.join(GRACE_S)
+            self._thread.join(_GRACE_S)
 
     def _run(self) -> None:
         with contextlib.suppress(Superseded):
-            while not self._over.wait(INTERVAL_S):
+            while not self._is_over.wait(INTERVAL_S):
                 self._pass_on(is_last=False)
             self._pass_on(is_last=True)
 
-    def _check_wanted(self) -> None:
-        """Before each piece of work, for one may take minutes: raises Superseded where it is no longer ours to do."""
+    def _check_still_ours(self) -> None:
+        """Raises Superseded where this thread must do no more. Asked before each run, which may take minutes."""
         if self._is_abandoned:
             raise Superseded("the run has ended without results")
         self._check_current()
 
     def _pass_on(self, *, is_last: bool) -> None:
         rows = self._rows
-        ended = {row["trial"] for row in rows if row["status"] in ENDED}
+        ended = {row["trial"] for row in rows if row["status"] in _ENDED}
+
+        # New rows of the trials that run, then the runs of those that have ended since the last time.
         for name, tracking in self._trials.items():
             if name not in ended:
-                self._check_wanted()
+                self._check_still_ours()
                 tracking.update()
         for row in rows:
             if is_last or row["trial"] in ended - self._ended:
-                self._check_wanted()
+                self._check_still_ours()
                 self._trials[row["trial"]].finish(row)
+
         if self._sweep is not None and (is_last or ended - self._ended):
-            self._check_wanted()
+            self._check_still_ours()
             (self._sweep.finish if is_last else self._sweep.update)(rows)
         self._ended = ended

@@ -1,4 +1,4 @@
-"""Where W&B runs are sent, and what becomes of each of them when a server fails."""
+"""W&B runs that survive a server that fails: they are then kept offline."""
 
 import contextlib
 import hashlib
@@ -9,29 +9,35 @@ from typing import Any
 
 from runner.storage.folder import Storage
 from runner.storage.run_folder import WANDB_FOLDER
-from runner.tracking.wandb_session import Identity, OpenRun, contained, end_service, end_service_if_unused
+from runner.tracking.wandb_session import (
+    Identity,
+    WandbSession,
+    end_service,
+    end_service_if_unused,
+    without_side_effects,
+)
 
 STATE = f"{WANDB_FOLDER}/state.json"
-# With another value of these the runs go elsewhere.
-DESTINATION = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
+# The environment variables that decide where on W&B a run is.
+_DESTINATION = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
 
 
 def resolve_mode(wanted: str) -> str:
-    """online, offline or off for what an experiment asks: these three stay, `auto` is decided here.
+    """online, offline or off, for the mode that an experiment asks for.
 
-    `auto` is online where W&B finds a key in any of its places (WANDB_API_KEY, netrc, a settings file),
-    off where WANDB_MODE says disabled, else offline. The key is not kept, and no server is asked.
+    `auto` is off where WANDB_MODE is disabled, online where wandb finds a key (in WANDB_API_KEY, netrc or a settings
+    file), else offline. The key is not kept, and no server is contacted.
     """
     if wanted != "auto":
         return wanted
     if os.environ.get("WANDB_MODE") == "disabled":
         return "off"
-    with contained():
+    with without_side_effects():
         return "online" if _key_is_configured() else "offline"
 
 
 def _key_is_configured() -> bool:
-    # What fails here fails again, and is said, as the first run is opened.
+    # An error here comes again, and is reported, when the first run is opened.
     with contextlib.suppress(Exception, SystemExit):
         import wandb
         import wandb.errors
@@ -39,65 +45,69 @@ def _key_is_configured() -> bool:
         try:
             return wandb.login(prompt=False, verify=False)
         except wandb.errors.AuthenticationError:
-            return True  # there is one, malformed
+            return True  # there is a key, a malformed one
         finally:
             end_service_if_unused()
     return False
 
 
 class WandbDestination:
-    """Where this start of the command sends its runs. Belongs to one thread."""
+    """The server, or the files, that the runs of this start of the command go to. For use by one thread."""
 
     def __init__(self, wanted: str, notify: Callable[[str], None]) -> None:
-        """As an experiment's `tracking.wandb` wants it; `notify` is told of each failure, in one line."""
+        """Takes an experiment's `tracking.wandb`; `notify` is called with a line for each failure."""
         self._wanted, self._notify = wanted, notify
         self._mode = ""
 
     @property
     def mode(self) -> str:
-        """online, offline or off; once a server has failed, offline to the end of this start."""
+        """online, offline or off. Once a server has failed, it is offline until the command ends."""
         self._mode = self._mode or resolve_mode(self._wanted)
         return self._mode
 
-    def attempt(self, name: str, work: Callable[[], None]) -> bool:
-        """The one place where W&B's failures end. (Its teardown may call sys.exit.)
+    def run_safely(self, name: str, work: Callable[[], None]) -> bool:
+        """Does some work with wandb and catches whatever it raises; its teardown may even call sys.exit.
 
         Args:
-            name: what is tracked, for people.
-            work: whatever is to be done; done again, offline, where it fails online.
+            name: what is tracked, for messages.
+            work: it is repeated offline where it fails online.
 
         Returns:
-            False where the tracking of it is over.
+            False where it has failed offline, too, or tracking is off.
         """
         while self.mode != "off":
             try:
-                with contained():
+                with without_side_effects():
                     work()
                 return True
             except (Exception, SystemExit) as error:
                 if self.mode != "online":
-                    self._tell(
+                    self._report(
                         f"W&B tracking of {name} ends: {_first_line(error)} "
                         "(nothing else is affected: metrics.jsonl has every row, and the next start tries again)"
                     )
                     return False
+
+                # From here on all runs are offline: a server that has failed once is not waited for again.
                 self._mode = "offline"
-                self._tell(
+                self._report(
                     f"W&B fails ({_first_line(error)}): its runs are kept offline from here on, "
                     "and the next start tries again; the trials do not depend on it"
                 )
-                with contextlib.suppress(Exception, SystemExit), contained():
+                with contextlib.suppress(Exception, SystemExit), without_side_effects():
                     end_service()
         return False
 
-    def _tell(self, line: str) -> None:
-        with contextlib.suppress(Exception, SystemExit):  # a screen that is gone is no reason to stop tracking
+    def _report(self, line: str) -> None:
+        with contextlib.suppress(Exception, SystemExit):  # a closed terminal is no reason to stop tracking
             self._notify(line)
 
 
 class WandbRun:
-    """The one W&B run of a folder: opened when it is needed, again where the server has failed since, given up where
-    it fails offline. Beside it stands what W&B has of it, so that no start of the command does it again.
+    """The W&B run of a folder, over all starts of the command.
+
+    It is opened when it is needed, opened again offline where the server has failed, and given up where that fails.
+    A file in the folder records what W&B has got, so that no start of the command sends it again.
     """
 
     def __init__(
@@ -105,61 +115,65 @@ class WandbRun:
     ) -> None:
         self._folder, self._identity, self._destination = folder, identity, destination
         self._uploads_weights = uploads_weights
-        self._run: OpenRun | None = None
-        self._is_over = False
+        self._run: WandbSession | None = None
+        self._is_given_up = False
 
-    def attempt(self, work: Callable[[], None]) -> None:
-        """Does some of the tracking, or nothing once that has failed offline."""
-        if self._is_over:
+    def run_safely(self, work: Callable[[], None]) -> None:
+        """Does some work of the tracking; nothing once the run is given up."""
+        if self._is_given_up:
             return
-        self._is_over = not self._destination.attempt(self._identity.name, work)
-        if self._is_over and self._run is not None:
+        self._is_given_up = not self._destination.run_safely(self._identity.name, work)
+        if self._is_given_up and self._run is not None:
             self._run.abandon()
 
     @property
     def is_open(self) -> bool:
-        """False where it must be opened before anything is logged."""
+        """True where the run is open in the present mode."""
         return self._run is not None and self._run.mode == self._destination.mode
 
-    def open(self) -> OpenRun:
-        """The open run; raises what OpenRun raises."""
+    def open(self) -> WandbSession:
+        """Opens the run, unless it is open; raises what WandbSession raises."""
         if self._run is None or not self.is_open:
+            # If the next line raises, the run of before must not be used any more.
             self._run = None
-            self._run = OpenRun(
+            self._run = WandbSession(
                 self._folder, self._identity, self._destination.mode, uploads_weights=self._uploads_weights
             )
         return self._run
 
     def close(self, summary: Mapping[str, Any], contents: Mapping[str, Any], *, failed: bool) -> None:
-        """Closes the run, opened before, and notes that W&B has these contents; raises what OpenRun.close raises."""
+        """Closes the run and records that W&B has these contents; raises what WandbSession.close raises."""
         run = self.open()
+        # Closed even if close raises: then the run is opened again, offline, with all rows.
         self._run = None
         run.close(summary, failed=failed)
-        note = {**self._whose(), "mode": run.mode, "place": self._place, **contents}
+        # Written last: a crash before it makes the next start send everything again, which W&B takes as the same run.
+        note = {**self._target(), "mode": run.mode, "place": self._folder_hash, **contents}
         self._folder.write(STATE, json.dumps(note).encode())
 
     def is_recorded(self, contents: Mapping[str, Any], *, with_files: bool = False) -> bool:
-        """True where a run that is closed has these contents, on the server or, where there is none to use, offline.
+        """True where the run was closed with these contents: on the server or, in offline mode, in files.
 
         Args:
-            with_files: whether files belong to it. An offline run names them by absolute path: in a folder that has
-                been moved since, it has lost them.
+            with_files: the contents have files. An offline run names them by absolute path: if its folder has been
+                moved, it has lost them.
         """
         note = self._read_note()
-        wanted = {**self._whose(), **contents}
+        # What a server has is there whatever the mode of this start is.
+        wanted = {**self._target(), **contents}
         if note.get("mode") != "online":
             wanted["mode"] = self._destination.mode
             if with_files:
-                wanted["place"] = self._place
+                wanted["place"] = self._folder_hash
         return not self.is_open and note.items() >= wanted.items()
 
-    def _whose(self) -> dict[str, str]:
-        return {"id": self._identity.id, "destination": _hashed(*(os.environ.get(name) for name in DESTINATION))}
+    def _target(self) -> dict[str, str]:
+        return {"id": self._identity.id, "destination": _hash(*(os.environ.get(name) for name in _DESTINATION))}
 
     @property
-    def _place(self) -> str:
-        # Hashed: no file of a run's folder says where it lay.
-        return _hashed(str(self._folder.local_path))
+    def _folder_hash(self) -> str:
+        # Hashed, because no file of a run's folder may hold an absolute path.
+        return _hash(str(self._folder.local_path))
 
     def _read_note(self) -> dict[str, Any]:
         try:
@@ -169,7 +183,7 @@ class WandbRun:
         return note if isinstance(note, dict) else {}
 
 
-def _hashed(*values: str | None) -> str:
+def _hash(*values: str | None) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 

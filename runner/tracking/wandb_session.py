@@ -1,8 +1,7 @@
-"""The wandb library, kept at arm's length: loaded late, silent, bounded in all its waits, the process left as it was.
+"""All use of the wandb library: loaded late, silent, with limited waits, and without side effects on the process.
 
-W&B is a copy and never the record: what it holds can always be written again from metrics.jsonl and
-images/. So a server that fails is not waited for twice: what it was being told is kept in files instead,
-which `wandb sync` uploads.
+W&B holds copies only: everything can be written again from metrics.jsonl and images/. So a server that has failed is
+not waited for a second time: the runs are kept in files instead, which `wandb sync` uploads.
 """
 
 import contextlib
@@ -22,40 +21,40 @@ from runner.storage.run_folder import WANDB_FOLDER
 if TYPE_CHECKING:
     import wandb
 
-STAGED = f"{WANDB_FOLDER}/artifacts"
-SERVICE = "wandb-core"
-DATA_DIR = "WANDB_DATA_DIR"
-DEFAULT_PROJECT = "pix2pix"
+_STAGED = f"{WANDB_FOLDER}/artifacts"
+_SERVICE = "wandb-core"
+_DATA_DIR = "WANDB_DATA_DIR"
+_DEFAULT_PROJECT = "pix2pix"
 
-# How long a server that does not answer is waited for, at a run's start and at its end.
+# The wait for a server that does not answer, at the start of a run and at its end.
 NETWORK_WAIT_S = 20.0
-# How long wandb's own process may take for a run that is kept offline: on a busy machine, or a slow disk.
-LOCAL_WAIT_S = 120.0
-# At the end of a run that uploads weights: a quarter of a gigabyte at a megabyte a second.
-WEIGHTS_WAIT_S = 300.0
+# The wait for wandb's own process where a run is kept offline: the machine may be busy, or the disk slow.
+_LOCAL_WAIT_S = 120.0
+# The wait at the end of a run that uploads weights: a quarter of a gigabyte at a megabyte a second.
+_WEIGHTS_WAIT_S = 300.0
 
-# wandb reads these as it starts: print nothing, and send reports about wandb's own errors to nobody.
-QUIET_ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+# wandb reads these when it starts: it prints nothing, and sends no reports about its own errors.
+_QUIET_ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
-# What wandb's service writes into a run's own log where it gives up on a part of it, and `finish` does not tell.
-UPLOAD_FAILURES = (
+# Lines in the log of wandb's service where it has given up a part of a run. `finish` does not report them.
+_UPLOAD_FAILURES = (
     "filestream: fatal error: ",
     "failed to log artifact: ",
     "file transfer: upload: failed to upload: ",
     "runfiles: CreateRunFiles returned error: ",
 )
 
-# Runs of this process that are open. They share one service process, which the last one ends.
+# The open runs of this process. They share one service process, which ends with the last of them.
 _open_ids: set[str] = set()
 
 
 class TrackingError(RuntimeError):
-    """W&B can't be used the way the experiment asks, or has not taken what it was given; the text says why."""
+    """W&B can't be used as the experiment asks, or has not taken everything; the text says why."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose run it is; `config` is recorded as it is and must hold no secret."""
+    """How W&B shows a run. `config` is uploaded as it is and must hold no secret."""
 
     id: str
     name: str
@@ -64,24 +63,23 @@ class Identity:
     config: Mapping[str, Any]
 
 
-class OpenRun:
-    """A run that is open: in a folder's `wandb/` and, online, on the server.
+class WandbSession:
+    """A W&B run from its opening to its closing: in a folder's `wandb/` and, online, on the server.
 
     Attributes:
-        mode: online or offline, for its whole life.
-        first_step: the first that it lacks.
+        mode: online or offline.
+        first_step: the first step that the run does not have yet.
     """
 
     def __init__(self, folder: Storage, identity: Identity, mode: str, *, uploads_weights: bool = False) -> None:
-        """Opens the run of this id again or anew; whatever else is in the folder's `wandb/` is removed.
+        """Opens the run of this id, a new one or that of an earlier session. Other content of `wandb/` is removed.
 
         Raises:
             TrackingError: there is no key to be online with.
             Exception: whatever wandb raises.
         """
         self.mode, self._folder, self._identity = mode, folder, identity
-        # Runs of one id replace each other when synced, so an older one must not stay beside the new one;
-        # and its state.json must not outlive it.
+        # Runs of one id replace each other when they are synced: an older one must not stay, nor its state.json.
         folder.remove(WANDB_FOLDER)
         folder.make_folder(WANDB_FOLDER)
         _open_ids.add(identity.id)
@@ -99,14 +97,15 @@ class OpenRun:
         online, identity = self.mode == "online", self._identity
         settings = _settings(online, uploads_weights)
         wandb.setup(settings)
-        # Asked here because wandb.init would ask the person at the terminal.
+        # Without a key, wandb.init would ask for one on the terminal, and wait.
         if online and not wandb.login(prompt=False, verify=False):
             raise TrackingError("no W&B key is configured: run `wandb login`, or set tracking.wandb: offline")
+
         return wandb.init(
             id=identity.id,
             name=identity.name,
             group=identity.group,
-            project=os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+            project=os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT,
             job_type=identity.job_type,
             config=dict(identity.config),
             dir=self._folder.local_path,
@@ -116,14 +115,18 @@ class OpenRun:
         )
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
-        """One row of its history, at the next step where none is given."""
+        """Logs a row, at the next step where none is given."""
         with self._staging():
             self._run.log(dict(values), step=step, commit=True)
 
     def log_weights(self, name: str, record: Mapping[str, Any]) -> None:
-        """A file of its folder as an artifact that carries its record.
+        """Adds a file of the folder as an artifact.
 
-        What is uploaded is a copy, for the trial may go on to other weights before an offline run is synced.
+        wandb gets a copy, because the trial may have other weights by the time that an offline run is synced.
+
+        Args:
+            name: of the file, in the folder.
+            record: the metadata of the artifact.
         """
         import wandb
 
@@ -134,47 +137,48 @@ class OpenRun:
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[None]:
-        """Has wandb keep its copies of an artifact's files in the folder, not in the home folder.
+        """Makes wandb keep its copies of an artifact's files in the run's folder instead of the home folder.
 
-        An offline run names them by absolute path: moved elsewhere, it is synced without them.
+        An offline run names them by absolute path: if it is moved, it is synced without them.
         """
-        before = os.environ.get(DATA_DIR)
-        os.environ[DATA_DIR] = str(self._folder.local_path / WANDB_FOLDER)
+        before = os.environ.get(_DATA_DIR)
+        os.environ[_DATA_DIR] = str(self._folder.local_path / WANDB_FOLDER)
         try:
             yield
         finally:
-            del os.environ[DATA_DIR]
+            del os.environ[_DATA_DIR]
             if before is not None:
-                os.environ[DATA_DIR] = before
+                os.environ[_DATA_DIR] = before
 
     def close(self, summary: Mapping[str, Any], *, failed: bool) -> None:
-        """Adds to its summary and closes it; returns once all is in the file or on the server.
+        """Updates the run's summary and closes it. Returns once everything is in the file or on the server.
 
         Raises:
-            TrackingError: the server has not taken all.
-            TimeoutError: it did not answer.
+            TrackingError: the server has not taken everything.
+            TimeoutError: the server did not answer.
         """
         self._run.summary.update(dict(summary))
         try:
             self._run.finish(exit_code=int(failed))
         finally:
             _release(self._identity.id)
+
         if self.mode == "online":
             self._check_uploaded()
-            self._folder.remove(STAGED)
-        # wandb's own logs hold a link to a file in the home folder, which breaks copies of the results.
+            self._folder.remove(_STAGED)
+        # wandb's own logs hold a link to a file in the home folder, which is broken in a copy of the results.
         for name in self._folder.names(WANDB_FOLDER):
             self._folder.remove(f"{WANDB_FOLDER}/{name}/logs")
 
     def abandon(self) -> None:
-        """Closes it as failed, whatever becomes of it."""
-        with contextlib.suppress(Exception, SystemExit), contained():
+        """Closes the run as failed, and ignores all errors."""
+        with contextlib.suppress(Exception, SystemExit), without_side_effects():
             self._run.finish(exit_code=1)
-        with contextlib.suppress(Exception, SystemExit), contained():
+        with contextlib.suppress(Exception, SystemExit), without_side_effects():
             _release(self._identity.id)
 
     def _check_uploaded(self) -> None:
-        """A server that takes a run may still refuse what belongs to it, as when a quota is used up."""
+        """Raises TrackingError where the server took the run but not all of its content, as when a quota is used up."""
         for log in (self._folder.local_path / WANDB_FOLDER).glob("run-*/logs/debug-internal.log"):
             for line in log.read_text(errors="replace").splitlines():
                 if reason := upload_failure(line):
@@ -182,8 +186,8 @@ class OpenRun:
 
 
 def upload_failure(line: str) -> str:
-    """What a line of the service's log says that it has given up, without the signatures of addresses; else ""."""
-    for failure in UPLOAD_FAILURES:
+    """What a line of the service's log reports as given up, without the signatures of URLs; "" for other lines."""
+    for failure in _UPLOAD_FAILURES:
         if failure in line:
             try:
                 text = str(json.loads(line)["msg"])
@@ -194,14 +198,14 @@ def upload_failure(line: str) -> str:
 
 
 def end_service() -> None:
-    """Closes all runs at once, waiting for none longer than at its end; they can't be used any more."""
+    """Closes all runs. Each waits no longer than at its normal end, and can't be used afterwards."""
     _open_ids.clear()
     end_service_if_unused()
 
 
 def kill_service() -> None:
-    """Ends wandb's process, which nothing may wait for any longer."""
-    for pid in children(SERVICE):
+    """Kills wandb's service process, for when its end can't be waited for."""
+    for pid in children(_SERVICE):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -212,7 +216,7 @@ def _release(run_id: str) -> None:
 
 
 def end_service_if_unused() -> None:
-    """Ends wandb's process, unless runs are open: of ours, or of the program that calls us."""
+    """Ends wandb's service process, unless it has open runs: ours, or those of a program that uses this library."""
     import wandb
 
     if not _open_ids and wandb.run is None:
@@ -220,10 +224,10 @@ def end_service_if_unused() -> None:
 
 
 def _settings(online: bool, uploads_weights: bool) -> "wandb.Settings":
-    """No output, no hold on the terminal, nothing collected about the machine, the program or its git."""
+    """Settings without output, and without data about the machine, the program or its git repository."""
     import wandb
 
-    start_wait_s = NETWORK_WAIT_S if online else LOCAL_WAIT_S
+    start_wait_s = NETWORK_WAIT_S if online else _LOCAL_WAIT_S
     return wandb.Settings(
         mode="online" if online else "offline",
         silent=True,
@@ -231,9 +235,9 @@ def _settings(online: bool, uploads_weights: bool) -> "wandb.Settings":
         symlink=False,
         use_dot_wandb=False,
         init_timeout=start_wait_s,
-        finish_timeout=max(start_wait_s, WEIGHTS_WAIT_S) if uploads_weights else start_wait_s,
+        finish_timeout=max(start_wait_s, _WEIGHTS_WAIT_S) if uploads_weights else start_wait_s,
         finish_timeout_raises=True,
-        # The web page's stop button would interrupt the main process, and with it every other trial.
+        # Otherwise the stop button of the web page interrupts the main process, and with it every other trial.
         stop_fn=lambda: None,
         host="",
         program="",
@@ -250,11 +254,14 @@ def _settings(online: bool, uploads_weights: bool) -> "wandb.Settings":
 
 
 @contextlib.contextmanager
-def contained() -> Iterator[None]:
-    """Takes back what wandb does to the process: it replaces sys.exit and sys.excepthook as its service
-    starts, once more each time, and an uncaught error would be printed as many times."""
+def without_side_effects() -> Iterator[None]:
+    """Undoes what wandb does to the process inside the block.
+
+    Each start of its service replaces sys.exit and sys.excepthook once more, so that an error would be printed many
+    times. Nobody else gets to see the environment variables that silence wandb.
+    """
     hooks = sys.exit, sys.excepthook
-    added = {name: value for name, value in QUIET_ENVIRONMENT.items() if name not in os.environ}
+    added = {name: value for name, value in _QUIET_ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

@@ -1,4 +1,4 @@
-"""An experiment's table of trials as a W&B run, in one group with the trials' runs."""
+"""The table of an experiment's results as a W&B run, in one group with the runs of its trials."""
 
 import hashlib
 import json
@@ -18,58 +18,57 @@ _TABLE = "trials"
 
 
 class WandbSweep:
-    """The run of job type `sweep`: the table of results with a row for each trial, and the number of trials by status.
+    """The W&B run of an experiment that sweeps: the table of results, and the number of trials of each status.
 
-    An experiment has one such run, however often it is started. No method raises because of W&B.
+    It is one run, however often the command is started. No method raises an error of W&B.
     """
 
     def __init__(self, experiment: Storage, config: Mapping[str, Any], destination: WandbDestination) -> None:
-        """Opens no run yet.
+        """Takes the experiment's folder.
 
         Args:
-            experiment: its folder.
-            config: recorded as it is; must hold no secret.
+            config: of the experiment, uploaded as it is; it must hold no secret.
         """
         name = experiment.name
-        # No trial has this name: that of a trial in a sweep has `=` in it, and without a sweep it is `trial`.
+        # No trial's folder is named `sweep`: trials of a sweep have `=` in their names.
         identity = Identity(run_id(name, _JOB_TYPE), f"{name} (sweep)", name, _JOB_TYPE, config)
         self._run = WandbRun(experiment, identity, destination)
         self._logged = ""
 
     def update(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Logs the table of these rows of results, unless the last one was the same."""
-        self._run.attempt(lambda: self._log(rows, _digest(rows)))
+        """Logs the table of these rows of results, unless it has not changed."""
+        self._run.run_safely(lambda: self._log(rows, _digest(rows)))
 
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Logs the table and closes the run. Does nothing where W&B has both already."""
-        self._run.attempt(lambda: self._finish(rows))
+        """Logs the table and closes the run. Does nothing where W&B has the table."""
+        self._run.run_safely(lambda: self._finish(rows))
 
     def _finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        shown = _digest(rows)
-        self._log(rows, shown)
-        # It was not opened if W&B has this table already.
+        digest = _digest(rows)
+        self._log(rows, digest)
         if not self._run.is_open:
             return
 
         statuses = Counter(row["status"] for row in rows)
         counts = {f"trials_{status}": statuses[status] for status in (*NOT_FAILURES, *ENDED_BADLY)}
         failed = not statuses.keys() <= set(NOT_FAILURES)
-        self._run.close({"trials_in_all": len(rows), **counts}, {"rows": shown}, failed=failed)
+        self._run.close({"trials_in_all": len(rows), **counts}, {"rows": digest}, failed=failed)
 
-    def _log(self, rows: Sequence[Mapping[str, Any]], shown: str) -> None:
+    def _log(self, rows: Sequence[Mapping[str, Any]], digest: str) -> None:
         """Logs the table, unless the run has it.
 
         Args:
-            shown: the digest of the rows.
+            digest: of the rows.
         """
-        if self._run.is_recorded({"rows": shown}, with_files=True):
+        if self._run.is_recorded({"rows": digest}, with_files=True):
             return
 
         # A run that is opened again, offline after a failure for example, does not have the table yet.
         if not self._run.is_open:
+            # A newly opened run has no table yet.
             self._logged = ""
         run = self._run.open()
-        if self._logged == shown:
+        if self._logged == digest:
             return
 
         import wandb
@@ -78,9 +77,9 @@ class WandbSweep:
         columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
         data = [[only_finite(row).get(str(name)) for name in columns] for row in rows]
         run.log({_TABLE: wandb.Table(columns, data, allow_mixed_types=True)})
-        self._logged = shown
+        self._logged = digest
 
 
 def _digest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The digest that identifies a table."""
+    """SHA-256 of rows of results."""
     return hashlib.sha256(json.dumps([only_finite(row) for row in rows]).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""A trial as a W&B run, fed from metrics.jsonl by the main process: the only one that may hold a key.
+"""A trial as a W&B run, written from metrics.jsonl by the main process, the only one that may have a key.
 
-One run a trial, however often the trial is started: online what the server lacks is added to it, offline
-the whole of it is written anew. Nothing here may stop a training.
+It is one run, however often the trial is started: online the missing rows are added to it, offline it is written again
+from the first row. Nothing here may stop a training.
 """
 
 import hashlib
@@ -17,28 +17,28 @@ from runner.records.metrics_log import MetricsReader
 from runner.storage.folder import Storage
 from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD, image_name
 from runner.tracking.wandb_runs import WandbDestination, WandbRun
-from runner.tracking.wandb_session import Identity, OpenRun
+from runner.tracking.wandb_session import Identity, WandbSession
 
 NOT_FAILURES = ("finished", "stopped")
-# Of a row of results: the rest of it is in the run already, as its config and its last values.
-IN_SUMMARY = ("status", "epochs", "restarts", "steps_lost")
+# The columns of a row of results that W&B does not have as config or as the last value of a metric.
+_IN_SUMMARY = ("status", "epochs", "restarts", "steps_lost")
 
-# About half a second of work: after a restart a long log is handed over piece by piece.
+# About half a second of work: after a restart a long log is sent in several parts.
 ROWS_PER_UPDATE = 1000
 
 
 def run_id(experiment: str, part: str) -> str:
-    """The W&B id of a part of an experiment, such as a trial: the same at every start, and no other's."""
+    """The W&B id of a part of an experiment, such as a trial: unique, and the same at every start."""
+    # Readable in the URL; the digest makes it unique, as `a-b/c` and `a/b-c` read the same.
     readable = re.sub(r"[^A-Za-z0-9]+", "-", f"{experiment}-{part}").strip("-")[:48]
     digest = hashlib.sha256(json.dumps([experiment, part]).encode()).hexdigest()[:12]
     return f"{readable}-{digest}"
 
 
 class WandbTrial:
-    """One trial's W&B run.
+    """The W&B run of a trial. No method raises an error of W&B.
 
-    No method raises because of W&B. An epoch's picture must be in images/ before the row that ends the
-    epoch is in metrics.jsonl: a step can't be added to later.
+    An epoch's picture must be in images/ before its last row is in metrics.jsonl, because W&B takes each step once.
     """
 
     def __init__(
@@ -50,11 +50,12 @@ class WandbTrial:
         *,
         artifacts: bool = False,
     ) -> None:
-        """Of a trial's folder.
+        """Takes the trial's folder.
 
         Args:
-            config: recorded as it is; must hold no secret.
-            artifacts: whether the finished trial's weights go with it.
+            experiment: its name.
+            config: of the trial, uploaded as it is; it must hold no secret.
+            artifacts: whether the weights of the finished trial are uploaded, too.
         """
         self._trial = trial
         identity = Identity(run_id(experiment, trial.name), trial.name, experiment, "train", config)
@@ -64,28 +65,27 @@ class WandbTrial:
         self._pending: list[dict[str, Any]] = []
 
     def update(self) -> None:
-        """Logs rows of metrics.jsonl that are not logged yet, a thousand at most; opens the run for the
-        first one, unless W&B has a run of exactly these rows."""
-        self._run.attempt(self._update)
+        """Logs new rows of metrics.jsonl, a thousand at most. The run is opened for the first new row."""
+        self._run.run_safely(self._update)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Logs what is left, adds what the trial's row of results says to the summary (W&B keeps each
-        metric's last value there by itself) and closes the run; rows that come later open it again.
+        """Logs the remaining rows, adds the trial's row of results to the summary, and closes the run.
 
-        Does nothing without rows, or where W&B has all of it already.
+        Does nothing where there are no rows, or W&B has everything. Later rows open the run again.
         """
-        self._run.attempt(lambda: self._finish(result))
+        self._run.run_safely(lambda: self._finish(result))
 
     def _update(self) -> None:
         if not self._is_recorded({}):
             self._log_rows(ROWS_PER_UPDATE)
 
     def _finish(self, result: Mapping[str, Any]) -> None:
-        summary = {name: result[name] for name in IN_SUMMARY if name in result}
+        summary = {name: result[name] for name in _IN_SUMMARY if name in result}
         weights = self._weights_record(result["status"])
         ending = {"summary": summary, "weights": weights.get("sha256", "")}
         if self._is_recorded(ending, with_files=bool(weights)):
             return
+
         run = self._log_rows(sys.maxsize)
         if weights:
             run.log_weights(WEIGHTS, weights)
@@ -93,7 +93,7 @@ class WandbTrial:
         self._run.close(summary, contents, failed=result["status"] not in NOT_FAILURES)
 
     def _is_recorded(self, ending: Mapping[str, Any], *, with_files: bool = False) -> bool:
-        """True where a W&B run of all rows, and of this ending, has been closed before, or there are no rows."""
+        """True where the run was closed with all rows and with this ending, or there are no rows."""
         if self._run.is_open:
             return False
         self._reader.new_rows()
@@ -101,28 +101,30 @@ class WandbTrial:
         return last_step < 0 or self._run.is_recorded({"last_step": last_step, **ending}, with_files=with_files)
 
     def _weights_record(self, status: str) -> dict[str, Any]:
-        """What weights/manifest.json says, where the weights are to go along."""
+        """The content of weights/manifest.json, where the weights are to be uploaded; else empty."""
         if not self._artifacts or status != "finished":
             return {}
         record: dict[str, Any] = json.loads(self._trial.read(WEIGHTS_RECORD))
         return record
 
-    def _log_rows(self, limit: int) -> OpenRun:
+    def _log_rows(self, limit: int) -> WandbSession:
         if not self._run.is_open:
+            # A newly opened run may lack any of the rows: they are read from the first one on.
             self._reader, self._pending = MetricsReader(self._trial), []
         run = self._run.open()
         self._pending += self._reader.new_rows()
         rows, self._pending = self._pending[:limit], self._pending[limit:]
         for row in rows:
+            # A run that is resumed online has the earlier rows already.
             if row["step"] >= run.first_step:
                 run.log(self._values(row), row["step"])
         return run
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What W&B is given of a row."""
+        """The values of a row for W&B, with the epoch's picture."""
         import wandb
 
-        # metrics.jsonl says null for what is not finite; W&B has NaN and shows it.
+        # metrics.jsonl has null for numbers that are not finite; W&B shows NaN.
         values = {k: math.nan if v is None else v for k, v in row.items() if k != "step"}
         picture = _picture(self._trial, row)
         if picture is not None:
@@ -131,7 +133,7 @@ class WandbTrial:
 
 
 def _picture(trial: Storage, row: Mapping[str, Any]) -> Path | None:
-    """The picture of the epoch that the row ends, where the row ends one and there is one."""
+    """The epoch's picture, for the last row of an epoch that has one; else None."""
     if not any(name.startswith("epoch_mean/") for name in row):
         return None
     name = image_name(row["epoch"])

@@ -83,7 +83,7 @@ def test_the_command_finds_what_the_trial_found_and_writes_the_same_bytes_twice(
 
 def test_an_earlier_checkpoint_is_measured_where_it_is_asked_for(trial: Path, capsys: Capture, tmp_path: Path) -> None:
     error = refused(evaluate(trial, "--checkpoint", 3), capsys)
-    assert "there are those of epochs [6]" in error
+    assert "epochs with one: 6 (checkpoint.keep_epochs keeps more)" in error
     shutil.rmtree(trial / "weights")
     assert evaluate(trial, "--checkpoint", 6, "--csv", tmp_path / "e.csv") == 0
     assert (tmp_path / "e.csv").read_bytes() == (trial / "evaluation.csv").read_bytes()

@@ -269,14 +269,14 @@ def test_an_earlier_checkpoint_is_exported_where_it_is_asked_for(
     trained: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     error = refused(export(trained, "safetensors", tmp_path / "out", "--checkpoint", 3), capsys)
-    assert "there are those of epochs [6]" in error and not (tmp_path / "out").exists()
+    assert "epochs with one: 6 (checkpoint.keep_epochs keeps more)" in error and not (tmp_path / "out").exists()
 
 
 def test_a_file_is_replaced_whole_and_said_to_be(trained: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "generator.safetensors"
     out.write_text("old")
     assert export(trained, "safetensors", out) == 0
-    assert "the file that stood there was replaced" in capsys.readouterr().out
+    assert "the file that was there has been replaced" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert export(trained, "safetensors", tmp_path / "new") == 0
     assert "was replaced" not in capsys.readouterr().out
@@ -286,7 +286,7 @@ def test_what_cannot_be_a_file_or_belongs_to_a_trial_is_refused(trained: Path, t
     (tmp_path / "file").write_text("")
     assert "is a folder" in refused(export(trained, "safetensors", tmp_path), capsys)
     assert "can't be written" in refused(export(trained, "safetensors", tmp_path / "file" / "below"), capsys)
-    assert "no ordinary file" in refused(export(trained, "safetensors", Path("/dev/null")), capsys)
+    assert "not an ordinary file" in refused(export(trained, "safetensors", Path("/dev/null")), capsys)
     weights = trained / "weights" / "generator.safetensors"
     before = weights.read_bytes()
     (tmp_path / "link").symlink_to(weights.parent)

@@ -232,11 +232,11 @@ def test_neither_an_input_nor_what_stands_beside_it_is_overwritten(
     before = (tmp_path / "a.png").read_bytes()
     for source, out in (("a.png", "."), ("a.png", "links"), ("b.jpg", ".")):
         error = refused(run_translate(trial, tmp_path / source, "--out", tmp_path / out), capsys)
-        assert f"would be overwritten by that of {tmp_path / source}: give another folder" in error
+        assert f"the translation of {tmp_path / source} would overwrite it: give another folder" in error
     (tmp_path / "far").mkdir()
     Image.fromarray(smooth_picture(40, 90)).save(tmp_path / "far" / "b.tif")
     code = run_translate(trial, tmp_path / "a.png", tmp_path / "far" / "b.tif", "--out", tmp_path)
-    assert "would be overwritten" in refused(code, capsys)
+    assert "would overwrite it: give another folder" in refused(code, capsys)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes() == before
 
 
@@ -262,10 +262,10 @@ def test_bad_arguments_are_refused_at_once(trial: Path, tmp_path: Path, capsys: 
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         ((trial, picture, tmp_path / "no.png"), "no.png: there is no such picture or folder"),
-        ((trial, picture, tmp_path / "empty"), "empty: no picture stands directly in that folder"),
+        ((trial, picture, tmp_path / "empty"), "empty: there is no picture directly in that folder"),
         ((tmp_path, picture), "STORAGE/EXPERIMENT/trials/TRIAL"),
         ((trial, picture, "--overlap", 33), "--overlap is 33: tiles of this trial have 64 pixels"),
-        ((trial, picture, "--checkpoint", 99), "there are those of epochs"),
+        ((trial, picture, "--checkpoint", 99), "epochs with one: 6 (checkpoint.keep_epochs keeps more)"),
     ):
         assert message in refused(run_translate(*arguments, "--out", out), capsys)
         assert not out.exists()
