@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import rich.console
 from rich.live import Live
@@ -11,6 +11,7 @@ from gan.evaluation.metrics import EPOCH_METRICS
 from runner.fitting_table import FittingTable
 from runner.number_format import clock, significant_or_dash
 from runner.records.seeds import RepeatedCell, Spread
+from runner.trial.progress import TrialProgress
 
 _PLAIN_INTERVAL_S = 30.0  # between two lines of a trial, where no epoch ends
 _PLAIN_WIDTH = 1000  # a file has no edge: no table is cut, and other lines are not wrapped
@@ -31,30 +32,6 @@ _RESULT_TITLES = {
     "images_per_second": "images/s",
     "restarts": "restarts",
 }
-
-
-class TrialView(NamedTuple):
-    """A trial as the screen shows it. `row` is the last one of its log, `metrics` are of its last evaluation."""
-
-    name: str
-    status: str
-    epochs: int
-    step: int
-    total_steps: int
-    step_s: float
-    restarts: int
-    row: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the last row."""
-        return int(self.row.get("epoch", 0))
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds left at the present speed; None where that is not known."""
-        return (self.total_steps - self.step) * self.step_s if self.step_s else None
 
 
 class Console:
@@ -85,22 +62,22 @@ class Console:
             self._live.stop()
             self._live = None
 
-    def show(self, views: Sequence[TrialView]) -> None:
+    def show(self, trials: Sequence[TrialProgress]) -> None:
         """Updates the table. Without a terminal, prints a line for each epoch's end, and every 30 s in between."""
         if self._live is not None:
-            self._live.update(progress_table(views))
+            self._live.update(progress_table(trials))
             return
 
-        for view in views:
-            epoch, last = self._shown.setdefault(view.name, (0, time.monotonic()))
-            if not view.row or view.status not in ("running", "finished"):
+        for trial in trials:
+            epoch, last = self._shown.setdefault(trial.name, (0, time.monotonic()))
+            if not trial.row or trial.status not in ("running", "finished"):
                 continue
             # Only the row that ends an epoch has means.
-            ended = view.epoch if any(key.startswith("epoch_mean/") for key in view.row) else view.epoch - 1
-            is_due = time.monotonic() - last > _PLAIN_INTERVAL_S and view.status == "running"
+            ended = trial.epoch if any(key.startswith("epoch_mean/") for key in trial.row) else trial.epoch - 1
+            is_due = time.monotonic() - last > _PLAIN_INTERVAL_S and trial.status == "running"
             if ended > epoch or is_due:
-                self._shown[view.name] = (max(ended, epoch), time.monotonic())
-                self.print(plain_line(view))
+                self._shown[trial.name] = (max(ended, epoch), time.monotonic())
+                self.print(plain_line(trial))
 
     def results(self, rows: Sequence[Mapping[str, Any]], cells: Sequence[RepeatedCell]) -> None:
         """The table of all trials, and one of the means over seeds where there are several."""
@@ -112,46 +89,46 @@ class Console:
             self.rich.print(_seeds_table(cells))
 
 
-def progress_table(views: Sequence[TrialView]) -> FittingTable:
+def progress_table(trials: Sequence[TrialProgress]) -> FittingTable:
     """Status, epoch, speed, losses, metrics, time left and restarts of each trial."""
     metrics = [metric.title for metric in _PROGRESS_METRICS]
     columns = ("trial", "status", "epoch", "step", "step/s", *_LOSS_TITLES.values(), *metrics, "ETA", "restarts")
     table = FittingTable(columns, left=_TEXTS, drop=(*_PROGRESS_LEAST_IMPORTANT, *reversed(metrics)))
 
-    for view in views:
+    for trial in trials:
         table.add_row(
-            view.name,
-            view.status,
-            f"{view.epoch}/{view.epochs}",
-            f"{view.step}/{view.total_steps}",
-            f"{1 / view.step_s:.2f}" if view.step_s else "",
-            *(significant_or_dash(view.row.get(name)) for name in _LOSS_TITLES),
-            *(significant_or_dash(view.metrics.get(metric.key)) for metric in _PROGRESS_METRICS),
-            clock(view.eta_s) if view.status == "running" else "",
-            str(view.restarts),
+            trial.name,
+            trial.status,
+            f"{trial.epoch}/{trial.epochs}",
+            f"{trial.step}/{trial.total_steps}",
+            f"{1 / trial.step_s:.2f}" if trial.step_s else "",
+            *(significant_or_dash(trial.row.get(name)) for name in _LOSS_TITLES),
+            *(significant_or_dash(trial.metrics.get(metric.key)) for metric in _PROGRESS_METRICS),
+            clock(trial.eta_s) if trial.status == "running" else "",
+            str(trial.restarts),
         )
     return table
 
 
-def plain_line(view: TrialView) -> str:
+def plain_line(trial: TrialProgress) -> str:
     """The same as one line."""
-    losses = [f"{title} {significant_or_dash(view.row.get(name))}" for name, title in _LOSS_TITLES.items()]
+    losses = [f"{title} {significant_or_dash(trial.row.get(name))}" for name, title in _LOSS_TITLES.items()]
 
     parts = [
-        f"{view.name}  epoch {view.epoch}/{view.epochs}  step {view.row['step']}/{view.total_steps}",
+        f"{trial.name}  epoch {trial.epoch}/{trial.epochs}  step {trial.row['step']}/{trial.total_steps}",
         " ".join(losses),
     ]
-    metrics = {metric.title: view.metrics.get(metric.key) for metric in _PROGRESS_METRICS}
+    metrics = {metric.title: trial.metrics.get(metric.key) for metric in _PROGRESS_METRICS}
     if any(value is not None for value in metrics.values()):
         parts.append(" ".join(f"{title} {significant_or_dash(value)}" for title, value in metrics.items()))
 
     # Speed and time left are known once a worker has reported, restarts are rare.
-    if view.step_s:
-        parts.append(f"{1 / view.step_s:.2f} step/s")
-    if view.status == "running" and view.eta_s:
-        parts.append(f"ETA {clock(view.eta_s)}")
-    if view.restarts:
-        parts.append(f"restarts {view.restarts}")
+    if trial.step_s:
+        parts.append(f"{1 / trial.step_s:.2f} step/s")
+    if trial.status == "running" and trial.eta_s:
+        parts.append(f"ETA {clock(trial.eta_s)}")
+    if trial.restarts:
+        parts.append(f"restarts {trial.restarts}")
     return "  ".join(parts)
 
 

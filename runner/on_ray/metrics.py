@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ray.util.metrics import Counter, Gauge
 
 from gan.training.loss_names import LOSSES
-from runner.console import TrialView
+from runner.trial.progress import TrialProgress
 
 _PREFIX = "pix2pix"
 _TAGS = ("experiment", "trial")
@@ -28,20 +28,20 @@ class TrialMetrics:
         self._restarts = Counter(f"{_PREFIX}_restarts", restarts, _TAGS)
         self._counted_restarts: dict[str, int] = {}
 
-    def update(self, trials: Sequence[TrialView]) -> None:
+    def update(self, trials: Sequence[TrialProgress]) -> None:
         """Sets all values, the old ones too: Ray exports only what was set since the last export."""
-        for view in trials:
-            tags = {"experiment": self._experiment, "trial": view.name}
+        for trial in trials:
+            tags = {"experiment": self._experiment, "trial": trial.name}
 
             for name, gauge in self._losses.items():
-                if name in view.row:
+                if name in trial.row:
                     # The log has null for a loss that is not finite.
-                    value = view.row[name]
+                    value = trial.row[name]
                     gauge.set(math.nan if value is None else value, tags)
 
-            runs = view.status == "running" and view.step_s > 0
-            self._speed.set(1 / view.step_s if runs else 0.0, tags)
+            runs = trial.status == "running" and trial.step_s > 0
+            self._speed.set(1 / trial.step_s if runs else 0.0, tags)
 
-            if (more := view.restarts - self._counted_restarts.get(view.name, 0)) > 0:
+            if (more := trial.restarts - self._counted_restarts.get(trial.name, 0)) > 0:
                 self._restarts.inc(more, tags)
-                self._counted_restarts[view.name] = view.restarts
+                self._counted_restarts[trial.name] = trial.restarts

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from runner.config.schema import Data
-from runner.console import Console, TrialView
+from runner.console import Console
 from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source
 from runner.process.processes import is_running
@@ -13,6 +13,7 @@ from runner.records.trial_file import write_outcome
 from runner.storage.folder import Storage
 from runner.trial.heartbeat import Coordinator, Heartbeat, Progress
 from runner.trial.job import TrialJob, first_line
+from runner.trial.progress import TrialProgress
 from runner.trial.resources import Node, TrialResources, this_machine
 
 RAYLET = "raylet"  # Ray's process that starts all others of a machine, and ends them with itself
@@ -43,7 +44,7 @@ class Backend(Protocol):
     def progress(self) -> Mapping[str, Progress]:
         """How far each trial is."""
 
-    def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
+    def publish(self, experiment: str, trials: Sequence[TrialProgress]) -> None:
         """Hands the progress of an experiment's trials to monitoring systems."""
 
     def is_lost(self) -> bool:
@@ -91,7 +92,7 @@ class InProcess:
                 write_outcome(job.trial, "failed", first_line(error))
                 raise
 
-    def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
+    def publish(self, experiment: str, trials: Sequence[TrialProgress]) -> None:
         """Does nothing: without Ray there is no monitoring system."""
 
     def is_lost(self) -> bool:
@@ -190,7 +191,7 @@ class OnRay:
 
         return dict(ray.get(self._coordinator.progress.remote(), timeout=REPLY_TIMEOUT_S))
 
-    def publish(self, experiment: str, trials: Sequence[TrialView]) -> None:
+    def publish(self, experiment: str, trials: Sequence[TrialProgress]) -> None:
         """Exports Ray metrics, where there is a dashboard, once trials run."""
         if not self._dashboard or self._coordinator is None or not self._is_started:
             return

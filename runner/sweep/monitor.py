@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gan.evaluation.metrics import METRICS
-from runner.console import TrialView
 from runner.process.lease import Superseded
 from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult, trial_row, trial_status
@@ -21,6 +20,7 @@ from runner.sweep.session import Session
 from runner.tracking.tracker import Tracker
 from runner.trial.heartbeat import Progress
 from runner.trial.job import TrialJob
+from runner.trial.progress import TrialProgress
 
 INTERVAL_S = 0.5
 RESULTS_INTERVAL_S = 30.0
@@ -60,14 +60,9 @@ class MonitoredTrial:
         if self.job.name in progress:
             self.step, self.step_s, _ = progress[self.job.name]
 
-    @property
-    def reason(self) -> str:
-        """Why the last run ended, as the trial's outcome says."""
-        return read_outcome(self.job.trial)["reason"]
-
-    def view(self, status: str) -> TrialView:
-        """For the console."""
-        return TrialView(
+    def progress(self, status: str) -> TrialProgress:
+        """The trial at this moment."""
+        return TrialProgress(
             name=self.job.name,
             status=status,
             epochs=self.job.config.training.epochs,
@@ -166,10 +161,10 @@ class Monitor:
         if progress:
             self._tracker.begin()
 
-        views = [trial.view(self._shown_status(trial)) for trial in self._trials]
-        self._console.show(views)
+        shown = [trial.progress(self._shown_status(trial)) for trial in self._trials]
+        self._console.show(shown)
         with contextlib.suppress(Exception):  # a monitoring system that fails is no reason to end a run
-            self._backend.publish(self._experiment.name, views)
+            self._backend.publish(self._experiment.name, shown)
 
     def _shown_status(self, trial: MonitoredTrial) -> str:
         """The trial's status, where one whose turn has not come is waiting, not stopped."""

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import rich.console
 
-from runner.console import Console, TrialView, progress_table
+from runner.console import Console, progress_table
 from runner.records.seeds import RepeatedCell, spread
+from runner.trial.progress import TrialProgress
 
 SHORT, LONG = "batch_size=4,lambda_l1=10", "batch_size=4,lambda_l1=10,learning_rate=0.000123456,patching=tiles"
 ROW: dict[str, Any] = {
@@ -84,9 +85,11 @@ def test_a_long_name_is_folded_and_takes_no_digit_from_the_numbers(width: int) -
     ],
 )
 def test_the_progress_on_a_narrow_screen_keeps_metrics_and_time_left(width: int, titles: str, cells: str) -> None:
-    view = TrialView(SHORT, "running", 200, 123_456, 400_000, 0.0234, 1, LOGGED, {"ssim": 0.123456, "psnr": 12.3456})
+    progress = TrialProgress(
+        SHORT, "running", 200, 123_456, 400_000, 0.0234, 1, LOGGED, {"ssim": 0.123456, "psnr": 12.3456}
+    )
     console = screen(width)
-    console.rich.print(progress_table([view]))
+    console.rich.print(progress_table([progress]))
     head, row = lines_of(console)
     assert head.split() == titles.split()
     assert row.split() == [SHORT, *cells.split()]
