@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
+from gan.networks.model import ModelSettings
 from gan.training.process_group import ProcessGroup
 from gan.training.snapshot import Snapshot
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.config.schema import Experiment
 from runner.records.checkpoints import RunPosition, read_checkpoint, write_checkpoint

@@ -27,8 +27,9 @@ from benchmarks.figures import Spread, benchmark_parser, publish, ratios, second
 from gan.data.jitter import jitter_margin, jitter_pair
 from gan.data.patches import Patches
 from gan.data.pictures import decode_picture
+from gan.networks.model import ModelSettings
 from gan.training.loop import BeforeStep, TrainingSettings, fit
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from runner.config.schema import Data
 from runner.data.patch_store import PatchStore
 from runner.data.preparation import Cut, prepare_patches

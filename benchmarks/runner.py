@@ -22,8 +22,9 @@ import yaml
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
 from gan.data.patches import Patches
+from gan.networks.model import ModelSettings
 from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 
 TRIAL_S = 300.0
 SETTLED_STEP = 20

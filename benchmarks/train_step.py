@@ -23,10 +23,11 @@ from benchmarks.figures import benchmark_parser, publish, ratios, seconds, sprea
 from gan.data.batches import resident_limit
 from gan.data.patches import Patches
 from gan.gpu.cuda_graph import uses_cuda_graph
+from gan.networks.model import ModelSettings
 from gan.networks.precision import LOWER_TYPES, resolve_precision
 from gan.training.loop import BeforeStep, TrainingSettings, fit
 from gan.training.process_group import ProcessGroup
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from runner.process.allocator import keep_freed_memory
 
 PATCH_SIZE = 256

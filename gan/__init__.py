@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from gan.evaluation.translate import translate
     from gan.networks.discriminator import Discriminator
     from gan.networks.generator import Generator
+    from gan.networks.model import ModelSettings
     from gan.training.loop import TrainingSettings, fit
     from gan.training.process_group import ProcessGroup
-    from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 
 HOMES = {
     "Discriminator": "networks.discriminator",
     "Generator": "networks.generator",
-    "ModelSettings": "training.state",
+    "ModelSettings": "networks.model",
     "Patches": "data.patches",
     "ProcessGroup": "training.process_group",
     "TrainState": "training.state",

@@ -23,12 +23,13 @@ from gan.gpu.networks import batch_norm_act, downsample, upsample
 from gan.gpu.step import gpu_train_step
 from gan.gpu.streams import LOW_PRIORITY, SideStream, StepStreams
 from gan.networks.discriminator import Discriminator
+from gan.networks.model import ModelSettings
 from gan.networks.precision import low_precision_copy
 from gan.training.computation import batch_step
 from gan.training.loop import BeforeStep, TrainingSettings, fit
 from gan.training.optimizer import BETAS, EPSILON, Adam
 from gan.training.process_group import ProcessGroup
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -132,10 +132,10 @@ def generate(
 def inference_mode_of(network: nn.Module, mode: str) -> Iterator[None]:
     """Batch statistics (`study`) or running ones (`eval`); running statistics are never updated."""
     was_training = network.training
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms: list[Any] = [module for module in network.modules() if getattr(module, "track_running_stats", False)]
     network.train(mode == "study")
 
-    # A batch norm in training mode updates its running statistics, unless it tracks none.
+    # A norm in training mode updates its running statistics, unless it tracks none.
     for norm in norms:
         norm.track_running_stats = mode != "study"
     try:

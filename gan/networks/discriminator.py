@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from gan.networks.norm import new_norm
+
 NUM_STRIDED_LAYERS = {16: 1, 70: 3, 286: 5}
 RECEPTIVE_FIELDS = (1, *NUM_STRIDED_LAYERS)
 LEAK = 0.2
@@ -49,7 +51,7 @@ def _pixel_layers(channels: int) -> nn.Sequential:
         nn.Conv2d(6, channels, 1),
         nn.LeakyReLU(LEAK),
         nn.Conv2d(channels, 2 * channels, 1, bias=False),
-        nn.BatchNorm2d(2 * channels),
+        new_norm(2 * channels),
         nn.LeakyReLU(LEAK),
         nn.Conv2d(2 * channels, 1, 1, bias=False),
     )
@@ -66,7 +68,7 @@ def _patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
         next_width = channels * min(2**layer, _MAX_WIDTH)
         layers += [
             nn.Conv2d(width, next_width, 4, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(next_width),
+            new_norm(next_width),
             nn.LeakyReLU(LEAK),
         ]
         width = next_width

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan.networks.convolution import Downsample, Upsample
+from gan.networks.norm import new_norm
 
 LEAK = 0.2  # of the encoder's leaky ReLU
 NUM_DROPOUT_BLOCKS = 3
@@ -15,12 +16,12 @@ _MAX_WIDTH = 8
 
 
 class DownBlock(nn.Module):
-    """4x4 convolution of stride 2, then batch norm where asked for."""
+    """4x4 convolution of stride 2, then a norm where asked for."""
 
     def __init__(self, in_channels: int, out_channels: int, *, has_norm: bool) -> None:
         super().__init__()
         self.conv = Downsample(in_channels, out_channels)
-        self.norm = nn.BatchNorm2d(out_channels) if has_norm else nn.Identity()
+        self.norm = new_norm(out_channels) if has_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, O, H/2, W/2)."""
@@ -29,12 +30,12 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """4x4 transposed convolution of stride 2, batch norm, then dropout by a given mask."""
+    """4x4 transposed convolution of stride 2, a norm, then dropout by a given mask."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = Upsample(in_channels, out_channels)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = new_norm(out_channels)
 
     def forward(self, x: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
         """(N, C, H, W) to (N, O, 2H, 2W)."""
@@ -46,7 +47,7 @@ class Generator(nn.Module):
     """Maps a source picture to a fake target of the same size.
 
     The U-Net has log2(patch_size) levels of widths 1, 2, 4, 8, 8, ... times `channels`, with a skip
-    connection at each. There is no batch norm on the first level and on the 1x1 bottleneck, where a
+    connection at each. There is no norm on the first level and on the 1x1 bottleneck, where a
     batch of one would leave a single value to normalise. 54,413,955 parameters at 64 channels and 256
     pixels, layer for layer those of the PyTorch reference implementation.
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 LOWER_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -37,7 +38,7 @@ def memory_format_of(device: torch.device, precision: str) -> torch.memory_forma
 def low_precision_copy(network: Network, precision: str) -> Network:
     """The network as it computes in a precision: its convolutions hold low-precision copies of the master weights.
 
-    Everything else is shared with the network given, which keeps the weights in fp32: batch norm with its
+    Everything else is shared with the network given, which keeps the weights in fp32: norms with their
     running statistics above all. In fp32 it is the network itself. Held from step to step, the copies
     cost no cast in any forward or backward pass; `gan.training.optimizer.Adam` keeps them up to date.
 
@@ -46,9 +47,10 @@ def low_precision_copy(network: Network, precision: str) -> Network:
     """
     if precision == "fp32":
         return network
-    shared: dict[int, Any] = {id(part): part for part in network.modules() if isinstance(part, nn.BatchNorm2d)}
+    layers = [part for part in network.modules() if not list(part.children())]
+    shared: dict[int, Any] = {id(layer): layer for layer in layers if not isinstance(layer, _CONVOLUTIONS)}
     compute_network = copy.deepcopy(network, shared)
     for part in compute_network.modules():
-        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(part, _CONVOLUTIONS):
             part.to(LOWER_TYPES[precision])
     return compute_network

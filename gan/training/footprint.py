@@ -6,10 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator
+from gan.networks.model import ModelSettings
 from gan.networks.precision import low_precision_copy
-from gan.training.state import ModelSettings
 
 
 class Footprint(NamedTuple):
@@ -39,8 +37,8 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str) ->
         precision: fp32, bf16 or fp16.
     """
     with torch.device("meta"):
-        generator = Generator(model.channels, model.patch_size)
-        discriminator = Discriminator(model.channels, model.receptive_field)
+        generator = model.new_generator()
+        discriminator = model.new_discriminator()
         source = torch.empty(batch_size, 3, model.patch_size, model.patch_size)
     compute_generator = low_precision_copy(generator, precision)
     compute_discriminator = low_precision_copy(discriminator, precision)

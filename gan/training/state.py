@@ -2,26 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gan.data.randomness import draw_weights
-from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator
+from gan.networks.model import ModelSettings
 from gan.networks.precision import low_precision_copy, memory_format_of
 from gan.training.losses import LOSS_NAMES
 from gan.training.optimizer import Adam
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What the two networks are: see Generator and Discriminator."""
-
-    channels: int = 64
-    receptive_field: int = 70
-    patch_size: int = 256
 
 
 class TrainState:
@@ -40,8 +29,8 @@ class TrainState:
     """
 
     def __init__(self, model: ModelSettings, seed: int, learning_rate: float, precision: str, device: torch.device):
-        self.generator = Generator(model.channels, model.patch_size)
-        self.discriminator = Discriminator(model.channels, model.receptive_field)
+        self.generator = model.new_generator()
+        self.discriminator = model.new_discriminator()
         draw_weights(self.generator, seed, 0)
         draw_weights(self.discriminator, seed, 1)
 

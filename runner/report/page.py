@@ -26,6 +26,9 @@ from runner.report.trials import PageTrial, shown, swept, values_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
+# The templates of the page\'s parts, in order.
+SECTIONS = ("decision", "pictures", "heatmaps", "scatters", "table", "curves", "details")
+
 
 def render(
     names: Sequence[str], trials: Sequence[PageTrial], drawn: Mapping[str, Range], pictures: PictureCache
@@ -49,6 +52,7 @@ def render(
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
     context: dict[str, Any] = {
+        "sections": SECTIONS,
         "title": join(list(names)),
         "several": len(names) > 1,
         "overview": _overview(trials, drawn),

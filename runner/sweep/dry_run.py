@@ -50,9 +50,9 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
     import torch  # only this plan of memory needs it
 
     from gan.data.epochs import steps_per_epoch
+    from gan.networks.model import ModelSettings
     from gan.networks.precision import resolve_precision
     from gan.training.footprint import training_footprint
-    from gan.training.state import ModelSettings
 
     config, training = trial.config, trial.config.training
     uses_gpu = config.resources.gpus_per_worker != 0 and this_machine().gpus > 0

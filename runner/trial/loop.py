@@ -16,10 +16,11 @@ import torch
 from gan.data.batches import resident_limit
 from gan.data.epochs import steps_per_epoch
 from gan.data.patches import Patches
+from gan.networks.model import ModelSettings
 from gan.training.delayed_logger import DelayedLogger, LoggedStep
 from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.process_group import ProcessGroup
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from runner.process.lease import Superseded
 from runner.records.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
 from runner.records.initial_weights import read_copy

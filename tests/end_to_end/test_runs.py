@@ -13,10 +13,11 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from gan.data.patches import Patches
+from gan.networks.model import ModelSettings
 from gan.training.loop import TrainingSettings, fit
 from gan.training.losses import LOSS_NAMES
 from gan.training.process_group import ProcessGroup
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from runner.process.processes import MARK, is_alive
 from runner.storage.folder import Storage
 from runner.storage.tensor_writer import write_tensors

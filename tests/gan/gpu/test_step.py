@@ -6,9 +6,10 @@ import torch
 from gan.data.randomness import dropout_bits, dropout_masks
 from gan.gpu.step import adversarial_loss_grad, all_losses, gpu_train_step
 from gan.gpu.streams import StepStreams
+from gan.networks.model import ModelSettings
 from gan.training.losses import FAKE, REAL, discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from gan.training.step import train_step
 
 CPU = torch.device("cpu")

@@ -3,9 +3,10 @@ import itertools
 import pytest
 import torch
 
+from gan.networks.model import ModelSettings
 from gan.networks.sizes import discriminator_size, generator_size, state_size
 from gan.training.footprint import training_footprint
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 
 
 @pytest.mark.parametrize(

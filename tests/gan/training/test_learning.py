@@ -17,11 +17,12 @@ from gan.data.randomness import draw_weights, dropout_bits, dropout_masks, plan_
 from gan.gpu.cuda_graph import warm_up
 from gan.networks.discriminator import Discriminator
 from gan.networks.generator import Generator
+from gan.networks.model import ModelSettings
 from gan.training.computation import batch_step
 from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.losses import discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 
 CPU = torch.device("cpu")
 STEPS, FIRST, LAST = 300, 20, 100

@@ -17,11 +17,12 @@ from gan.data.pictures import decode_picture
 from gan.data.randomness import dropout_bits, dropout_masks
 from gan.evaluation.evaluate import evaluate, fixed_sample, generate
 from gan.evaluation.grids import comparison_png
+from gan.networks.model import ModelSettings
 from gan.training.delayed_logger import DelayedLogger, LoggedStep
 from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
 from gan.training.losses import discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
-from gan.training.state import ModelSettings, TrainState
+from gan.training.state import TrainState
 from gan.training.step import train_step
 
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import runner.trial.async_checkpointer
-from gan.training.state import ModelSettings, TrainState
+from gan.networks.model import ModelSettings
+from gan.training.state import TrainState
 from runner.config.loading import Experiment
 from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
