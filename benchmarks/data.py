@@ -36,8 +36,8 @@ from runner.data.preparation import Cut, prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import find_source, store_fingerprint
 from runner.data.synthesis import draw_pair
+from runner.process.processes import num_cores
 from runner.storage.folder import Storage
-from runner.trial.resources import num_cores
 
 NUM_DIFFERENT = 64
 READ_BATCHES = (1, 4, 10, 64)

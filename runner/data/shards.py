@@ -14,9 +14,9 @@ from gan.data.patching import cut_patches, patch_origins
 from gan.data.pictures import PictureError, read_pair
 from runner.config.schema import Data
 from runner.data.sources import SPLITS, Picture, Source, read_picture
+from runner.process.processes import num_cores
 from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
-from runner.trial.resources import num_cores
 
 # The same everywhere, so that a store has the same files wherever it is built. Enough pictures that starting a task
 # costs little, and few enough that several cores can share a small data set.

@@ -30,10 +30,10 @@ from runner.fitting_table import FittingTable
 from runner.models.learned_metrics import FID, KID, LPIPS, inception_features, lpips_metric, set_distances
 from runner.models.trained import TrainedModel, open_trained_model
 from runner.number_format import counted, significant_or_dash
+from runner.process.processes import num_cores
 from runner.records.evaluation_csv import bootstrap_record, record
 from runner.records.metrics_log import only_finite
 from runner.storage.folder import Storage
-from runner.trial.resources import num_cores
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
 _METRICS_BY_KEY = {metric.key: metric for metric in (*METRICS, LPIPS)}

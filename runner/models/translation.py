@@ -20,8 +20,8 @@ from runner.console import Console
 from runner.errors import FullError, StorageError
 from runner.models.picture_files import PictureFile
 from runner.models.png import PngWriter
+from runner.process.processes import num_cores
 from runner.storage.folder import Storage, is_full
-from runner.trial.resources import num_cores
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
 _FORMATS = ("JPEG", "PNG", "TIFF")

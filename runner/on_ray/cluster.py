@@ -12,8 +12,8 @@ from typing import Any
 from runner.errors import ResourceError
 from runner.on_ray import private
 from runner.process.allocator import KEEP_FREED_MEMORY
-from runner.process.processes import marked
-from runner.trial.resources import Node, num_cores
+from runner.process.processes import marked, num_cores
+from runner.trial.resources import Node
 
 # What Ray reads at import or passes on to the processes it starts.
 RAY_SETTINGS = {

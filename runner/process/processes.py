@@ -118,3 +118,8 @@ def _has_name(process: psutil.Process, name: str) -> bool:
         return process.name() == name
     except (psutil.Error, OSError):
         return False
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,5 @@
 """What a trial is given, and whether that can ever be had."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 from runner.config.schema import Resources
 from runner.errors import ResourceError
 from runner.number_format import counted
+from runner.process.processes import num_cores
 
 MAX_AUTO_CPUS_PER_GPU = 8
 GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, either below Windows
@@ -50,11 +50,6 @@ def this_machine() -> Node:
     import torch
 
     return Node(num_cores(), torch.cuda.device_count())
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_resources(resources: Resources, nodes: Sequence[Node], num_trials: int) -> TrialResources:
