@@ -1,8 +1,8 @@
 """The norm of both networks: what follows each convolution but the first and the last.
 
 Nothing else in gan depends on which one it is: what it learns stays in fp32, and what it keeps for eval mode is
-averaged over workers. `gan.networks.sizes` has its numbers, and `runner.models.onnx_graph` its ONNX operation; on a GPU, batch
-norm has a kernel of its own in `gan.gpu.batch_norm`, and any other norm is PyTorch's.
+averaged over workers. `gan.networks.sizes` has its numbers, and `runner.models.onnx_graph` its ONNX operation. On a GPU
+batch norm has a kernel of its own in `gan.gpu.batch_norm`; any other norm is PyTorch's.
 """
 
 from torch import nn
