@@ -12,8 +12,8 @@ import torch
 
 from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
 from runner.storage.folder import Storage
-from tests.support.crashing import train_tiny
-from tests.support.experiments import end_what_was_started
+from tests.support.commands import end_what_was_started
+from tests.support.kill_points import train_tiny
 from tests.support.wandb_log import LocalServer
 
 ROOT = Path(__file__).parent.parent

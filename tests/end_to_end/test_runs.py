@@ -20,7 +20,7 @@ from gan.training.state import ModelSettings, TrainState
 from runner.process.processes import MARK, is_alive
 from runner.storage.folder import Storage
 from runner.storage.tensor_writer import write_tensors
-from tests.support.experiments import (
+from tests.support.commands import (
     ROOT,
     assert_same_end,
     descendants,
@@ -34,8 +34,8 @@ from tests.support.experiments import (
     wait_for_step,
     write_experiment,
 )
-from tests.support.ray_probe import ask_dashboard, dashboard_address, node_metrics, wait_until
-from tests.support.tracked import offline_run
+from tests.support.ray_endpoints import ask_dashboard, dashboard_address, node_metrics, wait_until
+from tests.support.wandb_trials import offline_run
 
 pytestmark = pytest.mark.slow
 
