@@ -159,7 +159,7 @@ class OnRay:
         self._coordinator = start_coordinator()
         if self._stop_reason:  # asked before there was anybody to tell
             self._coordinator.request_stop.remote(self._stop_reason)
-        run_sweep(jobs, trial_resources, ray_folder, self._coordinator)
+        run_sweep(jobs, trial_resources, ray_folder, self._coordinator, lambda: bool(self._stop_reason))
 
     def request_stop(self, reason: str) -> None:
         """Through the Coordinator actor."""
