@@ -39,7 +39,12 @@ def random_kill_point(draw: random.Random) -> KillPoint:
     return KillPoint(function, draw.randint(1, PLACES[function]), when)
 
 
-@pytest.mark.parametrize("seed", range(16))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each seed of `--kill-seeds` draws another series of kills."""
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(metafunc.config.getoption("kill_seeds")))
+
+
 def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
     tmp_path: Path, undisturbed: Path, seed: int
 ) -> None:
