@@ -1,13 +1,19 @@
-# Five verbs. `demo` and `test` set up all they need, on a fresh machine too.
+# Each verb sets up all that it needs, on a fresh machine too.
 PYTHON ?= python3
+# Tests at once: one that starts Ray takes a core and some 3 GB.
+JOBS ?= 2
 
-.PHONY: demo test check bench clean .venv
+.PHONY: demo test soak check bench clean .venv
 
 demo: .venv  ## a finished sweep with a table and pictures, within minutes
 	.venv/bin/python -m runner.tune experiments/quickstart.yaml
 
 test: .venv  ## all tests; a test that needs the real pairs skips where they are absent
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal
+
+soak: .venv  ## half an hour of faults: all of the drill's, and 400 runs that are killed at random places
+	.venv/bin/python -m runner.drill --minutes 20
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/end_to_end/test_crashes.py --kill-seeds 400
 
 check: .venv  ## lint, format, types
 	.venv/bin/ruff check .
@@ -24,9 +30,11 @@ bench: .venv  ## speed, as ratios in one run
 .venv: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "Installing PyTorch, Ray and the rest into .venv: 6.4 GB, some minutes ..."
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch .venv/installed
+	@touch .venv/installed
+	@echo "Installed. This is done once."
 
 clean:  ## everything that the other verbs made, results of the demo included
 	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache gan/.ruff_cache results/quickstart

@@ -12,13 +12,27 @@ import torch
 
 from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
 from runner.storage.folder import Storage
-from tests.support.crashing import train_tiny
-from tests.support.experiments import end_what_was_started
+from tests.support.commands import end_what_was_started
+from tests.support.kill_points import train_tiny
+from tests.support.sharing import deal, made_once
 from tests.support.wandb_log import LocalServer
 
 ROOT = Path(__file__).parent.parent
 MAPS = Path(os.environ.get("PAIRS_DIR", ROOT.parent / "shared" / "maps"))
 PEER = Path(os.environ.get("PEER_DIR", ROOT.parent / "shared" / "peers" / "pytorch-CycleGAN-and-pix2pix"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make soak` asks for."""
+    parser.addoption("--kill-seeds", type=int, default=16, metavar="N", help="runs that are killed at random places")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deals the tests out to the processes of pytest-xdist."""
+    num_processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    if num_processes > 1:
+        items[:] = deal(items, num_processes)
 
 
 @pytest.fixture(scope="session")
@@ -88,10 +102,19 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the results of a TINY run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = train_tiny(folder)
-    assert ended.code == 0, ended.output
-    return folder
+
+    def make(folder: Path) -> None:
+        ended = train_tiny(folder)
+        assert ended.code == 0, ended.output
+
+    return made_once(tmp_path_factory, "undisturbed", make)
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder for the test alone, in which Ray writes its access token: as on a machine that has seen no Ray."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """All trials of an experiment through Ray Tune."""
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -24,12 +24,19 @@ def start_coordinator() -> Any:
     return actor.options(num_cpus=0, resources={HEAD_NODE: 0.001}, max_concurrency=16).remote()
 
 
-def run_tune(jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> None:
+def run_tune(
+    jobs: Sequence[TrialJob],
+    trial_resources: TrialResources,
+    ray_folder: str,
+    coordinator: Any,
+    is_stopping: Callable[[], bool],
+) -> None:
     """Runs the jobs, as many at once as fit, and returns when all have ended.
 
     Args:
         ray_folder: absolute path of a fresh folder for Ray's own files.
         coordinator: the handle of the Coordinator actor.
+        is_stopping: whether the command was asked to stop.
     """
     by_name = {job.name: job for job in jobs}
 
@@ -63,6 +70,8 @@ def run_tune(jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_fold
     try:
         results = tuner.fit()
     except Exception as error:  # Ray itself has failed, as when its machine runs out of memory
+        if is_stopping():  # who stops the command may stop Ray with it: no trial has failed
+            return
         for job in jobs:
             if read_outcome(job.trial)["status"] == "running":
                 _record_external_end(job, error, coordinator)

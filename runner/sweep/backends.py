@@ -167,7 +167,7 @@ class OnRay:
         self._coordinator = start_coordinator()
         if self._stop_reason:  # asked for before there was a coordinator
             self._coordinator.request_stop.remote(self._stop_reason)
-        run_tune(jobs, trial_resources, ray_folder, self._coordinator)
+        run_tune(jobs, trial_resources, ray_folder, self._coordinator, lambda: bool(self._stop_reason))
 
     def request_stop(self, reason: str) -> None:
         """Passes the request to the Coordinator actor."""

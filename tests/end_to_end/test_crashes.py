@@ -9,12 +9,12 @@ import pytest
 
 from runner.records.starts import read_starts
 from runner.storage.folder import Storage
-from tests.support.crashing import SAVE_ALWAYS, Death, tiny_trial, train_tiny
-from tests.support.experiments import assert_same_end, files_of_store, read_metrics
+from tests.support.commands import assert_same_end, files_of_store, read_metrics
+from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
 
 pytestmark = pytest.mark.slow
 
-MAX_DEATHS = 8
+MAX_KILLS = 8
 STORAGE = "runner.storage.folder.Storage"
 # Where a run may die, and at which call at the latest; what writes bytes may die half-way, too.
 PLACES = {
@@ -33,27 +33,32 @@ PLACES = {
 HALF_WAY = (f"{STORAGE}.write", f"{STORAGE}.append")
 
 
-def a_death(draw: random.Random) -> Death:
+def random_kill_point(draw: random.Random) -> KillPoint:
     function = draw.choice(list(PLACES))
     when = draw.choice(["before", "after", "half-way"] if function in HALF_WAY else ["before", "after"])
-    return Death(function, draw.randint(1, PLACES[function]), when)
+    return KillPoint(function, draw.randint(1, PLACES[function]), when)
 
 
-@pytest.mark.parametrize("seed", range(16))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each seed of `--kill-seeds` draws another series of kills."""
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(metafunc.config.getoption("kill_seeds")))
+
+
 def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
     tmp_path: Path, undisturbed: Path, seed: int
 ) -> None:
     draw = random.Random(seed)
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
     history = []
-    for _ in range(MAX_DEATHS):
-        death = a_death(draw)
+    for _ in range(MAX_KILLS):
+        kill_point = random_kill_point(draw)
         cadence = draw.choice([None, SAVE_ALWAYS])
         every = draw.choice([1, 2, 5])
         ended = train_tiny(
-            tmp_path, changes={"checkpoint": {"every_n_epochs": every}}, deaths=[death], settings=cadence
+            tmp_path, changes={"checkpoint": {"every_n_epochs": every}}, kill_points=[kill_point], settings=cadence
         )
-        history.append((death, ended.code))
+        history.append((kill_point, ended.code))
         if ended.code != -signal.SIGKILL:
             break
     else:
@@ -77,7 +82,7 @@ def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
 def test_killed_while_patches_are_prepared_it_prepares_them_again(
     tmp_path: Path, undisturbed: Path, function: str, when: str
 ) -> None:
-    ended = train_tiny(tmp_path, deaths=[Death(function, 3 if function != f"{STORAGE}.rename" else 1, when)])
+    ended = train_tiny(tmp_path, kill_points=[KillPoint(function, 3 if function != f"{STORAGE}.rename" else 1, when)])
     assert ended.code == -signal.SIGKILL, ended.output
     ended = train_tiny(tmp_path)
     assert ended.code == 0, ended.output
@@ -91,7 +96,7 @@ def test_stopped_in_the_middle_of_an_evaluation_it_evaluates_again(
     tmp_path: Path, undisturbed: Path, epoch: int, num_before: int
 ) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    ended = train_tiny(tmp_path, deaths=[Death("gan.evaluation.evaluate.summarise", num_before + 3, "stop")])
+    ended = train_tiny(tmp_path, kill_points=[KillPoint("gan.evaluation.evaluate.summarise", num_before + 3, "stop")])
     assert ended.code == 75, ended.output
     assert read_metrics(tiny_trial(tmp_path))[-1]["step"] == 3 * epoch - 1
     assert max((tiny_trial(tmp_path) / "checkpoints").iterdir()).name == f"step_{3 * epoch:08d}"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from runner.records.trial_file import record_digest
-from tests.support.crashing import Death, tiny_trial, train_tiny
-from tests.support.experiments import TINY, assert_same_end, run, write_experiment
+from tests.support.commands import TINY, assert_same_end, run, write_experiment
+from tests.support.kill_points import KillPoint, tiny_trial, train_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def half_done(tmp_path_factory: pytest.TempPathFactory, undisturbed: Path) -> Pa
     """What a run leaves that is killed as it begins to save its fifth epoch: checkpoints of the third and fourth."""
     folder = tmp_path_factory.mktemp("half_done")
     shutil.copytree(undisturbed / "results" / "patches", folder / "results" / "patches")
-    assert train_tiny(folder, deaths=[Death("runner.trial.async_checkpointer.write_checkpoint", 5)]).code == -9
+    assert train_tiny(folder, kill_points=[KillPoint("runner.trial.async_checkpointer.write_checkpoint", 5)]).code == -9
     assert checkpoints(folder) == ["step_00000009", "step_00000012"]
     return folder
 

@@ -15,8 +15,8 @@ import torch
 from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.records.metrics_log import MetricsLog
-from tests.support.crashing import SAVE_ALWAYS, Death, tiny_trial, train_tiny
-from tests.support.experiments import assert_same_end, read_metrics
+from tests.support.commands import assert_same_end, read_metrics
+from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,9 @@ ADD = MetricsLog.add
 def test_a_full_disk_stops_the_run_and_with_room_it_goes_on_to_the_same_bits(
     storage: Path, undisturbed: Path, tmp_path: Path, what: str
 ) -> None:
-    first = train_tiny(tmp_path, storage=storage, deaths=[Death("runner.trial.async_checkpointer.write_checkpoint", 3)])
+    first = train_tiny(
+        tmp_path, storage=storage, kill_points=[KillPoint("runner.trial.async_checkpointer.write_checkpoint", 3)]
+    )
     assert first.code == -9, first.output
     good = [
         path.name for path in (tiny_trial(storage.parent) / "checkpoints").iterdir() if path.name.startswith("step_")

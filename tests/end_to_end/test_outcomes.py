@@ -15,8 +15,8 @@ from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.records.starts import count_oom_kills
 from runner.trial.loop import NoPlatform
-from tests.support.crashing import Death, tiny_trial, train_tiny
-from tests.support.experiments import assert_same_end
+from tests.support.commands import assert_same_end
+from tests.support.kill_points import KillPoint, tiny_trial, train_tiny
 
 pytestmark = pytest.mark.slow
 POISONED_STEP = 9  # an epoch's last, whose state is to be saved
@@ -77,7 +77,7 @@ def test_storage_taken_elsewhere_goes_on_to_the_same_bits_and_holds_no_absolute_
     first.mkdir()
     second.mkdir()
     shutil.copytree(undisturbed / "results" / "patches", first / "results" / "patches")
-    assert train_tiny(first, deaths=[Death("runner.trial.async_checkpointer.write_checkpoint", 4)]).code == -9
+    assert train_tiny(first, kill_points=[KillPoint("runner.trial.async_checkpointer.write_checkpoint", 4)]).code == -9
     shutil.copytree(first / "results", second / "results")
     if how != "copied":
         shutil.rmtree(first)
@@ -116,7 +116,7 @@ def test_once_a_machine_is_about_to_be_taken_away_checkpoints_come_at_once(tmp_p
             "runner.trial.loop.PREEMPTION_CHECK_INTERVAL_S": -1.0,
             "runner.trial.async_checkpointer.PREEMPTION_INTERVAL_S": -1.0,
         },
-        deaths=[Death("gan.training.loop._take_step", 17)],
+        kill_points=[KillPoint("gan.training.loop._take_step", 17)],
     )
     assert ended.code == -9, ended.output
     assert "about to be taken away" in (tiny_trial(tmp_path) / "log.txt").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.experiments import ROOT, write_experiment
+from tests.support.commands import ROOT, write_experiment
 
 HEAVY = ("numpy", "pandas", "pyarrow", "pydantic", "ray", "torch", "torch._dynamo", "wandb")
 

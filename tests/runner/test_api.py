@@ -16,9 +16,9 @@ from PIL import Image
 
 import runner.translate
 from runner import ConfigError, DataError, load_results, run_experiment
-from tests.gan.data.test_pictures import LYING, lying
+from tests.support.commands import ROOT, TINY, read_metrics, read_starts, weights_digest
 from tests.support.experiment_folder import write_experiment_folder
-from tests.support.experiments import ROOT, TINY, read_metrics, read_starts, weights_digest
+from tests.support.pictures import TRANSPOSED, as_stored
 
 QUICK = {
     **TINY,
@@ -151,8 +151,8 @@ def test_a_trial_translates_pictures_with_the_bits_of_the_command(tmp_path: Path
     assert torch.get_num_threads() == 1
     assert runner.translate.main([str(trial.folder), str(tmp_path / "source.png"), "--out", str(tmp_path / "out")]) == 0
     assert np.array_equal(fake, np.asarray(Image.open(tmp_path / "out" / "source.png")))
-    for form, orientation in itertools.product(("PNG", "TIFF"), LYING):
-        picture, exif = lying(Image.fromarray(image).convert("RGBA"), orientation)
+    for form, orientation in itertools.product(("PNG", "TIFF"), TRANSPOSED):
+        picture, exif = as_stored(Image.fromarray(image).convert("RGBA"), orientation)
         picture.save(tmp_path / "lying", form, exif=exif)
         assert np.array_equal(trial.translate(tmp_path / "lying"), fake)
         with Image.open(tmp_path / "lying") as opened:

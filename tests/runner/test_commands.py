@@ -26,7 +26,7 @@ from runner.storage.folder import Storage
 from runner.sweep.outcome import exit_code
 from runner.trial.resources import Node, resolve_resources
 from runner.trial.runtime import RuntimeSettings
-from tests.support.experiments import read_metrics, run, weights_digest, without_wall_times, write_experiment
+from tests.support.commands import read_metrics, run, weights_digest, without_wall_times, write_experiment
 
 Capture = pytest.CaptureFixture[str]
 

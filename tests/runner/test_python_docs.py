@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.experiments import ROOT
+from tests.support.commands import ROOT
 
 
 def test_every_example_of_the_page_on_python_gives_what_it_shows(

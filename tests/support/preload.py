@@ -1,4 +1,12 @@
-"""What the server of tests.support.crashing imports once for all its forks; nothing here starts a thread."""
+"""What the fork server imports once for all its forks: all that a training loads, Ray and W&B aside."""
 
-import gan.evaluation.similarity
-import gan.training.loop  # noqa: F401
+import torch.fx.experimental.symbolic_shapes  # noqa: F401  # torch loads it, and SymPy, at the first gradient
+
+import runner.config.loading
+import runner.console
+import runner.records.initial_weights
+import runner.report.writer
+import runner.sweep.execute
+import runner.sweep.run
+import runner.train
+import runner.trial.loop  # noqa: F401

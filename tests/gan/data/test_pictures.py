@@ -9,7 +9,6 @@ from PIL import Image
 
 from gan.data import pictures
 from gan.data.pictures import (
-    ORIENTATION,
     PictureError,
     decode_picture,
     load_pixels,
@@ -18,6 +17,7 @@ from gan.data.pictures import (
     read_pair,
     rgb_pixels,
 )
+from tests.support.pictures import TRANSPOSED, as_stored
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -60,29 +60,9 @@ def test_transparency_is_laid_on_white() -> None:
     assert (decode_picture(encoded(image)) == 255).all()
 
 
-LYING = {  # how a picture lies that each orientation of EXIF sets upright
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
-def lying(upright: Image.Image, orientation: int) -> tuple[Image.Image, Image.Exif]:
-    """A picture as it lies in a file, and the EXIF that says how it is to be turned."""
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    how = LYING[orientation]
-    return (upright if how is None else upright.transpose(how)), exif
-
-
 @pytest.mark.parametrize("mode", ["RGBA", "RGB", "L"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "TIFF LZW"])
-@pytest.mark.parametrize("orientation", LYING)
+@pytest.mark.parametrize("orientation", TRANSPOSED)
 def test_a_picture_is_turned_upright_from_its_bytes_and_by_its_name(
     tmp_path: Path, mode: str, kind: str, orientation: int
 ) -> None:
@@ -91,7 +71,7 @@ def test_a_picture_is_turned_upright_from_its_bytes_and_by_its_name(
     upright = colourful(31, 18).convert(mode)
     expected = np.asarray(upright.convert("RGB")).astype(int)
     form, *compressed = kind.split()
-    image, exif = lying(upright, orientation)
+    image, exif = as_stored(upright, orientation)
     image.save(tmp_path / "picture", form, exif=exif, **({"compression": "tiff_lzw"} if compressed else {}))
     with Image.open(tmp_path / "picture") as opened:
         load_pixels(opened)

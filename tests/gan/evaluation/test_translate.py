@@ -13,17 +13,11 @@ from gan.evaluation.evaluate import inference_mode_of
 from gan.evaluation.tiling import blending_weights, covering_origins, reflected_to
 from gan.evaluation.translate import Tiling, num_strips, translate, translated_strips
 from gan.networks.generator import Generator
+from tests.support.pictures import smooth_picture
 from tests.support.seam_measure import seam_ratio
 
 TILE = 64
 Picture = NDArray[np.uint8]
-
-
-def smooth_picture(height: int, width: int, seed: int = 0) -> Picture:
-    """Soft blobs, a dozen pixels wide, of many colours."""
-    coarse = np.random.default_rng(seed).uniform(0, 255, (1, 3, -(-height // 12) + 1, -(-width // 12) + 1))
-    fine = torch.nn.functional.interpolate(torch.from_numpy(coarse), scale_factor=12, mode="bilinear")
-    return fine[0, :, :height, :width].permute(1, 2, 0).round().byte().numpy()
 
 
 @pytest.fixture(scope="module")

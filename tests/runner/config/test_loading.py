@@ -6,7 +6,7 @@ import yaml
 
 from runner.config.loading import load_experiment, plan_trials, to_yaml, trial_name
 from runner.errors import ConfigError
-from tests.support.experiments import ROOT, write_experiment
+from tests.support.commands import ROOT, write_experiment
 
 SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
 

@@ -11,7 +11,7 @@ import runner.tune
 from runner.config.loading import PlannedTrial, load_experiment, plan_trials
 from runner.config.search_space import Range
 from runner.errors import ConfigError
-from tests.support.experiments import write_experiment
+from tests.support.commands import write_experiment
 
 Capture = pytest.CaptureFixture[str]
 LAMBDA = {"lambda_l1": {"log_uniform": [10, 1000]}}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.runner.data.test_patch_store import picture
+from tests.support.pictures import gradient_png
 
 NUM_PICTURES = 160
 LIMITED = """
@@ -49,7 +49,7 @@ def run_limited(tmp_path: Path, room: int) -> subprocess.CompletedProcess[str]:
     for split, count in (("train", NUM_PICTURES), ("val", 1)):
         (pairs / split).mkdir(parents=True)
         for number in range(count):
-            (pairs / split / f"{number:03d}.png").write_bytes(picture(number, 1024, 512))
+            (pairs / split / f"{number:03d}.png").write_bytes(gradient_png(number, 1024, 512))
     arguments = [str(pairs), str(tmp_path / "patches"), str(room)]
     environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
     return subprocess.run(

@@ -1,15 +1,12 @@
 """Pictures become the patch store, in this process here; through Ray Data in test_runs."""
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from gan.data.patches import Patches
 from runner.config.schema import Data
@@ -19,14 +16,7 @@ from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint
 from runner.errors import DataError
 from runner.storage.folder import Storage
-
-
-def picture(number: int, width: int = 280, height: int = 140) -> bytes:
-    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    image = np.stack([columns % 256, rows % 256, np.full_like(rows, number)], axis=-1).astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
+from tests.support.pictures import gradient_png
 
 
 @pytest.fixture
@@ -35,7 +25,7 @@ def pairs(tmp_path: Path) -> Path:
     for split, count in (("train", 5), ("val", 2)):
         (folder / split).mkdir(parents=True)
         for number in range(count):
-            (folder / split / f"{number}.png").write_bytes(picture(number))
+            (folder / split / f"{number}.png").write_bytes(gradient_png(number))
     return folder
 
 
@@ -79,10 +69,10 @@ def test_an_index_outside_is_refused(pairs: Path, tmp_path: Path) -> None:
 
 def test_a_bad_file_is_left_out_alone_and_named_with_its_reason(pairs: Path, tmp_path: Path) -> None:
     (pairs / "train" / "notes.txt").write_text("not a picture")
-    (pairs / "train" / "odd.png").write_bytes(picture(0, width=281))
-    (pairs / "val" / "torn.png").write_bytes(picture(0)[:-60])
+    (pairs / "train" / "odd.png").write_bytes(gradient_png(0, width=281))
+    (pairs / "val" / "torn.png").write_bytes(gradient_png(0)[:-60])
     (pairs / "train" / ".hidden").write_text("nobody's business")
-    (pairs / "train" / "large.png").write_bytes(picture(9, width=400, height=200))
+    (pairs / "train" / "large.png").write_bytes(gradient_png(9, width=400, height=200))
     store = prepare(pairs, tmp_path, max_bad_fraction=0.5)
     reasons = {entry["file"]: entry["reason"] for entry in read_quarantine(store)}
     assert reasons.keys() == {"train/notes.txt", "train/odd.png", "val/torn.png"}
@@ -115,7 +105,7 @@ def test_a_store_is_found_again_wherever_the_source_stands(pairs: Path, tmp_path
 
 def test_another_content_or_cut_gives_another_store(pairs: Path, tmp_path: Path) -> None:
     names = {prepare(pairs, tmp_path).fingerprint, prepare(pairs, tmp_path, patching="resize").fingerprint}
-    (pairs / "train" / "4.png").write_bytes(picture(77))
+    (pairs / "train" / "4.png").write_bytes(gradient_png(77))
     names.add(prepare(pairs, tmp_path).fingerprint)
     assert len(names) == 3
 

@@ -18,8 +18,8 @@ from runner.data.sources import picture_name
 from runner.data.synthesis import draw_pair
 from runner.errors import DataError
 from runner.models.learned_metrics import BACKBONES, feature_distances, lpips_network, missing_extra, read_weights
-from tests.support.crashing import tiny_trial
-from tests.support.experiments import TINY, read_metrics, run
+from tests.support.commands import TINY, read_metrics, run
+from tests.support.kill_points import tiny_trial
 
 Capture = pytest.CaptureFixture[str]
 NAMES = [metric.key for metric in METRICS]

@@ -28,8 +28,8 @@ from runner.records.trial_file import write_trial_file
 from runner.records.weights import write_weights
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.tensor_reader import read_tensors
-from tests.support.crashing import tiny_trial
-from tests.support.experiments import ROOT, run
+from tests.support.commands import ROOT, run
+from tests.support.kill_points import tiny_trial
 
 Capture = pytest.CaptureFixture[str]
 PEER_SIZES = {128: 4, 256: 2}  # channels of each

@@ -22,8 +22,8 @@ from runner.models.png import PngWriter
 from runner.models.trained import open_trained_model
 from runner.models.translation import TranslationJob, read_source, translate_files
 from runner.storage.folder import Storage
-from tests.gan.evaluation.test_translate import smooth_picture
-from tests.support.crashing import tiny_trial
+from tests.support.kill_points import tiny_trial
+from tests.support.pictures import smooth_picture
 
 Capture = pytest.CaptureFixture[str]
 Picture = NDArray[np.uint8]

@@ -9,7 +9,7 @@ from runner.on_ray.private import causes
 from runner.process.lease import Lease
 from runner.records.trial_file import read_outcome, write_outcome
 from runner.storage.folder import Storage
-from tests.end_to_end.test_ownership import job_of
+from tests.support.trial_jobs import job_of
 
 
 @pytest.mark.parametrize("length", [MAX_TEMPORARY_PATH, MAX_TEMPORARY_PATH + 1])

@@ -19,7 +19,7 @@ from runner.models.trained import open_trained_model
 from runner.records.fingerprint import fingerprint_trial
 from runner.records.trial_file import record_digest
 from tests.support import inline_sweep, next_release
-from tests.support.experiments import ROOT, read_metrics, read_starts, run
+from tests.support.commands import ROOT, read_metrics, read_starts, run
 
 Capture = pytest.CaptureFixture[str]
 

@@ -22,8 +22,8 @@ from runner.config.loading import load_experiment, plan_trials
 from runner.records.fingerprint import fingerprint_trial
 from runner.report.command import write_report
 from runner.storage.tensor_reader import read_tensors
-from tests.support.crashing import Death, Run, tiny_trial, train_tiny
-from tests.support.experiments import TINY, assert_same_end, weights_digest, write_experiment
+from tests.support.commands import TINY, assert_same_end, weights_digest, write_experiment
+from tests.support.kill_points import KillPoint, Run, tiny_trial, train_tiny
 
 Capture = pytest.CaptureFixture[str]
 STILL = 1e-30  # a learning rate that changes no weight
@@ -105,10 +105,12 @@ def test_a_run_killed_after_its_file_is_gone_ends_with_the_same_bits(weights: Pa
     path = tmp_path / "file.pth"
     shutil.copy(weights / "latest_net_G.pth", path)
     # Before the first checkpoint the copy is needed, after it not even that.
-    assert train(tmp_path, path, deaths=[Death("runner.records.metrics_log.MetricsLog.add", 2)]).code == KILLED
+    assert train(tmp_path, path, kill_points=[KillPoint("runner.records.metrics_log.MetricsLog.add", 2)]).code == KILLED
     assert not list((tiny_trial(tmp_path) / "checkpoints").glob("step_*"))
     path.unlink()
-    assert train(tmp_path, path, deaths=[Death("runner.records.metrics_log.MetricsLog.add", 10)]).code == KILLED
+    assert (
+        train(tmp_path, path, kill_points=[KillPoint("runner.records.metrics_log.MetricsLog.add", 10)]).code == KILLED
+    )
     assert list((tiny_trial(tmp_path) / "checkpoints").glob("step_*"))
     shutil.rmtree(tmp_path / "results" / "tiny" / "initial_weights")
     ended = train(tmp_path, path)
@@ -150,8 +152,8 @@ def test_in_bf16_a_run_killed_before_and_after_its_first_checkpoint_ends_with_th
     (tmp_path / "whole").mkdir()
     assert train(tmp_path / "whole", path, *IN_BF16).code == 0
     for call in (2, 10):
-        death = Death("runner.records.metrics_log.MetricsLog.add", call)
-        assert train(tmp_path, path, *IN_BF16, deaths=[death]).code == KILLED
+        kill_point = KillPoint("runner.records.metrics_log.MetricsLog.add", call)
+        assert train(tmp_path, path, *IN_BF16, kill_points=[kill_point]).code == KILLED
     assert list((tiny_trial(tmp_path) / "checkpoints").glob("step_*"))
     ended = train(tmp_path, path, *IN_BF16)
     assert ended.code == 0, ended.output
@@ -180,7 +182,7 @@ def test_a_file_that_is_gone_before_the_first_step_is_asked_for(weights: Path, t
     path = tmp_path / "file.pth"
     assert "it can't be read (No such file" in refused(check(tmp_path, path), capsys, tmp_path)
     shutil.copy(weights / "latest_net_G.pth", path)
-    assert train(tmp_path, path, deaths=[Death("runner.records.metrics_log.MetricsLog.add", 1)]).code == KILLED
+    assert train(tmp_path, path, kill_points=[KillPoint("runner.records.metrics_log.MetricsLog.add", 1)]).code == KILLED
     path.unlink()
     (copy,) = (tmp_path / "results" / "tiny" / "initial_weights").iterdir()
     copy.write_bytes(copy.read_bytes()[:-1])

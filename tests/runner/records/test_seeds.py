@@ -20,8 +20,8 @@ from runner.report.reading import read_results
 from runner.report.seeds import over_seeds
 from runner.report.writer import Report
 from runner.storage.folder import Storage
-from tests.runner.report.test_report import said, trial
 from tests.support.experiment_folder import write_experiment_folder
+from tests.support.report_pages import said, trial
 
 SWEEP = {"batch_size": [2, 8], "seeds": 3}
 

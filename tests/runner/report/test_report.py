@@ -14,7 +14,7 @@ from runner.report.__main__ import main
 from runner.report.charts.curves import MAX_POINTS, downsample, draw_curves
 from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import BUDGET_BYTES, PictureCache, hang_galleries, latest, read_strips, spaced
-from runner.report.decision import Decision, decide
+from runner.report.decision import decide
 from runner.report.figures import STUDY_METRICS
 from runner.report.live import LiveReport
 from runner.report.reading import read_results
@@ -22,34 +22,14 @@ from runner.report.trials import PageTrial
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 from tests.support.experiment_folder import as_image, grid_png, with_intervals, write_experiment_folder
+from tests.support.report_pages import NASTY, SWEEP, page_of, said, trial
 
 Capture = pytest.CaptureFixture[str]
-SWEEP = {"batch_size": [2, 8], "lambda_l1": [10, 100]}
-NASTY = """</script><script>document.title="taken over"</script><img src=x onerror='alert(1)'>{{ 7*7 }}&amp;"""
-
-
-def trial(name: str, **row: Any) -> PageTrial:
-    """A trial as the page's parts see it; `params` apart, all goes into its row of results."""
-    params = row.pop("params", {})
-    reason = row.pop("reason", "")
-    row = {"status": "finished", **row}
-    return PageTrial("sweep", name, name, params, row, Storage.open("nowhere"), reason=reason, log=({"step": 1},))
 
 
 def figures(metric: str, value: float, half_width: float) -> dict[str, float]:
     """A metric with its interval."""
     return {metric: value, f"{metric}_low": value - half_width, f"{metric}_high": value + half_width}
-
-
-def said(decision: Decision) -> str:
-    """The verdict as a reader sees it."""
-    return " ".join("".join(text for text, _ in sentence) for sentence in decision.sentences)
-
-
-def page_of(*folders: Path) -> str:
-    """The page of experiments, as the command makes it."""
-    experiments, results = zip(*(read_results(str(folder)) for folder in folders), strict=True)
-    return Report(experiments).render(results).decode()
 
 
 def test_the_leader_is_named_with_the_metrics_on_which_it_may_be_chance() -> None:

@@ -10,9 +10,9 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from runner.report.writer import Report
 from runner.storage.folder import Storage
-from tests.runner.report.test_report import NASTY, SWEEP
 from tests.support.browser import chromium, requested
 from tests.support.experiment_folder import with_intervals, write_experiment_folder
+from tests.support.report_pages import NASTY, SWEEP
 
 STOPPED = "batch_size=8,lambda_l1=10"
 

@@ -9,8 +9,8 @@ from runner.report.charts.scatters import draw_scatters
 from runner.report.figures import STUDY_METRICS
 from runner.report.reading import read_drawn
 from runner.storage.folder import Storage
-from tests.runner.report.test_report import page_of, trial
 from tests.support.experiment_folder import write_experiment_folder
+from tests.support.report_pages import page_of, trial
 
 DRAWN = {"lambda_l1": Range("lambda_l1", "sweep.lambda_l1.log_uniform", 1, 100, True, False)}
 

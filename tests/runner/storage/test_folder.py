@@ -8,7 +8,7 @@ import pytest
 
 from runner.records.metrics_log import MetricsReader, read_rows
 from runner.storage.folder import Storage
-from tests.support.experiments import reopen_log
+from tests.support.commands import reopen_log
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from runner.tracking.tracker import Tracker
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_session import upload_failure
 from runner.tracking.wandb_trial import WandbTrial, run_id
-from tests.support.crashing import Run, tiny_trial, train_tiny
-from tests.support.experiments import assert_same_end, read_metrics, reopen_log
-from tests.support.tracked import (
+from tests.support.commands import assert_same_end, read_metrics, reopen_log
+from tests.support.kill_points import Run, tiny_trial, train_tiny
+from tests.support.wandb_log import LocalServer
+from tests.support.wandb_trials import (
     CONFIG,
     KEY,
     a_row,
@@ -37,7 +38,6 @@ from tests.support.tracked import (
     tracking_of,
     wandb_processes,
 )
-from tests.support.wandb_log import LocalServer
 
 pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
 FAULTS = ("hangs", "refuses", "answers 500", "answers 403")

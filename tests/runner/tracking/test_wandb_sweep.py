@@ -10,10 +10,10 @@ from runner.tracking.sync_hint import sync_hint
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_sweep import WandbSweep
 from runner.tracking.wandb_trial import run_id
-from tests.support.crashing import Death, train_tiny
-from tests.support.experiments import read_metrics
-from tests.support.tracked import KEY, files_of, log_steps, offline_run, sync, track, wandb_processes
+from tests.support.commands import read_metrics
+from tests.support.kill_points import KillPoint, train_tiny
 from tests.support.wandb_log import LocalServer
+from tests.support.wandb_trials import KEY, files_of, log_steps, offline_run, sync, track, wandb_processes
 
 pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
 CONFIG = {"name": "sweep", "sweep": {"lambda_l1": [1, 10]}}
@@ -131,8 +131,8 @@ def test_a_sweep_killed_twice_has_one_offline_run_a_trial_with_each_step_once_an
         "settings": {"runner.tracking.tracker.INTERVAL_S": 0.01, "runner.sweep.monitor.INTERVAL_S": 0.01},
     }
     written = "runner.trial.async_checkpointer.write_checkpoint"
-    assert train_tiny(tmp_path, deaths=[Death(written, 3)], **how).code == -9
-    assert train_tiny(tmp_path, deaths=[Death(written, 6)], **how).code == -9
+    assert train_tiny(tmp_path, kill_points=[KillPoint(written, 3)], **how).code == -9
+    assert train_tiny(tmp_path, kill_points=[KillPoint(written, 6)], **how).code == -9
     ended = train_tiny(tmp_path, **how)
     assert ended.code == 0, ended.output
     experiment = Storage.open(tmp_path / "results" / "tiny")

@@ -16,8 +16,9 @@ from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG, WEIGHTS, WEIGHTS_RECORD
 from runner.tracking.wandb_runs import resolve_mode
 from runner.tracking.wandb_trial import ROWS_PER_UPDATE, run_id
-from tests.support.experiments import ROOT, reopen_log
-from tests.support.tracked import (
+from tests.support.commands import ROOT, reopen_log
+from tests.support.wandb_log import LocalServer, read_run
+from tests.support.wandb_trials import (
     CONFIG,
     KEY,
     a_row,
@@ -29,7 +30,6 @@ from tests.support.tracked import (
     tracking_of,
     wandb_processes,
 )
-from tests.support.wandb_log import LocalServer, read_run
 
 pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
 

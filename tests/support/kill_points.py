@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.trial.heartbeat import Heartbeat
-from tests.support.experiments import TINY, write_experiment
+from tests.support.commands import TINY, write_experiment
 
 SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.support.preload"])
@@ -29,7 +29,7 @@ SAVE_ALWAYS = {"runner.trial.async_checkpointer.MIN_INTERVAL_S": 0.0, "runner.tr
 
 
 @dataclass(frozen=True)
-class Death:
+class KillPoint:
     """SIGKILL at the nth call of a function, or SIGTERM.
 
     Attributes:
@@ -54,7 +54,7 @@ def run_forked(
     argv: Sequence[object],
     output: Path,
     *,
-    deaths: Sequence[Death] = (),
+    kill_points: Sequence[KillPoint] = (),
     settings: dict[str, Any] | None = None,
     max_file_bytes: int | None = None,
     module: str = "runner.train",
@@ -69,7 +69,15 @@ def run_forked(
     """
     process = SERVER.Process(
         target=_child,
-        args=([str(part) for part in argv], output, deaths, settings or {}, max_file_bytes, module, environment or {}),
+        args=(
+            [str(part) for part in argv],
+            output,
+            kill_points,
+            settings or {},
+            max_file_bytes,
+            module,
+            environment or {},
+        ),
     )
     process.start()
     process.join(TIMEOUT_S)
@@ -103,7 +111,7 @@ def tiny_trial(folder: Path) -> Path:
 def _child(
     argv: list[str],
     output: Path,
-    deaths: Sequence[Death],
+    kill_points: Sequence[KillPoint],
     settings: dict[str, Any],
     max_file_bytes: int | None,
     module: str,
@@ -118,8 +126,8 @@ def _child(
     for name, value in settings.items():
         owner, attribute = _resolve(name)
         setattr(owner, attribute, value)
-    for death in deaths:
-        _arm(death)
+    for kill_point in kill_points:
+        _arm(kill_point)
     if max_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     code = importlib.import_module(module).main(argv)
@@ -144,25 +152,25 @@ def _wait_until_the_loop_knows() -> None:
         time.sleep(0.01)  # a poll
 
 
-def _arm(death: Death) -> None:
-    owner, attribute = _resolve(death.function)
+def _arm(kill_point: KillPoint) -> None:
+    owner, attribute = _resolve(kill_point.function)
     original = getattr(owner, attribute)
     calls = itertools.count(1)  # several threads may call at once
 
     @functools.wraps(original)
     def deadly(*args: Any, **kwargs: Any) -> Any:
         call = next(calls)
-        if call == death.call and death.when == "before":
+        if call == kill_point.call and kill_point.when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        if call == death.call and death.when == "stop":
+        if call == kill_point.call and kill_point.when == "stop":
             os.kill(os.getpid(), signal.SIGTERM)
             _wait_until_the_loop_knows()
-        if call == death.call and death.when == "half-way":
+        if call == kill_point.call and kill_point.when == "half-way":
             *others, data = args
             original(*others, data[: len(data) // 2], **kwargs)
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*args, **kwargs)
-        if call == death.call and death.when == "after":
+        if call == kill_point.call and kill_point.when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +48,10 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def start(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+Command = subprocess.Popen[str]
+
+
+def start(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> Command:
     """Starts `python -m module arguments` in a process group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
@@ -62,7 +66,7 @@ def start(module: str, *arguments: object, env: Mapping[str, str] | None = None)
     return process
 
 
-STARTED: list[subprocess.Popen[str]] = []
+STARTED: list[Command] = []
 
 
 def end_what_was_started() -> None:
@@ -77,7 +81,7 @@ def end_what_was_started() -> None:
             process.communicate()
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> str:
+def finish(process: Command, timeout_s: float = 300) -> str:
     """Waits for the end; all that was printed. The exit code is then in `returncode`."""
     try:
         output, _ = process.communicate(timeout=timeout_s)
@@ -85,6 +89,17 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 300) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return output
+
+
+def read_until(process: Command, pattern: str) -> tuple[re.Match[str], str]:
+    """Waits until what a command prints matches; the match, and all that it has printed up to there."""
+    assert process.stdout is not None
+    printed = ""
+    while not (found := re.search(pattern, printed)):
+        byte = os.read(process.stdout.fileno(), 1)  # what is buffered would be lost to the reader of the rest
+        assert byte, printed
+        printed += byte.decode(errors="replace")
+    return found, printed
 
 
 def run(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> tuple[int, str]:
@@ -117,7 +132,7 @@ def files_of_store(storage: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.iterdir()}
 
 
-def wait_for_step(process: subprocess.Popen[str], trial: Path, step: int) -> int:
+def wait_for_step(process: Command, trial: Path, step: int) -> int:
     """Returns the last logged step as soon as it is `step` or more; fails where the command ends before."""
     while process.poll() is None:
         rows = read_metrics(trial)
@@ -133,7 +148,7 @@ def read_starts(trial: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for_starts(process: subprocess.Popen[str], trial: Path, count: int) -> None:
+def wait_for_starts(process: Command, trial: Path, count: int) -> None:
     """Returns once the trial's workers have begun so often; fails where the command ends before."""
     while process.poll() is None:
         if len(read_starts(trial)) >= count:

@@ -5,30 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.schema import Experiment
 from runner.on_ray.hang_watchdog import FIRST_STEP_TIMEOUT_S, MIN_TIMEOUT_S, timeout_s
 from runner.process.lease import Lease, Superseded
-from runner.records.fingerprint import Fingerprints
 from runner.records.starts import ended_for_lack_of_memory, newest_start, read_starts, record_start
 from runner.storage.folder import Storage
-from runner.trial.job import TrialJob
-
-
-def job_of(experiment: Storage, lease: Lease, start_token: str = "") -> TrialJob:
-    job = TrialJob(
-        experiment=experiment,
-        name="trial",
-        config=Experiment(name="small"),
-        params={},
-        fingerprints=Fingerprints("config", "data"),
-        store=experiment,
-        threads=1,
-        lease_token=lease.token,
-        attempt=lease.attempt,
-        start_token=start_token,
-    )
-    job.trial.make_folder()
-    return job
+from tests.support.trial_jobs import job_of
 
 
 def test_a_worker_that_another_has_followed_can_write_no_more(tmp_path: Path) -> None:

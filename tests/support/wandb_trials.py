@@ -13,7 +13,7 @@ from gan.training.losses import LOSS_NAMES
 from runner.storage.folder import Storage
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_trial import WandbTrial
-from tests.support.experiments import reopen_log
+from tests.support.commands import reopen_log
 from tests.support.wandb_log import RecordedRun, read_run
 
 KEY = "0123456789abcdef" * 3

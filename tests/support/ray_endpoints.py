@@ -1,27 +1,22 @@
 """A running Ray as it is seen from outside: its dashboard, and a node's Prometheus endpoint."""
 
 import json
-import os
 import re
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.commands import Command, read_until
+
 SAMPLE = re.compile(r"(\w+)\{(.*)\} (\S+)")
 
 
-def dashboard_address(process: subprocess.Popen[str]) -> tuple[str, str]:
+def dashboard_address(process: Command) -> tuple[str, str]:
     """The address that a command prints, and all that it has printed up to there."""
-    assert process.stdout is not None
-    printed = b""
-    while not (found := re.search(rb"Ray dashboard: (http://\S+) .*\n", printed)):
-        byte = os.read(process.stdout.fileno(), 1)  # what is buffered would be lost to whoever reads the rest
-        assert byte, printed.decode()
-        printed += byte
-    return found[1].decode(), printed.decode()
+    found, printed = read_until(process, r"Ray dashboard: (http://\S+) .*\n")
+    return found[1], printed
 
 
 def ask_dashboard(address: str, path: str) -> Any:
@@ -52,7 +47,7 @@ def node_metrics(family: Mapping[int, str]) -> dict[tuple[str, str, str], float]
     return samples
 
 
-def wait_until(process: subprocess.Popen[str], holds: Callable[[], bool]) -> None:
+def wait_until(process: Command, holds: Callable[[], bool]) -> None:
     """Returns as soon as it holds; fails where the command ends before."""
     while process.poll() is None:
         if holds():

@@ -1,0 +1,32 @@
+"""What a report is made of in its tests: trials, verdicts, and a whole page."""
+
+from pathlib import Path
+from typing import Any
+
+from runner.report.decision import Decision
+from runner.report.reading import read_results
+from runner.report.trials import PageTrial
+from runner.report.writer import Report
+from runner.storage.folder import Storage
+
+SWEEP = {"batch_size": [2, 8], "lambda_l1": [10, 100]}
+NASTY = """</script><script>document.title="taken over"</script><img src=x onerror='alert(1)'>{{ 7*7 }}&amp;"""
+
+
+def trial(name: str, **row: Any) -> PageTrial:
+    """A trial as the page's parts see it; `params` apart, all goes into its row of results."""
+    params = row.pop("params", {})
+    reason = row.pop("reason", "")
+    row = {"status": "finished", **row}
+    return PageTrial("sweep", name, name, params, row, Storage.open("nowhere"), reason=reason, log=({"step": 1},))
+
+
+def said(decision: Decision) -> str:
+    """The verdict as a reader sees it."""
+    return " ".join("".join(text for text, _ in sentence) for sentence in decision.sentences)
+
+
+def page_of(*folders: Path) -> str:
+    """The page of experiments, as the command makes it."""
+    experiments, results = zip(*(read_results(str(folder)) for folder in folders), strict=True)
+    return Report(experiments).render(results).decode()
