@@ -22,9 +22,9 @@ from gan.training.process_group import ProcessGroup
 from gan.training.snapshot import Snapshot
 from gan.training.state import TrainState
 from gan.training.step import train_step
+from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.records.checkpoints import RunPosition, read_checkpoint, write_checkpoint
-from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.trial.async_checkpointer import SAVE_SHARE, AsyncCheckpointer
 from runner.trial.job import TrialJob

@@ -1,6 +1,6 @@
 """The types of an experiment: every field, with its default and its rule.
 
-Before a field is added to Data, Model or Training, read runner.records.fingerprint: older runs depend on its default.
+Before a field is added to Data, Model or Training, read runner.config.fingerprint: older runs depend on its default.
 """
 
 import re

@@ -11,10 +11,10 @@ import safetensors.torch
 from torch import Tensor
 
 from gan.networks.generator import Generator
+from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.errors import DataError
 from runner.records.checkpoints import DamagedCheckpoint, checkpoint_steps, finished_epoch, read_checkpoint
-from runner.records.fingerprint import Fingerprints
 from runner.records.trial_file import read_trial_file, recorded_config
 from runner.storage.folder import Storage
 from runner.storage.run_folder import PATCHES, WEIGHTS, WEIGHTS_RECORD

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 
 from gan.training.snapshot import Groups
-from runner.records.fingerprint import Fingerprints
+from runner.config.fingerprint import Fingerprints
 from runner.records.trial_file import record_digest
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.hashing import HashingStream

@@ -7,7 +7,7 @@ from typing import Any
 from gan.evaluation.bootstrap import CONFIDENCE, NUM_DRAWS, SEED
 from gan.evaluation.evaluate import Scores
 from gan.evaluation.metrics import MODES
-from runner.records.metric_names import log_columns
+from runner.records.metrics_log import log_columns
 
 
 def final_row(scores: Scores) -> dict[str, float]:

@@ -8,6 +8,24 @@ from typing import Any
 from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG
 
+_MODE_SUFFIXES = {"study": "", "eval": "_eval"}
+
+
+def log_column(split: str, mode: str, metric: str) -> str:
+    """The column of a metric's mean, as `val_eval/ssim`.
+
+    Args:
+        split: `val` for the sample of an epoch, `final` for all validation patches.
+        mode: `study`, which has no mark in a name, or `eval`.
+    """
+    return f"{split}{_MODE_SUFFIXES[mode]}/{metric}"
+
+
+def log_columns(split: str, mode: str, metric: str, parts: Mapping[str, float]) -> dict[str, float]:
+    """The columns of all parts of a metric: `final/ssim` for the mean, `final/ssim_min` and so on for the others."""
+    column = log_column(split, mode, metric)
+    return {column if part == "mean" else f"{column}_{part}": value for part, value in parts.items()}
+
 
 def read_rows(trial: Storage) -> list[dict[str, Any]]:
     """The rows of a trial's log, up to the first that is damaged."""

@@ -4,11 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, MODES
-from runner.records.metric_names import log_column, result_column
-from runner.records.metrics_log import read_rows
+from runner.records.metrics_log import log_column, read_rows
 from runner.records.starts import read_starts
 from runner.records.trial_file import read_outcome
 from runner.storage.folder import Storage
+
+_MODE_PREFIXES = {"study": "", "eval": "eval_"}
+
+
+def result_column(mode: str, metric: str) -> str:
+    """The column of results.csv that has the mean of a metric, as `eval_ssim`."""
+    return f"{_MODE_PREFIXES[mode]}{metric}"
+
 
 METRIC_COLUMNS = tuple(result_column(mode, metric.key) for mode in MODES for metric in METRICS)
 ENDED_BADLY = ("failed", "diverged", "out_of_memory")

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from runner.config.fingerprint import Fingerprints, fill_in_defaults, fingerprint_trial, fixed_fields
 from runner.config.loading import validate
 from runner.config.schema import Experiment
 from runner.errors import ConfigError, DataError
-from runner.records.fingerprint import Fingerprints, fill_in_defaults, fingerprint_trial, fixed_fields
 from runner.storage.folder import Storage
 from runner.storage.run_folder import (
     OUTCOME,

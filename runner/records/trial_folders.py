@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from runner.config.fingerprint import Fingerprints, fingerprint_trial, fixed_fields
 from runner.config.loading import PlannedTrial
 from runner.config.messages import show
 from runner.config.schema import Experiment
 from runner.errors import ConfigError
-from runner.records.fingerprint import Fingerprints, fingerprint_trial, fixed_fields
 from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file
 from runner.storage.folder import Storage
 from runner.storage.run_folder import TRIALS, trial_path

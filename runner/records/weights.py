@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from runner.records.fingerprint import Fingerprints
+from runner.config.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD

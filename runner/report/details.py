@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from runner.config.fingerprint import flatten
 from runner.number_format import shortest
-from runner.records.fingerprint import flatten
 from runner.report.trials import PageTrial
 
 _MACHINE = ("processor", "threads", "precision", "kernels")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, Metric
 from runner.number_format import finite, significant, to_width
-from runner.records.metric_names import result_column
+from runner.records.results import result_column
 from runner.report.trials import PageTrial
 
 # With the columns of results.json as their keys.

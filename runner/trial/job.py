@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.process.lease import Superseded, check_current
-from runner.records.fingerprint import Fingerprints
 from runner.records.starts import newest_start
 from runner.storage.folder import Storage, is_full
 from runner.storage.run_folder import LOG, trial_path

@@ -11,8 +11,7 @@ from gan.evaluation.metrics import MODES
 from gan.training.delayed_logger import LoggedStep
 from gan.training.state import TrainState
 from runner.records.evaluation_csv import csv_of, final_row
-from runner.records.metric_names import log_columns
-from runner.records.metrics_log import MetricsLog
+from runner.records.metrics_log import MetricsLog, log_columns
 from runner.storage.folder import is_full
 from runner.storage.run_folder import EVALUATION_CSV, IMAGES, image_name
 from runner.trial.heartbeat import Heartbeat

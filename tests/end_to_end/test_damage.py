@@ -165,12 +165,14 @@ def test_a_run_goes_on_from_what_is_good_to_the_same_end(run_folder: Path, undis
 
 @pytest.mark.parametrize("file", ["results.csv", "results.json"])
 @pytest.mark.parametrize("how", ["empty", "half", "missing"])
-def test_damaged_results_are_written_again(run_folder: Path, undisturbed: Path, file: str, how: str) -> None:
-    assert train_tiny(run_folder).code == 0
-    path = run_folder / "results" / "tiny" / file
+def test_damaged_results_of_a_finished_trial_are_written_again(
+    undisturbed: Path, tmp_path: Path, file: str, how: str
+) -> None:
+    shutil.copytree(undisturbed / "results", tmp_path / "results")
+    path = tmp_path / "results" / "tiny" / file
     whole = path.read_bytes()
     FILE_DAMAGES[how](path)
-    assert train_tiny(run_folder).code == 0
+    assert train_tiny(tmp_path).code == 0
     assert path.read_bytes() == whole
 
 

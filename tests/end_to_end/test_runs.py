@@ -100,56 +100,39 @@ def has_torch(pid: int) -> bool:
         return False
 
 
-def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
-    storage = tmp_path / "results"
-    secret = "0123456789abcdef0123456789abcdef01234567"
-    environment = {"WANDB_API_KEY": secret, "RAY_metrics_report_interval_ms": "500"}
-    process = start("runner.train", write_experiment(tmp_path, training=LONG), "--storage", storage, env=environment)
-    dashboard, printed = dashboard_address(process)
-    wait_for_step(process, trial_of(storage), 50)
-    family = descendants(process.pid)
-    for pid in family:
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            continue
-        if "wandb" not in family[pid]:  # the tracking service of the main process, which speaks to W&B
-            assert secret.encode() not in environment, family[pid]
-    open_ones = open_to_other_machines(family | {process.pid: "the command"})
-    assert all(title.startswith(WORKER) for title in open_ones), "torch's meeting place of workers can't be on loopback"
-    # Every process that loads more than it needs makes each trial start seconds later.
-    titles = {title for pid, title in family.items() if has_torch(pid)}
-    assert {title.split(".")[0] for title in titles} <= {WORKER, DRIVER, STATE}
-    assert not has_torch(process.pid)
-    assert not [title for title in family.values() if title.startswith(("ray::TrainController", "ray::DatasetManager"))]
-    (worker,) = (pid for pid, title in family.items() if title.startswith(WORKER))
-    os.kill(worker, signal.SIGKILL)
-    metrics: dict[tuple[str, str, str], float] = {}
-
-    def shows_the_restart() -> bool:
-        metrics.update(node_metrics(family))
-        return metrics.get(("ray_pix2pix_restarts_total", "small", "trial"), 0) == 1
-
-    wait_until(process, shows_the_restart)
-    assert {name for name, _, _ in metrics} == {
-        *(f"ray_pix2pix_{name}" for name in (*LOSS_NAMES, "steps_per_second", "restarts_total"))
-    }
-    runs = ask_dashboard(dashboard, "/api/train/v2/runs/v1")["train_runs"]
-    assert [run["name"] for run in runs] == ["trial"]
-    output = printed + finish(process)
-    assert process.returncode == 0, output
-    assert_same_end(trial_of(storage), trial_of(undisturbed))
-    losses = [row["l1_loss"] for row in read_metrics(trial_of(storage))]
-    assert metrics["ray_pix2pix_l1_loss", "small", "trial"] in losses
-    (row,) = json.loads((storage / "small" / "results.json").read_text())
-    assert row["restarts"] == 1
-    assert row["steps_lost"] > 0
-    stores = [files_of_store(place) for place in (storage, undisturbed)]
-    assert stores[0] == stores[1], "Ray Data and the plain loop make the same files"
-    assert "Ray dashboard: http://127.0.0.1:" in output
-    assert secret not in output
-    assert not [path for path in storage.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-    assert stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode) == 0o600
+def test_a_sweep_on_real_pairs_learns_and_is_not_run_again(tmp_path: Path, maps: Path) -> None:
+    path = write_experiment(
+        tmp_path,
+        data={"source": str(maps), "patching": "resize"},
+        model={"channels": 8},
+        training={"epochs": 5, "learning_rate": 1e-3},
+        sweep={"batch_size": [8, 16], "lambda_l1": [100]},
+    )
+    arguments = ("runner.tune", path, "--storage", tmp_path / "results", "--no-dashboard")
+    code, output = run(*arguments)
+    assert code == 0, output
+    experiment = tmp_path / "results" / "small"
+    rows = json.loads((experiment / "results.json").read_text())
+    assert [row["trial"] for row in rows] == ["batch_size=8,lambda_l1=100", "batch_size=16,lambda_l1=100"]
+    assert [(row["batch_size"], row["status"], row["steps"]) for row in rows] == [
+        (8, "finished", 100),
+        (16, "finished", 50),
+    ]
+    for row in rows:
+        means = [
+            logged["epoch_mean/l1_loss"]
+            for logged in read_metrics(experiment / "trials" / row["trial"])
+            if "epoch_mean/l1_loss" in logged
+        ]
+        assert len(means) == 5
+        assert means[-1] < 0.9 * means[0]
+        (offline,) = (experiment / "trials" / row["trial"] / "wandb").glob("offline-run-*")
+        assert list(offline.glob("run-*.wandb"))
+    written = {path: path.stat().st_mtime_ns for path in (experiment / "trials").rglob("*")}
+    code, output = run(*arguments)
+    assert code == 0, output
+    assert "finished before, not run again: 2 of 2 trials" in output
+    assert {path: path.stat().st_mtime_ns for path in (experiment / "trials").rglob("*")} == written
 
 
 def kill_main_process(process: Command) -> None:
@@ -240,82 +223,56 @@ def test_however_it_is_stopped_and_started_again_at_once_it_ends_with_the_same_w
         process.communicate()
 
 
-def test_a_sweep_on_real_pairs_learns_and_is_not_run_again(tmp_path: Path, maps: Path) -> None:
-    path = write_experiment(
-        tmp_path,
-        data={"source": str(maps), "patching": "resize"},
-        model={"channels": 8},
-        training={"epochs": 5, "learning_rate": 1e-3},
-        sweep={"batch_size": [8, 16], "lambda_l1": [100]},
-    )
-    arguments = ("runner.tune", path, "--storage", tmp_path / "results", "--no-dashboard")
-    code, output = run(*arguments)
-    assert code == 0, output
-    experiment = tmp_path / "results" / "small"
-    rows = json.loads((experiment / "results.json").read_text())
-    assert [row["trial"] for row in rows] == ["batch_size=8,lambda_l1=100", "batch_size=16,lambda_l1=100"]
-    assert [(row["batch_size"], row["status"], row["steps"]) for row in rows] == [
-        (8, "finished", 100),
-        (16, "finished", 50),
-    ]
-    for row in rows:
-        means = [
-            logged["epoch_mean/l1_loss"]
-            for logged in read_metrics(experiment / "trials" / row["trial"])
-            if "epoch_mean/l1_loss" in logged
-        ]
-        assert len(means) == 5
-        assert means[-1] < 0.9 * means[0]
-        (offline,) = (experiment / "trials" / row["trial"] / "wandb").glob("offline-run-*")
-        assert list(offline.glob("run-*.wandb"))
-    written = {path: path.stat().st_mtime_ns for path in (experiment / "trials").rglob("*")}
-    code, output = run(*arguments)
-    assert code == 0, output
-    assert "finished before, not run again: 2 of 2 trials" in output
-    assert {path: path.stat().st_mtime_ns for path in (experiment / "trials").rglob("*")} == written
-
-
-def test_an_unmeetable_request_is_refused_before_anything_trains(tmp_path: Path) -> None:
-    path = write_experiment(tmp_path, resources={"workers": 8, "cpus_per_worker": 64})
-    code, output = run("runner.train", path, "--storage", tmp_path / "results", "--no-dashboard")
-    assert code == 2, output
-    assert "each trial needs 8 workers with 64 cores and no GPU each" in output
-    assert not (tmp_path / "results").exists()
-
-
-def train_without_ray(rank: int, store: str, folder: str) -> None:
-    """What one of two workers does, by gan alone."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    state = TrainState(ModelSettings(4, 16, 64), 0, 2e-4, "fp32", torch.device("cpu"))
-    settings = TrainingSettings(
-        epochs=8, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
-    )
-    group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
-    for _ in fit(state, Patches.open(store, "train"), settings, group=group):
-        pass
-    if rank == 0:
-        with open(Path(folder, "weights"), "wb") as stream:
-            write_tensors(stream, state.generator.state_dict())
-    dist.destroy_process_group()
-
-
-def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_were_not(tmp_path: Path) -> None:
+def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
     storage = tmp_path / "results"
-    path = write_experiment(
-        tmp_path, training={"epochs": 8, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
-    )
-    process = start("runner.train", path, "--storage", storage, "--no-dashboard")
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    environment = {"WANDB_API_KEY": secret, "RAY_metrics_report_interval_ms": "500"}
+    process = start("runner.train", write_experiment(tmp_path, training=LONG), "--storage", storage, env=environment)
+    dashboard, printed = dashboard_address(process)
     wait_for_step(process, trial_of(storage), 50)
-    workers = [pid for pid, title in descendants(process.pid).items() if title.startswith(WORKER)]
-    assert len(workers) == 2
-    os.kill(max(workers), signal.SIGKILL)
-    output = finish(process)
+    family = descendants(process.pid)
+    for pid in family:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if "wandb" not in family[pid]:  # the tracking service of the main process, which speaks to W&B
+            assert secret.encode() not in environment, family[pid]
+    open_ones = open_to_other_machines(family | {process.pid: "the command"})
+    assert all(title.startswith(WORKER) for title in open_ones), "torch's meeting place of workers can't be on loopback"
+    # Every process that loads more than it needs makes each trial start seconds later.
+    titles = {title for pid, title in family.items() if has_torch(pid)}
+    assert {title.split(".")[0] for title in titles} <= {WORKER, DRIVER, STATE}
+    assert not has_torch(process.pid)
+    assert not [title for title in family.values() if title.startswith(("ray::TrainController", "ray::DatasetManager"))]
+    (worker,) = (pid for pid, title in family.items() if title.startswith(WORKER))
+    os.kill(worker, signal.SIGKILL)
+    metrics: dict[tuple[str, str, str], float] = {}
+
+    def shows_the_restart() -> bool:
+        metrics.update(node_metrics(family))
+        return metrics.get(("ray_pix2pix_restarts_total", "small", "trial"), 0) == 1
+
+    wait_until(process, shows_the_restart)
+    assert {name for name, _, _ in metrics} == {
+        *(f"ray_pix2pix_{name}" for name in (*LOSS_NAMES, "steps_per_second", "restarts_total"))
+    }
+    runs = ask_dashboard(dashboard, "/api/train/v2/runs/v1")["train_runs"]
+    assert [run["name"] for run in runs] == ["trial"]
+    output = printed + finish(process)
     assert process.returncode == 0, output
-    (store,) = (storage / "patches").iterdir()
-    multiprocessing.spawn(train_without_ray, args=(str(store), str(tmp_path)), nprocs=2)
-    assert (trial_of(storage) / "weights" / "generator.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
+    assert_same_end(trial_of(storage), trial_of(undisturbed))
+    losses = [row["l1_loss"] for row in read_metrics(trial_of(storage))]
+    assert metrics["ray_pix2pix_l1_loss", "small", "trial"] in losses
+    (row,) = json.loads((storage / "small" / "results.json").read_text())
+    assert row["restarts"] == 1
+    assert row["steps_lost"] > 0
+    stores = [files_of_store(place) for place in (storage, undisturbed)]
+    assert stores[0] == stores[1], "Ray Data and the plain loop make the same files"
+    assert "Ray dashboard: http://127.0.0.1:" in output
+    assert secret not in output
+    assert not [path for path in storage.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode) == 0o600
 
 
 def fault(function: str, call: int, when: str, do: str, trial: str, times: int) -> dict[str, object]:
@@ -367,3 +324,46 @@ def test_faults_of_one_trial_leave_the_others_alone_and_failures_are_results(tmp
     assert "Traceback" in (trials / broken / "log.txt").read_text()
     assert rows[good]["restarts"] == 4
     assert_same_end(trials / good, trial_of(undisturbed))
+
+
+def train_without_ray(rank: int, store: str, folder: str) -> None:
+    """What one of two workers does, by gan alone."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    state = TrainState(ModelSettings(4, 16, 64), 0, 2e-4, "fp32", torch.device("cpu"))
+    settings = TrainingSettings(
+        epochs=8, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
+    )
+    group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
+    for _ in fit(state, Patches.open(store, "train"), settings, group=group):
+        pass
+    if rank == 0:
+        with open(Path(folder, "weights"), "wb") as stream:
+            write_tensors(stream, state.generator.state_dict())
+    dist.destroy_process_group()
+
+
+def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_were_not(tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    path = write_experiment(
+        tmp_path, training={"epochs": 8, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
+    )
+    process = start("runner.train", path, "--storage", storage, "--no-dashboard")
+    wait_for_step(process, trial_of(storage), 50)
+    workers = [pid for pid, title in descendants(process.pid).items() if title.startswith(WORKER)]
+    assert len(workers) == 2
+    os.kill(max(workers), signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 0, output
+    (store,) = (storage / "patches").iterdir()
+    multiprocessing.spawn(train_without_ray, args=(str(store), str(tmp_path)), nprocs=2)
+    assert (trial_of(storage) / "weights" / "generator.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
+
+
+def test_an_unmeetable_request_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, resources={"workers": 8, "cpus_per_worker": 64})
+    code, output = run("runner.train", path, "--storage", tmp_path / "results", "--no-dashboard")
+    assert code == 2, output
+    assert "each trial needs 8 workers with 64 cores and no GPU each" in output
+    assert not (tmp_path / "results").exists()

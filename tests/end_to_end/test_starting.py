@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.support.commands import ROOT, write_experiment
+from tests.support.kill_points import run_forked
 
 HEAVY = ("numpy", "pandas", "pyarrow", "pydantic", "ray", "torch", "torch._dynamo", "wandb")
 
@@ -23,8 +24,6 @@ def modules_after(code: str, *arguments: object) -> set[str]:
 
 
 RUN = "import sys\nfrom runner.tune import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass"
-
-SWEEP_HERE = "import sys\nfrom tests.support.inline_sweep import main\nsys.exit(main(sys.argv[1:]))"
 
 
 def test_help_loads_no_library() -> None:
@@ -57,16 +56,18 @@ def test_setting_torch_up_does_not_load_its_compiler() -> None:
 def test_threads_do_not_depend_on_how_many_trials_are_left(tmp_path: Path) -> None:
     path = write_experiment(
         tmp_path,
+        data={"patching": "resize"},
         training={"epochs": 1},
         sweep={"lambda_l1": [1, 2]},
         resources={"cpus_per_worker": "auto"},
         tracking={"wandb": "off"},
     )
-    command = [sys.executable, "-c", SWEEP_HERE, str(path), "--storage", str(tmp_path / "results")]
     trial = tmp_path / "results" / "small" / "trials" / "lambda_l1=2"
     threads = []
     for _ in range(2):
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        arguments = [path, "--storage", tmp_path / "results"]
+        ended = run_forked(arguments, tmp_path / "output.txt", module="tests.support.inline_sweep")
+        assert ended.code == 0, ended.output
         threads.append(yaml.safe_load((trial / "trial.yaml").read_text())["threads"])
         shutil.rmtree(trial)
     assert threads[0] == threads[1]

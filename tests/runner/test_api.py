@@ -92,6 +92,7 @@ def test_the_screen_shows_what_the_command_shows(tmp_path: Path, capsys: pytest.
 
 def test_ctrl_c_saves_first_and_is_then_raised(tmp_path: Path) -> None:
     trial = tmp_path / "tiny" / "trials" / "trial"
+    handler = signal.getsignal(signal.SIGINT)
 
     def interrupt() -> None:
         while not read_metrics(trial):
@@ -110,7 +111,7 @@ def test_ctrl_c_saves_first_and_is_then_raised(tmp_path: Path) -> None:
     (stopped,) = load_results(tmp_path / "tiny")
     assert (stopped.status, stopped.reason) == ("stopped", "Ctrl-C")
     assert list((trial / "checkpoints").glob("step_*"))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_bad_input_is_raised_and_nothing_is_written(tmp_path: Path) -> None:

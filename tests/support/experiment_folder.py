@@ -14,10 +14,10 @@ from PIL import Image, ImageFilter
 
 from gan.evaluation.grids import comparison_png
 from gan.training.losses import LOSS_NAMES
+from runner.config.fingerprint import fingerprint_trial
 from runner.config.loading import plan_trials, to_yaml, validate
 from runner.config.schema import Training
 from runner.data.synthesis import draw_pair
-from runner.records.fingerprint import fingerprint_trial
 from runner.records.metrics_log import encode_row
 from runner.records.results import TrialResult
 from runner.records.starts import record_start

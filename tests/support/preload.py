@@ -4,6 +4,7 @@ import torch.fx.experimental.symbolic_shapes  # noqa: F401  # torch loads it, an
 
 import runner.config.loading
 import runner.console
+import runner.data.synthesis
 import runner.records.initial_weights
 import runner.report.writer
 import runner.sweep.execute

@@ -1,8 +1,8 @@
 """A trial as a worker gets it, for tests that need no sweep."""
 
+from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.process.lease import Lease
-from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.trial.job import TrialJob
 

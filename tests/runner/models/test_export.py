@@ -21,9 +21,9 @@ from gan.data.randomness import draw_weights
 from gan.networks.generator import Generator
 from gan.networks.pretrained import fitted
 from gan.networks.reference import to_reference
+from runner.config.fingerprint import fingerprint_trial
 from runner.config.loading import plan_trials, validate
 from runner.models.trained import open_trained_model
-from runner.records.fingerprint import fingerprint_trial
 from runner.records.trial_file import write_trial_file
 from runner.records.weights import write_weights
 from runner.storage.folder import TEMPORARY, Storage

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from runner.config.fingerprint import Fingerprints
 from runner.process.lease import Superseded
 from runner.records.checkpoints import (
     DamagedCheckpoint,
@@ -19,7 +20,6 @@ from runner.records.checkpoints import (
     remove_old_checkpoints,
     write_checkpoint,
 )
-from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.storage.tensor_writer import write_tensors
 

@@ -14,9 +14,9 @@ import yaml
 
 import runner.evaluate
 from runner import load_results
+from runner.config.fingerprint import fingerprint_trial
 from runner.errors import DataError
 from runner.models.trained import open_trained_model
-from runner.records.fingerprint import fingerprint_trial
 from runner.records.trial_file import record_digest
 from tests.support import inline_sweep, next_release
 from tests.support.commands import ROOT, read_metrics, read_starts, run

@@ -18,8 +18,8 @@ import runner.trial.loop
 import runner.tune
 from gan.training.loop import Event
 from gan.training.state import TrainState
+from runner.config.fingerprint import fingerprint_trial
 from runner.config.loading import load_experiment, plan_trials
-from runner.records.fingerprint import fingerprint_trial
 from runner.report.command import write_report
 from runner.storage.tensor_reader import read_tensors
 from tests.support.commands import TINY, assert_same_end, weights_digest, write_experiment

@@ -10,8 +10,8 @@ import torch
 import runner.trial.async_checkpointer
 from gan.networks.model import ModelSettings
 from gan.training.state import TrainState
+from runner.config.fingerprint import Fingerprints
 from runner.config.loading import Experiment
-from runner.records.fingerprint import Fingerprints
 from runner.storage.folder import Storage
 from runner.trial.async_checkpointer import AsyncCheckpointer, StepTimes
 from runner.trial.job import TrialJob
