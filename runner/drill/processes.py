@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-WORKER_TITLE = "ray::RayTrainWorker"
-DRIVER_TITLE = "ray::ImplicitFunc"
+from runner.on_ray.private import WORKER_TITLE
+
 POLL_S = 0.02
 
 _END_WITHIN_S = 10.0

@@ -9,7 +9,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import psutil
 
 from runner.drill.processes import kill_session
 from runner.drill.target_run import NotTried
+from runner.on_ray.private import RAYLET, node_drainer
 
 
 class TwoNodes:
@@ -81,29 +81,18 @@ def main() -> None:
     # The head gets no core, so that no worker runs there: it can't be preempted.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1, wait=True) for _ in range(2)]
+    drain = node_drainer(cluster.address)
     print(cluster.address, flush=True)
 
     for line in sys.stdin:
         worker, notice_s = line.split()
-        _drain(cluster.address, _node_of(nodes, int(worker)), float(notice_s))
+        drain(_node_of(nodes, int(worker)), float(notice_s))
 
 
 def _node_of(nodes: list[Any], worker: int) -> str:
     """The id of the node that a worker runs on: its raylet is the worker's parent process."""
     parent = psutil.Process(worker).ppid()
-    return next(str(node.node_id) for node in nodes if node.all_processes["raylet"][0].process.pid == parent)
-
-
-def _drain(address: str, node_id: str, notice_s: float) -> None:
-    """Gives Ray notice that a node will be preempted."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without types
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + notice_s) * 1000)
-    accepted, why_not = GcsClient(address=address).drain_node(node_id, reason, "a drill", deadline_ms)
-    if not accepted:
-        raise RuntimeError(f"the node could not be drained: {why_not}")
+    return next(str(node.node_id) for node in nodes if node.all_processes[RAYLET][0].process.pid == parent)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from typing import Any, Protocol
 
 from runner.drill.command_run import CommandRun
-from runner.drill.processes import WORKER_TITLE, kill_worker_during_write, processes_titled, signal_worker
+from runner.drill.processes import kill_worker_during_write, processes_titled, signal_worker
+from runner.on_ray.private import WORKER_TITLE
 from runner.records.starts import read_starts
 from runner.storage.folder import TEMPORARY, Storage
 

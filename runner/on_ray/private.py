@@ -6,11 +6,18 @@ Written for Ray 2.60, the upper bound in pyproject.toml. Before that bound is ra
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # The resource that only the head node has. Without it trials' drivers and the Coordinator could not be scheduled.
 HEAD_NODE = "node:__internal_head__"
+
+# What the process table calls Ray's processes. Where a release calls them otherwise, the drill finds no worker and says
+# so, and the command does not notice that a Ray of its own has lost its raylet.
+WORKER_TITLE = "ray::RayTrainWorker"  # of one that trains
+DRIVER_TITLE = "ray::ImplicitFunc"  # of a trial's driver
+RAYLET = "raylet"  # of the one that starts all others of a machine, and ends them with itself
 
 # Environment variables that Ray reads and does not document. Without them Ray starts more slowly, gives trainings a
 # lower priority than its own processes, and prints more.
@@ -110,3 +117,24 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         failures = getattr(following, "worker_failures", None)
         inner = (getattr(following, name, None) for name in ("cause", "health_check_failure", "__cause__"))
         following = next(iter(failures.values())) if failures else next(filter(None, inner), None)
+
+
+def node_drainer(address: str) -> Callable[[str, float], None]:
+    """A function that gives a cluster notice that a node will be preempted; its arguments: the node's id, seconds.
+
+    Raises:
+        ImportError: this release has no such request. The drill then does not try that fault.
+    """
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without types
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    client = GcsClient(address=address)
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+
+    def drain(node_id: str, notice_s: float) -> None:
+        deadline_ms = int((time.time() + notice_s) * 1000)
+        accepted, why_not = client.drain_node(node_id, reason, "a drill", deadline_ms)
+        if not accepted:
+            raise RuntimeError(f"the node could not be drained: {why_not}")
+
+    return drain

@@ -8,6 +8,7 @@ from runner.config.schema import Data
 from runner.console import Console
 from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source
+from runner.on_ray.private import RAYLET
 from runner.process.processes import is_running
 from runner.records.trial_file import write_outcome
 from runner.storage.folder import Storage
@@ -16,7 +17,6 @@ from runner.trial.job import TrialJob, first_line
 from runner.trial.progress import TrialProgress
 from runner.trial.resources import Node, TrialResources, this_machine
 
-RAYLET = "raylet"  # Ray's process that starts all others of a machine, and ends them with itself
 REPLY_TIMEOUT_S = 10
 
 

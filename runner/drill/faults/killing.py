@@ -5,10 +5,11 @@ import signal
 from collections.abc import Callable
 
 from runner.drill.command_run import CommandRun
-from runner.drill.processes import DRIVER_TITLE, names_with, processes_titled
+from runner.drill.processes import names_with, processes_titled
 from runner.drill.target_run import NotSurvived, NotTried, TargetRun
 from runner.drill.two_nodes import two_nodes
 from runner.errors import Exit
+from runner.on_ray.private import DRIVER_TITLE
 from runner.records.starts import read_starts
 from runner.storage.folder import TEMPORARY
 from runner.storage.run_folder import CHECKPOINTS, PATCHES

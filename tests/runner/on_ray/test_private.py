@@ -1,0 +1,92 @@
+"""What of Ray is not documented: this release has it, and what happens where one has not."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from runner.on_ray import private
+
+MODULES = (
+    "ray._private.services",
+    "ray._raylet",
+    "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator",
+    "ray.train.v2._internal.execution.controller",
+    "ray.train.v2._internal.state.state_actor",
+)
+
+
+class OwnWay:
+    """As Ray Train's trainer: what a release without our controller does by itself."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        names = ("DatasetsCallback", "PlacementGroupCleanerCallback", "WorkingDirectorySetupCallback")
+        return [type(name, (), {})() for name in names]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        return settings
+
+
+class Trainer(private.ControllerInThisProcess, OwnWay):
+    """Ours, over it."""
+
+
+@pytest.fixture
+def other_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that has none of the modules: to import one fails."""
+    for name in MODULES:
+        monkeypatch.setitem(sys.modules, name, None)
+        package, _, module = name.rpartition(".")
+        if package in sys.modules:
+            monkeypatch.delattr(sys.modules[package], module, raising=False)
+
+
+def test_this_release_has_what_is_not_documented() -> None:
+    """Each absence would only make things slower, so nothing else would show it."""
+    from ray._private import services
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import datasets, placement_group_callback
+    from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.state import state_actor
+
+    assert callable(services.ConsolePopen)
+    assert callable(GcsClient)
+    assert DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    assert callable(default_autoscaling_coordinator.get_or_create_autoscaling_coordinator)
+    assert callable(state_actor.get_or_create_state_actor)
+    assert callable(TrainController.run)
+    assert callable(TrainController.get_result)
+    assert callable(TorchTrainer._create_default_callbacks)
+    assert callable(TorchTrainer._initialize_and_run_controller)
+    for module, name in zip((datasets, placement_group_callback), private.NEEDLESS_CALLBACKS, strict=True):
+        assert hasattr(module, name)
+
+
+@pytest.mark.usefixtures("other_release")
+def test_without_it_rays_own_way_is_taken() -> None:
+    private.prestart_actors(tracks_state=True)
+    with private.own_process_groups():
+        pass
+    assert Trainer()._initialize_and_run_controller(name="trial") == {"name": "trial"}
+    with pytest.raises(ImportError):
+        private.node_drainer("127.0.0.1:6379")
+
+
+def test_processes_begin_in_their_own_groups_inside_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, Any]] = []
+    services = ModuleType("services")
+    services.ConsolePopen = lambda **settings: started.append(settings)  # type: ignore[attr-defined]
+    monkeypatch.setattr("ray._private.services", services)
+    with private.own_process_groups():
+        services.ConsolePopen()
+    services.ConsolePopen()
+    assert started == [{"process_group": 0}, {}]
+
+
+def test_the_two_callbacks_that_start_processes_are_left_out() -> None:
+    (kept,) = Trainer()._create_default_callbacks()
+    assert type(kept).__name__ == "WorkingDirectorySetupCallback"
