@@ -70,15 +70,21 @@ STARTED: list[Command] = []
 
 
 def end_what_was_started() -> None:
-    """Ends the commands that a failed test has left running."""
+    """Ends the commands that a failed test has left running, and closes what was not read of the others."""
     while STARTED:
         process = STARTED.pop()
         if process.poll() is None:
-            family = descendants(process.pid)
-            for pid in (process.pid, *family):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.communicate()
+            kill_family(process)
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def kill_family(process: Command) -> None:
+    """SIGKILL to a command and to all that it has started."""
+    for pid in (process.pid, *descendants(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def finish(process: Command, timeout_s: float = 300) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 from runner.trial.heartbeat import Heartbeat
 from tests.support.commands import TINY, write_experiment
 
-SERVER = get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.support.preload"])
+FORK_SERVER = get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(["tests.support.preload"])
 TIMEOUT_S = 120
 SAVE_ALWAYS = {"runner.trial.async_checkpointer.MIN_INTERVAL_S": 0.0, "runner.trial.async_checkpointer.SAVE_SHARE": 1e9}
 
@@ -67,7 +67,7 @@ def run_forked(
         max_file_bytes: no file may get larger, as if the disk were full.
         environment: what the process has in its environment beside what this one has.
     """
-    process = SERVER.Process(
+    process = FORK_SERVER.Process(
         target=_child,
         args=(
             [str(part) for part in argv],
