@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from gan.networks.model import ModelSettings
     from gan.training.loop import TrainingSettings, fit
     from gan.training.process_group import ProcessGroup
-from gan.training.state import TrainState
+    from gan.training.state import TrainState
 
-HOMES = {
+_HOMES = {
     "Discriminator": "networks.discriminator",
     "Generator": "networks.generator",
     "ModelSettings": "networks.model",
@@ -47,6 +47,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A public name, from the module that it lives in."""
-    if name not in HOMES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -14,8 +14,8 @@ from gan.training.state import TrainState
     [*itertools.product([1, 8], [64, 256], [1, 16, 70]), (8, 1024, 286)],
 )
 def test_sizes_by_arithmetic_are_those_of_the_networks(channels: int, patch_size: int, receptive_field: int) -> None:
-    size = state_size(channels, patch_size, receptive_field)
-    built = training_footprint(ModelSettings(channels, receptive_field, patch_size), 1, "fp32")
+    model = ModelSettings(channels, receptive_field, patch_size)
+    size, built = state_size(model), training_footprint(model, 1, "fp32")
     assert (size.weights, size.checkpoint) == (built.weights, built.checkpoint)
 
 

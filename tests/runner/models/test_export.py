@@ -19,6 +19,7 @@ import runner.export
 import runner.models.export
 from gan.data.randomness import draw_weights
 from gan.networks.generator import Generator
+from gan.networks.model import ModelSettings
 from gan.networks.pretrained import fitted
 from gan.networks.reference import to_reference
 from runner.config.loading import plan_trials, validate
@@ -230,7 +231,7 @@ def test_a_generator_of_the_other_project_makes_the_same_pictures_here(exchanged
     folder = exchanged / str(size)
     generator = Generator(PEER_SIZES[size], size)
     tensors = read_tensors((folder / "own" / "latest_net_G.pth").read_bytes())
-    generator.load_state_dict(fitted(tensors, PEER_SIZES[size], size))
+    generator.load_state_dict(fitted(tensors, ModelSettings(PEER_SIZES[size], patch_size=size)))
     assert float(generator.down[1].norm.running_var.sub(1).abs().max()) > 0.01
     np.testing.assert_allclose(
         np.load(folder / "own.npy"), in_eval_mode(generator, np.load(folder / "pictures.npy")), atol=1e-6, rtol=0
