@@ -165,6 +165,20 @@ def test_a_model_that_normalises_as_in_training_is_refused_and_leaves_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("form", ["onnx", "pytorch-cyclegan"])
+def test_a_generator_with_another_norm_is_refused_where_the_format_has_batch_norm_only(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(
+        "gan.networks.generator.new_norm", lambda channels: torch.nn.InstanceNorm2d(channels, affine=True)
+    )
+    trial = lay_trial(tmp_path, lived_in(2, 64))
+    error = refused(export(trial, form, tmp_path / "out"), capsys)
+    assert f"--format {form}: the generator has InstanceNorm2d, and only" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_onnxruntime_cannot_run_is_refused(
     trained: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
