@@ -19,6 +19,7 @@ import torch
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
 from gan.networks.model import ModelSettings
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.snapshot import Snapshot
 from gan.training.state import TrainState
 from gan.training.step import train_step
@@ -45,7 +46,10 @@ def main() -> None:
 
 def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
     """Medians of repeats, one thing after the other in this process."""
-    state = TrainState(ModelSettings(channels), 0, 2e-4, "fp32", torch.device("cpu"))
+    settings = TrainingSettings(
+        epochs=1, batch_size=1, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=1
+    )
+    state = TrainState(ModelSettings(channels), settings, torch.device("cpu"))
     snapshot, place = Snapshot(), RunPosition(0, 0, {})
     snapshot.take(state.state_dict())
     content = np.ones(total_bytes(snapshot), np.uint8)

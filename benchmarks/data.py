@@ -28,7 +28,8 @@ from gan.data.jitter import jitter_margin, jitter_pair
 from gan.data.patches import Patches
 from gan.data.pictures import decode_picture
 from gan.networks.model import ModelSettings
-from gan.training.loop import BeforeStep, TrainingSettings, fit
+from gan.training.loop import BeforeStep, fit
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.config.schema import Data
 from runner.data.patch_store import PatchStore
@@ -238,7 +239,7 @@ def step_seconds(patches: Patches, batch_size: int, channels: int, device: torch
     """Seconds of each of some steps, after two that warm up."""
     precision = "bf16" if device.type == "cuda" else "fp32"
     settings = TrainingSettings(1, batch_size, 100.0, 2e-4, 0, precision, log_every_n_steps=1)
-    state = TrainState(ModelSettings(channels), 0, 2e-4, precision, device)
+    state = TrainState(ModelSettings(channels), settings, device)
     times: list[float] = []
 
     for event in fit(state, patches, settings):

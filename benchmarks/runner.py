@@ -23,7 +23,8 @@ import yaml
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
 from gan.data.patches import Patches
 from gan.networks.model import ModelSettings
-from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
+from gan.training.loop import BeforeStep, EpochEnd, fit
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 
 TRIAL_S = 300.0
@@ -255,7 +256,7 @@ def bare_speed(experiment: dict[str, Any], store: Path) -> float:
         log_every_n_steps=experiment["log_every_n_steps"],
     )
     model = ModelSettings(**experiment["model"], patch_size=experiment["data"]["patch_size"])
-    state = TrainState(model, 0, settings.learning_rate, "fp32", torch.device("cpu"))
+    state = TrainState(model, settings, torch.device("cpu"))
     times: list[tuple[int, float]] = []
 
     for event in fit(state, Patches.open(store, "train"), settings):

@@ -25,8 +25,9 @@ from gan.data.patches import Patches
 from gan.gpu.cuda_graph import uses_cuda_graph
 from gan.networks.model import ModelSettings
 from gan.networks.precision import LOWER_TYPES, resolve_precision
-from gan.training.loop import BeforeStep, TrainingSettings, fit
+from gan.training.loop import BeforeStep, fit
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.process.allocator import keep_freed_memory
 
@@ -131,12 +132,12 @@ class OurSteps:
     """A training whose loop is timed a few steps at a time."""
 
     def __init__(self, channels: int, batch_size: int, precision: str, device: torch.device) -> None:
-        self.state = TrainState(ModelSettings(channels, patch_size=PATCH_SIZE), 0, 2e-4, precision, device)
         self.patches = NoisePatches(STEPS_AN_EPOCH * batch_size)
         self.settings = TrainingSettings(
             epochs=10**9, batch_size=batch_size, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision=precision,
             log_every_n_steps=50,
         )  # fmt: skip
+        self.state = TrainState(ModelSettings(channels, patch_size=PATCH_SIZE), self.settings, device)
 
     @property
     def num_parameters(self) -> int:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from gan.networks.discriminator import Discriminator
     from gan.networks.generator import Generator
     from gan.networks.model import ModelSettings
-    from gan.training.loop import TrainingSettings, fit
+    from gan.training.loop import fit
     from gan.training.process_group import ProcessGroup
+    from gan.training.settings import TrainingSettings
     from gan.training.state import TrainState
 
 _HOMES = {
@@ -25,7 +26,7 @@ _HOMES = {
     "Patches": "data.patches",
     "ProcessGroup": "training.process_group",
     "TrainState": "training.state",
-    "TrainingSettings": "training.loop",
+    "TrainingSettings": "training.settings",
     "evaluate": "evaluation.evaluate",
     "fit": "training.loop",
     "translate": "evaluation.translate",

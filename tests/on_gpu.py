@@ -26,9 +26,10 @@ from gan.networks.discriminator import Discriminator
 from gan.networks.model import ModelSettings
 from gan.networks.precision import low_precision_copy
 from gan.training.computation import batch_step
-from gan.training.loop import BeforeStep, TrainingSettings, fit
+from gan.training.loop import BeforeStep, fit
 from gan.training.optimizer import BETAS, EPSILON, Adam
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.trial.runtime import RuntimeSettings, set_up_torch
@@ -51,7 +52,7 @@ def settings(precision: str, batch_size: int) -> TrainingSettings:
 
 
 def new_state(precision: str) -> TrainState:
-    return TrainState(MODEL, 0, 2e-4, precision, GPU)
+    return TrainState(MODEL, settings(precision, 1), GPU)
 
 
 def train(state: TrainState, precision: str, batch_size: int, until: int) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Weights from elsewhere as a generator's state, or what keeps them from being one."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gan.networks.generator import Generator
+from gan.networks.model import ModelSettings
 from gan.networks.reference import FIRST_LAYER, to_reference
 
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
@@ -22,8 +23,8 @@ class Wanted(NamedTuple):
     shape: tuple[int, ...]
 
 
-def fitted(tensors: Mapping[str, Tensor], channels: int, patch_size: int) -> dict[str, Tensor]:
-    """The state of `Generator(channels, patch_size)` that is in some tensors.
+def fitted(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, Tensor]:
+    """The state of the model's generator that is in some tensors.
 
     Args:
         tensors: under our names, or under those of the reference implementation.
@@ -32,18 +33,19 @@ def fitted(tensors: Mapping[str, Tensor], channels: int, patch_size: int) -> dic
         ValueError: a layer is missing, too many, of another shape or type, or not finite. The text names the first
             one and the sizes that the tensors are for.
     """
-    wanted = wanted_tensors(tensors, channels, patch_size)
+    wanted = wanted_tensors(tensors, model)
     if problem := first_misfit(tensors, wanted):
-        raise ValueError(f"{problem} (model.channels {channels}, data.patch_size {patch_size}); {remedy(tensors)}")
+        sizes = f"model.channels {model.channels}, data.patch_size {model.patch_size}"
+        raise ValueError(f"{problem} ({sizes}); {remedy(tensors, model)}")
     return {name: tensors[theirs] if theirs in tensors else torch.tensor(0) for theirs, (name, _) in wanted.items()}
 
 
-def wanted_tensors(tensors: Mapping[str, Tensor], channels: int, patch_size: int) -> dict[str, Wanted]:
-    """What must be in a file for a generator of these sizes, under the names that the file uses."""
+def wanted_tensors(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, Wanted]:
+    """What must be in a file for the model's generator, under the names that the file uses."""
     with torch.device("meta"):
-        state = Generator(channels, patch_size).state_dict()
+        state = model.new_generator().state_dict()
     wanted = {name: Wanted(name, tuple(tensor.shape)) for name, tensor in state.items()}
-    return to_reference(wanted, int(math.log2(patch_size))) if f"{FIRST_LAYER}.weight" in tensors else wanted
+    return to_reference(wanted, int(math.log2(model.patch_size))) if f"{FIRST_LAYER}.weight" in tensors else wanted
 
 
 def first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) -> str:
@@ -61,14 +63,15 @@ def first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) ->
     return next((f"its layer {name} is none of this U-Net's" for name in tensors if name not in wanted), "")
 
 
-def remedy(tensors: Mapping[str, Tensor]) -> str:
+def remedy(tensors: Mapping[str, Tensor], model: ModelSettings) -> str:
     """The sizes that the tensors are for, where they are a U-Net's."""
     first = tensors.get(f"{FIRST_LAYER}.weight", tensors.get("down.0.conv.weight"))
     num_convolutions = sum(tensor.dim() == 4 for tensor in tensors.values())
     patch_size = 2 ** (num_convolutions // 2)
     if first is not None and first.dim() == 4 and SMALLEST_SIZE <= patch_size <= LARGEST_SIZE:
         channels = len(first)
-        if channels and not first_misfit(tensors, wanted_tensors(tensors, channels, patch_size)):
+        other = dataclasses.replace(model, channels=channels, patch_size=patch_size)
+        if channels and not first_misfit(tensors, wanted_tensors(tensors, other)):
             return f"these weights need model.channels {channels} and data.patch_size {patch_size}"
     return "use the weights of a pix2pix U-Net with batch norm, of pictures of three colours"
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gan.networks.model import ModelSettings
+
 BYTES_OF_FLOAT = 4
 BYTES_OF_COUNT = 8
 KERNEL = 16  # 4x4
@@ -25,10 +27,10 @@ class StateSize(NamedTuple):
     checkpoint: int
 
 
-def state_size(channels: int, patch_size: int, receptive_field: int) -> StateSize:
+def state_size(model: ModelSettings) -> StateSize:
     """What a training takes on disk: a checkpoint is both networks and two Adam moments of each parameter."""
-    generator = generator_size(channels, patch_size)
-    discriminator = discriminator_size(channels, receptive_field)
+    generator = generator_size(model.channels, model.patch_size)
+    discriminator = discriminator_size(model.channels, model.receptive_field)
     num_parameters = generator.num_parameters + discriminator.num_parameters
     num_bytes = generator.num_bytes + discriminator.num_bytes
     return StateSize(generator.num_bytes, num_bytes + 2 * num_parameters * BYTES_OF_FLOAT)

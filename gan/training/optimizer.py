@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gan.gpu.availability import has_kernels
 
-BETAS = (0.5, 0.999)
+BETAS = (0.5, 0.999)  # of pix2pix; elsewhere the first is 0.9
 EPSILON = 1e-8
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # So many gradients at a time, cast to fp32, stay in a processor's last cache until they are used; with fewer, starting
@@ -51,13 +51,21 @@ class Adam:
     Args:
         network: holds the weights.
         compute_network: what computes: the network itself, or its `gan.networks.precision.low_precision_copy`.
+        betas: how much of either moment an update keeps.
     """
 
-    def __init__(self, network: nn.Module, compute_network: nn.Module, learning_rate: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        compute_network: nn.Module,
+        learning_rate: float,
+        betas: tuple[float, float] = BETAS,
+    ) -> None:
         weights = dict(network.named_parameters())
         device = next(iter(weights.values())).device
         self.learning_rate = torch.tensor(learning_rate, device=device)
         self.num_updates = torch.zeros((), device=device)
+        self._betas = betas
         self.moments = {
             name: [torch.zeros_like(w, requires_grad=False) for _ in MOMENTS] for name, w in weights.items()
         }
@@ -120,8 +128,8 @@ class Adam:
                 [],
                 [self.num_updates] * len(part),
                 lr=self.learning_rate,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
+                beta1=self._betas[0],
+                beta2=self._betas[1],
                 weight_decay=0.0,
                 eps=EPSILON,
                 amsgrad=False,
@@ -140,7 +148,7 @@ class Adam:
             gradient = torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
         adam.update(
             weight, moments, gradient, copy, self.learning_rate, self.num_updates, scale, found_inf,
-            betas=BETAS, epsilon=EPSILON,
+            betas=self._betas, epsilon=EPSILON,
         )  # fmt: skip
 
     @torch.no_grad()

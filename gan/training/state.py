@@ -11,6 +11,7 @@ from gan.networks.model import ModelSettings
 from gan.networks.precision import low_precision_copy, memory_format_of
 from gan.training.losses import LOSS_NAMES
 from gan.training.optimizer import Adam
+from gan.training.settings import TrainingSettings
 
 
 class TrainState:
@@ -28,11 +29,13 @@ class TrainState:
             and their number.
     """
 
-    def __init__(self, model: ModelSettings, seed: int, learning_rate: float, precision: str, device: torch.device):
+    def __init__(self, model: ModelSettings, settings: TrainingSettings, device: torch.device) -> None:
+        """The state before the first step, its weights drawn by the settings' seed."""
+        precision = settings.precision
         self.generator = model.new_generator()
         self.discriminator = model.new_discriminator()
-        draw_weights(self.generator, seed, 0)
-        draw_weights(self.discriminator, seed, 1)
+        draw_weights(self.generator, settings.seed, 0)
+        draw_weights(self.discriminator, settings.seed, 1)
 
         memory_format = memory_format_of(device, precision)
         self.generator.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -41,8 +44,8 @@ class TrainState:
         # In bf16 and fp16 the steps compute with copies of the weights, which the optimizers keep up to date.
         self.compute_generator = low_precision_copy(self.generator, precision)
         self.compute_discriminator = low_precision_copy(self.discriminator, precision)
-        self.generator_optimizer = Adam(self.generator, self.compute_generator, learning_rate)
-        self.discriminator_optimizer = Adam(self.discriminator, self.compute_discriminator, learning_rate)
+        self.generator_optimizer = Adam(self.generator, self.compute_generator, settings.learning_rate)
+        self.discriminator_optimizer = Adam(self.discriminator, self.compute_discriminator, settings.learning_rate)
         self.loss_scale = LossScale(device, enabled=precision == "fp16")
         self.device = device
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from gan.networks.model import ModelSettings
+
 _NAME_RULE = "letters, digits, - _ . only, beginning with a letter or digit"
 _Positive = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -61,11 +63,6 @@ class Model(Section):
     channels: Annotated[int, Field(ge=1, le=1024)] = 64
     receptive_field: Literal[1, 16, 70, 286] = 70
     initial_weights: Annotated[str, Field(min_length=1)] | None = None
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The fields that decide how large the networks are."""
-        return self.model_dump(exclude={"initial_weights"})
 
 
 class Training(Section):
@@ -150,6 +147,11 @@ class Experiment(Section):
     log_every_n_steps: _Positive = 50
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
+
+    @property
+    def networks(self) -> ModelSettings:
+        """The two networks that a trial of this experiment trains."""
+        return ModelSettings(**self.model.model_dump(exclude={"initial_weights"}), patch_size=self.data.patch_size)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Experiment":

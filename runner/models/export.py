@@ -112,7 +112,7 @@ def _safetensors_file(trained: TrainedModel) -> _Exported:
 def _onnx_file(trained: TrainedModel) -> _Exported:
     """The generator in eval mode as an ONNX model, once onnxruntime has given the same pictures as torch."""
     from runner.models.onnx_check import check_agreement
-    from runner.models.onnx_graph import FAKE, OPSET, SOURCE, onnx_model
+    from runner.models.onnx_graph import FAKE, MODE, OPSET, SOURCE, onnx_model
 
     if (size := _num_bytes(trained.generator)) > LARGEST_ONNX_BYTES:
         raise DataError(
@@ -120,14 +120,13 @@ def _onnx_file(trained: TrainedModel) -> _Exported:
             "use --format safetensors"
         )
 
-    mode = "eval: running statistics of batch norm, no dropout"
-    model = onnx_model(trained.generator, {"mode": mode, **_describe_generator(trained)})
+    model = onnx_model(trained.generator, {"mode": MODE, **_describe_generator(trained)})
     agreement = check_agreement(model, trained)
     patch = trained.config.data.patch_size
     return _Exported(
         model,
         [
-            f"opset {OPSET}; `{SOURCE}` to `{FAKE}`, (batch, 3, {patch}, {patch}) RGB in [-1, 1]; {mode}",
+            f"opset {OPSET}; `{SOURCE}` to `{FAKE}`, (batch, 3, {patch}, {patch}) RGB in [-1, 1]; {MODE}",
             agreement,
         ],
     )
@@ -138,6 +137,12 @@ def _cyclegan_file(trained: TrainedModel) -> _Exported:
     config = trained.config
     size, channels = config.data.patch_size, config.model.channels
     levels = len(trained.generator.down)
+    if not isinstance(norm := trained.generator.down[1].norm, torch.nn.BatchNorm2d):
+        # Its generators with another norm have other layers: biases in each convolution.
+        raise DataError(
+            f"--format pytorch-cyclegan: the generator has {type(norm).__name__}, and only generators with batch norm "
+            "have the layers of that project; use --format safetensors"
+        )
 
     stream = io.BytesIO()
     torch.save(to_reference(_plain_state(trained.generator), levels), stream)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from gan.networks.convolution import KERNEL, PADDING, STRIDE
 from gan.networks.generator import Generator
+from runner.errors import DataError
 
 SOURCE, FAKE = "source", "fake"
 OPSET = 20
+MODE = "eval: running statistics of batch norm, no dropout"  # for the file's metadata and for the screen
 _IR_VERSION = 9  # the oldest that has the opset: more programs read it than the newest
 _LEAK = 0.2
 _GEOMETRY = {"kernel_shape": [KERNEL] * 2, "strides": [STRIDE] * 2, "pads": [PADDING] * 4}
@@ -28,6 +30,9 @@ def onnx_model(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     Args:
         generator: on the CPU.
         metadata: texts for the users of the file.
+
+    Raises:
+        DataError: the generator has a layer that is not known here.
     """
     size = generator.patch_size
     graph = Graph()
@@ -88,9 +93,17 @@ class Graph:
         self.add("Tanh", FAKE, x)
 
     def add_norm(self, name: str, x: str, norm: nn.Module) -> str:
-        """Adds a batch norm with running statistics, or nothing for a layer without norm; returns the output's name."""
-        if not isinstance(norm, nn.BatchNorm2d):
+        """Adds a batch norm with running statistics, or nothing for a layer without norm; returns the output's name.
+
+        Raises:
+            DataError: it is another norm.
+        """
+        if isinstance(norm, nn.Identity):
             return x
+        if not isinstance(norm, nn.BatchNorm2d):
+            kind = type(norm).__name__
+            raise DataError(f"--format onnx: the generator has {kind}, and only batch norm can be written to ONNX")
+
         parts = ("weight", "bias", "running_mean", "running_var")
         weights = [self.weight(f"{name}.{part}", getattr(norm, part)) for part in parts]
         return self.add("BatchNormalization", name, x, *weights, epsilon=norm.eps)

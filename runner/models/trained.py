@@ -80,7 +80,7 @@ def open_trained_model(folder: str | Path, checkpoint: str = LATEST) -> TrainedM
     fingerprints = Fingerprints(content["fingerprint"], content["data_fingerprint"])
     weights = _find_weights(trial, fingerprints, checkpoint)
 
-    generator = Generator(config.model.channels, config.data.patch_size)
+    generator = config.networks.new_generator()
     generator.load_state_dict(dict(weights.tensors))
     threads = int(content["threads"])
     return TrainedModel(

@@ -24,8 +24,8 @@ def check_fit(content: bytes, configs: Sequence[Experiment], origin: str) -> Non
     """Raises ConfigError where the generators of these trials can't start from a file's content."""
     try:
         tensors = read_tensors(content)
-        for channels, patch_size in dict.fromkeys((c.model.channels, c.data.patch_size) for c in configs):
-            fitted(tensors, channels, patch_size)
+        for networks in dict.fromkeys(config.networks for config in configs):
+            fitted(tensors, networks)
     except ValueError as error:
         raise ConfigError(f"{origin}: model.initial_weights is {configs[0].model.initial_weights!r}: {error}") from None
 
@@ -81,4 +81,4 @@ def read_copy(experiment: Storage, digest: str, config: Experiment) -> dict[str,
         raise DataError(f"{copies.shown}/{digest}: the initial weights can't be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise DataError(f"{copies.shown}/{digest}: the initial weights are damaged")
-    return fitted(read_tensors(content), config.model.channels, config.data.patch_size)
+    return fitted(read_tensors(content), config.networks)

@@ -66,7 +66,7 @@ def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mappin
 
 def trial_disk(config: Experiment) -> TrialDisk:
     """From the config alone. A checkpoint is whole before an older one goes."""
-    size = state_size(patch_size=config.data.patch_size, **config.model.sizes)
+    size = state_size(config.networks)
     keep = config.checkpoint
     kept_epochs = config.training.epochs // keep.every_n_epochs if keep.keep_epochs else 0
     return TrialDisk(

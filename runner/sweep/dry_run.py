@@ -50,17 +50,15 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
     import torch  # only this plan of memory needs it
 
     from gan.data.epochs import steps_per_epoch
-    from gan.networks.model import ModelSettings
+    from gan.networks.footprint import training_footprint
     from gan.networks.precision import resolve_precision
-    from gan.training.footprint import training_footprint
 
     config, training = trial.config, trial.config.training
     uses_gpu = config.resources.gpus_per_worker != 0 and this_machine().gpus > 0
     precision = resolve_precision(training.precision, torch.device("cuda" if uses_gpu else "cpu"))
 
     steps = training.epochs * steps_per_epoch(num_patches, training.batch_size, config.resources.workers)
-    model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
-    memory = training_footprint(model, training.batch_size, precision).memory
+    memory = training_footprint(config.networks, training.batch_size, precision).memory
     return (
         f"{trial.name}: {training.epochs} epochs of {num_patches} patches, {steps:,} steps; "
         f"memory about {byte_size(memory)} in {precision}, disk {byte_size(trial_disk(config).finished)} when finished"

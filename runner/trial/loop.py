@@ -16,10 +16,10 @@ import torch
 from gan.data.batches import resident_limit
 from gan.data.epochs import steps_per_epoch
 from gan.data.patches import Patches
-from gan.networks.model import ModelSettings
 from gan.training.delayed_logger import DelayedLogger, LoggedStep
-from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
+from gan.training.loop import BeforeStep, EpochEnd, fit
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.process.lease import Superseded
 from runner.records.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
@@ -132,9 +132,7 @@ class TrialRun:
             log_every_n_steps=config.log_every_n_steps,
             **config.training.model_dump(exclude={"precision", "deterministic"}),
         )
-        model = ModelSettings(**config.model.sizes, patch_size=config.data.patch_size)
-        training = config.training
-        self.state = TrainState(model, training.seed, training.learning_rate, runtime.precision, device)
+        self.state = TrainState(config.networks, self.settings, device)
 
         # From here on no earlier worker can change the trial, and its log ends where this run begins.
         restored_log = self._restore()

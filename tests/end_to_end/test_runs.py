@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from gan.data.patches import Patches
 from gan.networks.model import ModelSettings
-from gan.training.loop import TrainingSettings, fit
+from gan.training.loop import fit
 from gan.training.losses import LOSS_NAMES
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.process.processes import MARK, is_alive
 from runner.storage.folder import Storage
@@ -325,10 +326,10 @@ def train_without_ray(rank: int, store: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    state = TrainState(ModelSettings(4, 16, 64), 0, 2e-4, "fp32", torch.device("cpu"))
     settings = TrainingSettings(
         epochs=5, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
     )
+    state = TrainState(ModelSettings(4, 16, 64), settings, torch.device("cpu"))
     group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
     for _ in fit(state, Patches.open(store, "train"), settings, group=group):
         pass

@@ -15,13 +15,9 @@ class Data(schema.Data):
 
 
 class Model(schema.Model):
-    """With one more field, which does not change how large the networks are."""
+    """With one more field."""
 
     norm: str = "batch"
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return self.model_dump(exclude={"initial_weights", "norm"})
 
 
 class Training(schema.Training):
@@ -40,13 +36,18 @@ class Experiment(schema.Experiment):
 
 def main() -> int:
     """Puts the later release's settings in place, before anything imports them, and runs the sweep."""
-    import gan.training.loop
+    import gan.training.settings
 
     @dataclass(frozen=True)
-    class TrainingSettings(gan.training.loop.TrainingSettings):
+    class ModelSettings(schema.ModelSettings):
+        norm: str = "batch"
+
+    @dataclass(frozen=True)
+    class TrainingSettings(gan.training.settings.TrainingSettings):
         warmup_steps: int = 0
 
-    gan.training.loop.TrainingSettings = TrainingSettings  # type: ignore[misc]
+    gan.training.settings.TrainingSettings = TrainingSettings  # type: ignore[misc]
+    schema.ModelSettings = ModelSettings  # type: ignore[misc]
     schema.Data, schema.Model, schema.Training, schema.Experiment = Data, Model, Training, Experiment  # type: ignore[misc]
 
     from tests.support import inline_sweep

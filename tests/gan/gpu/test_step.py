@@ -9,6 +9,7 @@ from gan.gpu.streams import StepStreams
 from gan.networks.model import ModelSettings
 from gan.training.losses import FAKE, REAL, discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from gan.training.step import train_step
 
@@ -18,7 +19,10 @@ MODEL = ModelSettings(channels=2, receptive_field=16, patch_size=64)
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2), ("fp16", 1e-2)])
 def test_a_gpus_step_learns_what_the_plain_step_learns(precision: str, tolerance: float) -> None:
-    plain, gpu = (TrainState(MODEL, 0, 2e-4, precision, CPU) for _ in range(2))
+    settings = TrainingSettings(
+        epochs=1, batch_size=2, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision=precision, log_every_n_steps=1
+    )
+    plain, gpu = (TrainState(MODEL, settings, CPU) for _ in range(2))
     shapes = plain.generator.dropout_shapes
     for step in range(5):
         random = torch.Generator().manual_seed(step)

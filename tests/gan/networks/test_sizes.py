@@ -3,9 +3,10 @@ import itertools
 import pytest
 import torch
 
+from gan.networks.footprint import training_footprint
 from gan.networks.model import ModelSettings
 from gan.networks.sizes import discriminator_size, generator_size, state_size
-from gan.training.footprint import training_footprint
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 
 
@@ -14,8 +15,8 @@ from gan.training.state import TrainState
     [*itertools.product([1, 8], [64, 256], [1, 16, 70]), (8, 1024, 286)],
 )
 def test_sizes_by_arithmetic_are_those_of_the_networks(channels: int, patch_size: int, receptive_field: int) -> None:
-    size = state_size(channels, patch_size, receptive_field)
-    built = training_footprint(ModelSettings(channels, receptive_field, patch_size), 1, "fp32")
+    model = ModelSettings(channels, receptive_field, patch_size)
+    size, built = state_size(model), training_footprint(model, 1, "fp32")
     assert (size.weights, size.checkpoint) == (built.weights, built.checkpoint)
 
 
@@ -35,7 +36,10 @@ def bytes_of(tensors: list[torch.Tensor]) -> int:
 @pytest.mark.parametrize(("batch_size", "receptive_field"), [(1, 70), (3, 16)])
 def test_the_footprint_is_that_of_a_trainings_tensors(precision: str, batch_size: int, receptive_field: int) -> None:
     model = ModelSettings(4, receptive_field, 64)
-    state = TrainState(model, 0, 2e-4, precision, torch.device("cpu"))
+    settings = TrainingSettings(
+        epochs=1, batch_size=1, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision=precision, log_every_n_steps=1
+    )
+    state = TrainState(model, settings, torch.device("cpu"))
     footprint = training_footprint(model, batch_size, precision)
     groups = state.state_dict()
     networks = [tensor for name in ("generator", "discriminator") for tensor in groups[name].values()]

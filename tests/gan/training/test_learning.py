@@ -1,5 +1,6 @@
 """What is fast learns the same: the loop's own steps against plain PyTorch on real pairs."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from gan.networks.discriminator import Discriminator
 from gan.networks.generator import Generator
 from gan.networks.model import ModelSettings
 from gan.training.computation import batch_step
-from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
+from gan.training.loop import BeforeStep, EpochEnd, fit
 from gan.training.losses import discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 
 CPU = torch.device("cpu")
@@ -95,9 +97,10 @@ def plain_losses(patches: Patches) -> list[dict[str, float]]:
 
 def fast_losses(patches: Patches, precision: str) -> list[dict[str, float]]:
     """All losses of each step of the loop."""
-    state = TrainState(MODEL, 0, SETTINGS.learning_rate, precision, CPU)
+    settings = dataclasses.replace(SETTINGS, precision=precision)
+    state = TrainState(MODEL, settings, CPU)
     losses = []
-    for event in fit(state, patches, SETTINGS):
+    for event in fit(state, patches, settings):
         if isinstance(event, BeforeStep):
             if event.step == STEPS:
                 break
@@ -129,7 +132,7 @@ def test_300_steps_on_real_pairs_learn_what_a_plain_loop_learns(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_warm_up_leaves_the_state_as_it_was(patches: Patches, precision: str) -> None:
-    state = TrainState(MODEL, 0, 2e-4, precision, CPU)
+    state = TrainState(MODEL, dataclasses.replace(SETTINGS, precision=precision), CPU)
     loader, plan = BatchLoader(patches, CPU), plan_epoch(0, 1, len(patches), jitter_margin(64))
     run_step = batch_step(state, 100.0, 1, ProcessGroup())
 

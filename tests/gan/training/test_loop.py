@@ -19,9 +19,10 @@ from gan.evaluation.evaluate import evaluate, fixed_sample, generate
 from gan.evaluation.grids import comparison_png
 from gan.networks.model import ModelSettings
 from gan.training.delayed_logger import DelayedLogger, LoggedStep
-from gan.training.loop import BeforeStep, EpochEnd, TrainingSettings, fit
+from gan.training.loop import BeforeStep, EpochEnd, fit
 from gan.training.losses import discriminator_loss, generator_loss
 from gan.training.process_group import ProcessGroup
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from gan.training.step import train_step
 
@@ -43,7 +44,7 @@ def settings(**changes: object) -> TrainingSettings:
 
 
 def new_state(seed: int = 0, precision: str = "fp32") -> TrainState:
-    return TrainState(MODEL, seed, 2e-3, precision, CPU)
+    return TrainState(MODEL, settings(seed=seed, precision=precision), CPU)
 
 
 def digest(state: TrainState) -> str:

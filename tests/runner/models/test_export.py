@@ -19,6 +19,7 @@ import runner.export
 import runner.models.export
 from gan.data.randomness import draw_weights
 from gan.networks.generator import Generator
+from gan.networks.model import ModelSettings
 from gan.networks.pretrained import fitted
 from gan.networks.reference import to_reference
 from runner.config.fingerprint import fingerprint_trial
@@ -164,6 +165,20 @@ def test_a_model_that_normalises_as_in_training_is_refused_and_leaves_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("form", ["onnx", "pytorch-cyclegan"])
+def test_a_generator_with_another_norm_is_refused_where_the_format_has_batch_norm_only(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(
+        "gan.networks.generator.new_norm", lambda channels: torch.nn.InstanceNorm2d(channels, affine=True)
+    )
+    trial = lay_trial(tmp_path, lived_in(2, 64))
+    error = refused(export(trial, form, tmp_path / "out"), capsys)
+    assert f"--format {form}: the generator has InstanceNorm2d, and only" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_onnxruntime_cannot_run_is_refused(
     trained: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +245,7 @@ def test_a_generator_of_the_other_project_makes_the_same_pictures_here(exchanged
     folder = exchanged / str(size)
     generator = Generator(PEER_SIZES[size], size)
     tensors = read_tensors((folder / "own" / "latest_net_G.pth").read_bytes())
-    generator.load_state_dict(fitted(tensors, PEER_SIZES[size], size))
+    generator.load_state_dict(fitted(tensors, ModelSettings(PEER_SIZES[size], patch_size=size)))
     assert float(generator.down[1].norm.running_var.sub(1).abs().max()) > 0.01
     np.testing.assert_allclose(
         np.load(folder / "own.npy"), in_eval_mode(generator, np.load(folder / "pictures.npy")), atol=1e-6, rtol=0

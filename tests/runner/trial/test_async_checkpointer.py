@@ -9,6 +9,7 @@ import torch
 
 import runner.trial.async_checkpointer
 from gan.networks.model import ModelSettings
+from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.config.fingerprint import Fingerprints
 from runner.config.loading import Experiment
@@ -60,7 +61,10 @@ def test_a_save_costs_what_steps_beside_it_take_longer(
     thread_times = iter([10.0, 10.0 + processor_s])
     monkeypatch.setattr(runner.trial.async_checkpointer.time, "thread_time", lambda: next(thread_times))
     now = 0.0
-    state = TrainState(ModelSettings(1, 16, 64), 0, 2e-4, "fp32", torch.device("cpu"))
+    settings = TrainingSettings(
+        epochs=1, batch_size=1, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=1
+    )
+    state = TrainState(ModelSettings(1, 16, 64), settings, torch.device("cpu"))
     storage = Storage.open(tmp_path)
     job = TrialJob(storage, "trial", Experiment(name="test"), {}, Fingerprints("config", "data"), storage, 1, "", 1)
     job.trial.make_folder()
