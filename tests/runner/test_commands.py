@@ -95,7 +95,7 @@ def test_an_unwritable_storage_is_refused(tmp_path: Path, capsys: Capture) -> No
 
 
 def test_a_request_that_can_never_be_met_is_refused_with_what_is_there() -> None:
-    with pytest.raises(ResourceError, match=r"64 core.* were asked for, but .* 2 core.* 0 GPU"):
+    with pytest.raises(ResourceError, match=r"1 worker with 64 cores .* room for 0 on a machine with 2 cores and no GPU"):
         resolve_resources(Resources(cpus_per_worker=64), [Node(2, 0)], 1)
     with pytest.raises(ResourceError, match=r"1 GPU"):
         resolve_resources(Resources(gpus_per_worker=1.0), [Node(8, 0)], 1)
