@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -26,8 +26,33 @@ from runner.report.trials import PageTrial, shown, swept, values_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# The templates of the page\'s parts, in order.
+# The templates of the page's parts, in order.
 SECTIONS = ("decision", "pictures", "heatmaps", "scatters", "table", "curves", "details")
+
+
+class _Link(NamedTuple):
+    """A link at the top of the page to one of its sections.
+
+    Attributes:
+        anchor: the id of the section in its template.
+        needs: what the section shows, a name of the templates' context: where that is empty there is no section. A
+            section without it is always there.
+    """
+
+    anchor: str
+    title: str
+    needs: str = ""
+
+
+_LINKS = (
+    _Link("pictures", "Pictures"),
+    _Link("grid", "Grid", "heat_maps"),
+    _Link("drawn", "Drawn parameters", "scatters"),
+    _Link("seeds", "Over seeds", "seed_table"),
+    _Link("trials", "Trials"),
+    _Link("losses", "Losses"),
+    _Link("details", "Details"),
+)
 
 
 def render(
@@ -76,7 +101,8 @@ def render(
         "script": Markup(script),
         "script_hash": script_hash,
     }
-    return _environment().get_template("report.html").render(context).encode()
+    links = [link for link in _LINKS if not link.needs or context[link.needs]]
+    return _environment().get_template("report.html").render(context, links=links).encode()
 
 
 @functools.cache
