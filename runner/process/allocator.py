@@ -20,7 +20,7 @@ def keep_freed_memory() -> None:
     """Lets this process keep the memory that it frees, for its next allocations; on Linux with glibc.
 
     By default blocks of 32 MiB and more, the size of the deepest layers' gradients, go back to the system when
-    they are freed, and each step has the pages mapped and cleared anew: up to a third of a step at batch 1. Threads
+    they are freed, and each step has the pages mapped and cleared again: up to a third of a step at batch 1. Threads
     that have an arena of their own by now keep it: where training runs in such a thread, the environment has to
     say it beforehand (KEEP_FREED_MEMORY).
     """

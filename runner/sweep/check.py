@@ -20,7 +20,7 @@ from runner.trial.resources import TrialResources, resolve_resources, this_machi
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beside the experiment."""
+    """The options of the command line."""
 
     overrides: Sequence[str] = ()
     storage: str = "results"
