@@ -36,6 +36,7 @@ def jitter_pair(source: Tensor, target: Tensor, tops: Tensor, lefts: Tensor, fli
     rows = sampled_positions(tops, size)
     columns = sampled_positions(lefts, size)
     columns = torch.where(flips[:, None].bool(), columns.flip(1), columns)
+    # grid_sample takes (N, H, W, 2) with x before y.
     grid = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1)
     pair = rescale(torch.cat([source, target], dim=1))
     jittered = grid_sample(pair, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -48,6 +48,7 @@ def plan_epoch(seed: int, epoch: int, num_patches: int, margin: int) -> EpochPla
     """
     order = random_words(num_patches, seed, Purpose.ORDER, epoch)
     tops, lefts, flips = random_words(3 * num_patches, seed, Purpose.JITTER, epoch).reshape(3, -1)
+    # Sorting random numbers shuffles. The remainders' bias is negligible for words of 64 bits.
     return EpochPlan(
         indices=np.argsort(order, kind="stable"),
         tops=(tops % np.uint64(margin + 1)).astype(np.int64),
@@ -86,6 +87,7 @@ def dropout_masks(bits: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[
     Args:
         bits: as `dropout_bits` draws them.
     """
+    # The highest bit of a byte comes first. 2 for kept values leaves their expectation as it is.
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     doubled = ((bits[:, :, None] >> shifts) & 1).flatten(1) * 2
     columns = torch.split(doubled, [int(np.prod(shape)) for shape in shapes], dim=1)

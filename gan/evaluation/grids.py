@@ -38,5 +38,6 @@ def make_grid(pictures: Tensor, columns: int, padding: int) -> Tensor:
         pictures: (N, C, h, w) uint8; N a multiple of `columns`.
     """
     cells = pad(pictures, (padding, 0, padding, 0), value=_WHITE)
+    # (rows, columns, C, h, w) becomes (C, rows, h, columns, w).
     rows = cells.reshape(-1, columns, *cells.shape[1:]).permute(2, 0, 3, 1, 4)
     return pad(rows.flatten(3, 4).flatten(1, 2), (0, padding, 0, padding), value=_WHITE)

@@ -18,7 +18,9 @@ _NUM_PROJECTIONS = 128
 _SEED = 0
 _HALF_GREY_LEVEL = 1 / 255
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+# Of red, green and blue in ITU-R BT.601.
 _LUMINANCE = (0.299, 0.587, 0.114)
+# Rounding to steps of 2/255 has an error of variance step^2 / 12.
 _ROUNDING_POWER = (2 / 255) ** 2 / 12
 
 
@@ -58,6 +60,7 @@ def double(pictures: Tensor) -> Tensor:
     """The pictures at twice the size, interpolated smoothly."""
     channels = pictures.shape[1]
     mirrored = pad(pictures, (1, 1, 1, 1), mode="reflect")
+    # Only one pixel of four has a value before smoothing: the factor 4 keeps the mean.
     larger = conv_transpose2d(mirrored, 4 * _binomial(pictures), stride=2, groups=channels)
     return larger[..., 4:-3, 4:-3]
 

@@ -17,6 +17,8 @@ def update(
 ) -> None:  # fmt: skip
     """One update of a weight, all tensors in the same order in memory; see `gan.training.optimizer.Adam.update`."""
     count = weight.numel()
+
+    # One Triton program for each block. The kernel computes beta^n as exp(n log(beta)), from logarithms known here.
     _adam_kernel[(triton.cdiv(count, BLOCK),)](
         weight, *moments, gradient, compute_copy, learning_rate, num_updates, scale, found_inf, count,
         BETA1=betas[0], BETA2=betas[1], LOG_BETA1=math.log(betas[0]), LOG_BETA2=math.log(betas[1]), EPSILON=epsilon,
@@ -30,6 +32,7 @@ def _adam_kernel(
     BETA1: tl.constexpr, BETA2: tl.constexpr, LOG_BETA1: tl.constexpr, LOG_BETA2: tl.constexpr,
     EPSILON: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    # After an overflow no place is inside: no weight changes, and the host need not know.
     if SCALED:
         count = tl.where(tl.load(found_inf) == 0.0, count, 0)
 
@@ -40,6 +43,7 @@ def _adam_kernel(
         g = g / tl.load(scale)
 
     # The moments start at zero: their bias is corrected for the number of updates.
+    # In float64, because 1 - beta^n loses digits while n is small.
     updates = tl.load(num_updates).to(tl.float64)
     correction1 = (1.0 - tl.exp(updates * LOG_BETA1)).to(tl.float32)
     correction2 = (1.0 - tl.exp(updates * LOG_BETA2)).to(tl.float32)

@@ -5,6 +5,7 @@ import importlib.util
 
 import torch
 
+# NVIDIA's compute capability (major, minor): Ampere, the first generation with bf16 in hardware.
 OLDEST_CAPABILITY = (8, 0)
 
 
@@ -19,6 +20,7 @@ def has_kernels(device: torch.device) -> bool:
     if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return False
 
+    # Triton compiles a kernel when it is first launched. Only a trial shows whether that works here.
     from gan.gpu import conv
 
     try:

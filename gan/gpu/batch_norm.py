@@ -14,7 +14,9 @@ from torch.autograd import Function
 
 from gan.gpu.rows import as_pictures, with_rows
 
+# One program works on a tile of so many rows (positions) and channels.
 ROWS, CHANNELS = 64, 32
+# The second kernel loads all parts at once by tl.arange, which needs a power of two.
 MAX_PARTS = 32  # a power of two
 ROWS_A_PART = 128
 
@@ -27,8 +29,10 @@ class FusedBatchNorm(Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None, running: Sequence[Tensor],
         mask: Tensor | None, slopes: Sequence[float], momentum: float, epsilon: float,
     ) -> tuple[Tensor, ...]:  # fmt: skip
+        # The kernels read the mask in the order N, C, H, W, and the pictures channels last.
         mask = None if mask is None else mask.contiguous()
         done = normalise(x, weight, bias, running, mask, slopes, momentum, epsilon, skip)
+        # The results are not saved: the backward kernels compute the sign of each value again from x.
         ctx.save_for_backward(x, weight, bias, done.mean, done.rstd, mask)
         ctx.slopes, ctx.has_skip = slopes, skip is not None
         return tuple(done.results)
@@ -37,9 +41,11 @@ class FusedBatchNorm(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd, mask = ctx.saved_tensors
         grad_skip, given = None, list(gradients)
+        # The result has the channels of `skip` first, then those of x. Its gradient has the same order.
         if ctx.has_skip:
             grad_skip, *given = torch.split(gradients[0], x.shape[1], dim=1)
         gradients = normalise_backward(x, weight, bias, mean, rstd, mask, ctx.slopes, given)
+        # Autograd expects one value for each argument of forward: None where there is no gradient.
         return (*gradients, grad_skip, None, None, None, None, None)
 
 
@@ -95,6 +101,7 @@ def normalise_backward(
     batch_size, channels, height, width = x.shape
     rows = batch_size * height * width
     (x, x_stride), *given = (with_rows(tensor) for tensor in (x, *gradients))
+    # With one slope both names are the same gradient, and the kernels read only the first.
     (first, first_stride), (second, second_stride) = given[0], given[-1]
 
     # Sums over each part of the rows first; the second kernel adds them up, and computes the gradients.
@@ -122,6 +129,7 @@ def _parts_of(rows: int) -> tuple[int, int]:
     return triton.cdiv(rows, rows_a_part), rows_a_part
 
 
+# Triton compiles a kernel again where an integer argument is 1 or a multiple of 16, but not for those listed here.
 @triton.jit(do_not_specialize=["rows", "rows_a_part"])
 def _moments_kernel(
     x, means, squares, rows, channels, x_stride, rows_a_part, ROWS: tl.constexpr, CHANNELS: tl.constexpr
@@ -140,9 +148,11 @@ def _moments_kernel(
         inside = (row < last)[:, None] & (channel < channels)[None, :]
         value = tl.load(x + row.to(tl.int64)[:, None] * x_stride + channel[None, :], mask=inside, other=0.0)
         value = value.to(tl.float32)
+        # Moments of these rows alone. Squares are taken about their mean: raw sums of squares would cancel.
         more = tl.minimum(last - start, ROWS).to(tl.float32)
         here = tl.sum(value, 0) / more
         deviation = tl.where(inside, value - here[None, :], 0.0)
+        # Merge them with the moments of the rows before.
         total = count + more
         change = here - mean
         mean += change * (more / total)
@@ -165,6 +175,7 @@ def _normalise_kernel(
 
     # The moments of all rows, from those of the parts.
     part = tl.arange(0, PARTS)
+    # The last part may be shorter. Parts after it have no rows.
     counts = tl.minimum(tl.maximum(rows - part * rows_a_part, 0), rows_a_part).to(tl.float32)[:, None]
     partial = part[:, None] * channels + channel[None, :]
     there = (part < num_parts)[:, None] & known[None, :]
@@ -181,6 +192,7 @@ def _normalise_kernel(
         tl.store(saved_rstd + channel, rstd, mask=known)
         old = tl.load(running_mean + channel, mask=known)
         tl.store(running_mean + channel, old + momentum * (mean - old), mask=known)
+        # As in PyTorch, the running variance is the unbiased one; the batch is normalised by the biased one.
         old = tl.load(running_var + channel, mask=known)
         tl.store(running_var + channel, old + momentum * (square / (rows - 1) - old), mask=known)
         if tl.program_id(1) == 0:
@@ -193,6 +205,7 @@ def _normalise_kernel(
     gamma, beta = tl.load(weight + channel, mask=known), tl.load(bias + channel, mask=known)
     y = (value - mean[None, :]) * (rstd * gamma)[None, :] + beta[None, :]
     if MASKED:
+        # `area` is H W: this turns a position of all pictures into an offset in N, C, H, W.
         place = (long_row // area * channels * area + long_row % area)[:, None] + channel[None, :] * area
         y *= tl.load(mask + place, mask=inside).to(tl.float32)
 
@@ -219,6 +232,7 @@ def _load_gradient(
     long_row = row.to(tl.int64)
     value = tl.load(x + long_row[:, None] * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
     normal = tl.where(inside, (value - mean[None, :]) * rstd[None, :], 0.0)
+    # The sign before dropout will do: a mask of 2 keeps it, and a mask of 0 removes the gradient anyway.
     positive = normal * weight[None, :] + bias[None, :] > 0
     gradient = tl.load(first_gradient + long_row[:, None] * first_stride + channel[None, :], mask=inside, other=0.0)
     gradient = gradient.to(tl.float32) * tl.where(positive, 1.0, FIRST_SLOPE)
@@ -291,6 +305,7 @@ def _gradient_kernel(
         x, mask, first_gradient, second_gradient, mean, rstd, gamma, beta, row, channel, inside, channels,
         x_stride, first_stride, second_stride, area, FIRST_SLOPE, SECOND_SLOPE, TWO, MASKED,
     )  # fmt: skip
+    # The batch's mean and variance depend on x, too: both subtracted terms come from them (Ioffe and Szegedy 2015).
     value = (gradient - (total / rows)[None, :] - normal * (product / rows)[None, :]) * (rstd * gamma)[None, :]
     place = row.to(tl.int64)[:, None] * channels + channel[None, :]
     tl.store(grad_x + place, value.to(grad_x.dtype.element_ty), mask=inside)

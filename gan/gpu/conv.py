@@ -80,6 +80,7 @@ def gather(x: Tensor) -> Tensor:
 def scatter(windows: Tensor, number: int, height: int, width: int) -> Tensor:
     """The sum of (N h w, 16 C) windows at their places: (N, C, 2h, 2w)."""
     channels = windows.shape[1] // 16
+    # Each position sums what falls on it. This needs no atomic additions, whose order would vary.
     rows = windows.new_empty((4 * number * height * width, channels))
     block = min(triton.next_power_of_2(channels), WINDOW_CHANNELS)
     _scatter_kernel[(triton.cdiv(len(rows), WINDOW_ROWS), triton.cdiv(channels, block))](
@@ -93,6 +94,7 @@ def _gather_kernel(x, windows, height, width, channels, x_stride, BLOCK: tl.cons
     """A window's sixteen rows of channels; outside the picture they are 0."""
     window, tap = tl.program_id(0), tl.arange(0, 16)
     picture, cell = window // (height * width), window % (height * width)
+    # With a padding of 1 the window of cell (i, j) begins at (2 i - 1, 2 j - 1). A tap is one of its 4x4 positions.
     row = cell // width * 2 - 1 + tap // 4
     column = cell % width * 2 - 1 + tap % 4
     seen = (row >= 0) & (row < 2 * height) & (column >= 0) & (column < 2 * width)
@@ -100,6 +102,7 @@ def _gather_kernel(x, windows, height, width, channels, x_stride, BLOCK: tl.cons
     known = channel < channels
     source = ((picture * 2 * height + row) * 2 * width + column).to(tl.int64) * x_stride
     value = tl.load(x + source[:, None] + channel, mask=known & seen[:, None], other=0.0)
+    # A window has the order of a row of a channels-last weight: taps, then channels.
     place = (window * 16 + tap).to(tl.int64) * channels
     tl.store(windows + place[:, None] + channel, value, mask=known)
 

@@ -9,6 +9,7 @@ from gan.gpu.streams import HIGH_PRIORITY, new_stream
 from gan.training.process_group import ProcessGroup
 from gan.training.state import TrainState
 
+# As in the examples of PyTorch's documentation of CUDA graphs.
 NUM_WARM_UP_STEPS = 3
 
 
@@ -32,10 +33,12 @@ class CudaGraphStep:
 
     def __call__(self, batch: Batch) -> None:
         """One step."""
+        # A graph has fixed shapes: the last, smaller batch of an epoch is launched kernel by kernel.
         if batch.size != self._batch_size:
             self._run_step(batch)
             return
 
+        # A graph reads the addresses of its capture: each later batch is copied into the first one's tensors.
         if self._graph is None or self._batch is None:
             self._batch = batch.on(self._state.device)
             self._graph = self._capture(self._batch)
@@ -48,6 +51,7 @@ class CudaGraphStep:
         """The graph that steps over whatever the batch's tensors hold; the state stays as it is."""
         warm_up(self._state, self._run_step, batch)
         graph = torch.cuda.CUDAGraph()
+        # A capture records the launches and runs none. Streams that fork and join inside become branches of the graph.
         with torch.cuda.graph(graph, stream=new_stream(self._state.device, HIGH_PRIORITY)):
             self._run_step(batch)
         return graph
@@ -55,6 +59,7 @@ class CudaGraphStep:
 
 def warm_up(state: TrainState, run_step: Callable[[Batch], None], batch: Batch) -> None:
     """Lets the libraries choose and load what they need, which a capture may not do; the state stays as it is."""
+    # PyTorch asks for a warm-up in a side stream, like the capture itself.
     stream = new_stream(state.device, HIGH_PRIORITY) if state.device.type == "cuda" else None
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream())

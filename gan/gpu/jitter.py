@@ -23,8 +23,10 @@ def _jitter_kernel(
 ):
     """One row of a pair."""
     picture, row = tl.program_id(0) // size, tl.program_id(0) % size
+    # `places` has four rows of `number` values: patches, tops, lefts and flips.
     index, top = tl.load(places + picture), tl.load(places + number + picture)
     left, flip = tl.load(places + 2 * number + picture), tl.load(places + 3 * number + picture)
+    # SIZE equals `size`, because tl.arange needs a length that is known when the kernel is compiled.
     column = tl.arange(0, SIZE)
     y = _sampled_position(top + row, size, enlarged)
     x = _sampled_position(left + tl.where(flip != 0, size - 1 - column, column), size, enlarged)
@@ -38,6 +40,7 @@ def _jitter_kernel(
 @triton.jit
 def _sampled_position(pixel, size, enlarged):
     """Where a picture of `size` is read for a pixel of it enlarged, as grid_sample reckons; borders go on outside."""
+    # First grid_sample's coordinate in [-1, 1], then its pixel with align_corners=False.
     position = (2.0 * pixel.to(tl.float32) + 1.0) / enlarged - 1.0
     position = ((position + 1.0) * size - 1.0) / 2.0
     return tl.minimum(tl.maximum(position, 0.0), size - 1.0)
@@ -50,6 +53,7 @@ def _jitter_row(picture, result, x, y, size):
     right_share, bottom_share = x - left, y - top
     first_column, first_row = left.to(tl.int32), top.to(tl.int32)
     second_column, second_row = tl.minimum(first_column + 1, size - 1), tl.minimum(first_row + 1, size - 1)
+    # Bilinear interpolation between the four pixels around the position.
     value = tl.zeros_like(x)
     for below in tl.static_range(2):
         for beside in tl.static_range(2):

@@ -36,6 +36,7 @@ def encode(
     skips = []
     levels: Sequence[Any] = list(generator.down)[start:stop]
     for down in levels:
+        # The next level takes the leaky ReLU. The decoder takes the plain one, and applies none itself to skips.
         x, skip = batch_norm_act(down.norm, downsample(x, down.conv.weight, stream), (LEAK, RELU))
         skips.append(skip)
     return [x, *skips]
@@ -103,6 +104,7 @@ def batch_norm_act(
         fused = FusedBatchNorm.apply(x, norm.weight, norm.bias, skip, running, mask, slopes, norm.momentum, norm.eps)
         return list(fused)
 
+    # PyTorch's operations: for another norm, in eval mode, or without our kernels.
     x = norm(x)
     if mask is not None:
         x = x * mask.to(x.dtype)
@@ -164,12 +166,14 @@ class Convolution(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
 
+        # `wanted` says which gradients PyTorch computes: by input, weights and bias.
         def gradients_by(*wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
             stride, padding, dilation, output_padding, groups = [STRIDE] * 2, [PADDING] * 2, [1, 1], [0, 0], 1
             sizes = (ctx.bias_sizes, stride, padding, dilation, ctx.transposed, output_padding, groups)
             return torch.ops.aten.convolution_backward(gradients[0], x, weight, *sizes, wanted)
 
         has_bias = ctx.bias_sizes is not None
+        # The layers before this one wait only for the gradient by x, which stays in the current stream.
         _, grad_weight, grad_bias = ctx.stream.compute(lambda: gradients_by(False, True, has_bias), gradients[0], x)
         grad_x = gradients_by(True, False, False)[0] if ctx.needs_input_grad[0] else None
         return grad_x, grad_weight, grad_bias, None, None

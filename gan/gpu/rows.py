@@ -16,6 +16,8 @@ def with_rows(x: Tensor) -> tuple[Tensor, int]:
     """Pictures whose positions are evenly spaced rows of channels, and the distance between rows; a copy if need be."""
     batch_size, channels, height, width = x.shape
     strides = x.stride()
+
+    # The stride of a side of length 1 means nothing: the innermost longer side gives the distance.
     if width > 1:
         distance = strides[3]
     elif height > 1:
@@ -23,6 +25,7 @@ def with_rows(x: Tensor) -> tuple[Tensor, int]:
     else:
         distance = strides[0] if batch_size > 1 else channels
 
+    # True for channels last, and for a slice of its channels: there the distance is more than `channels`.
     even = (
         (channels == 1 or strides[1] == 1)
         and (height == 1 or strides[2] == distance * width)

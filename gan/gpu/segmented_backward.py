@@ -34,6 +34,7 @@ class SegmentedBackward:
         """Computes the next segment; its results, as leaves."""
         computed = compute(*inputs)
         results = [computed] if isinstance(computed, Tensor) else list(computed)
+        # The next segment starts from leaves, so that each segment has a graph of its own.
         leaves = [leaf(result) for result in results]
         self._segments.append(Segment(parameters, [x for x in inputs if x.requires_grad], results, leaves))
         return leaves
@@ -52,6 +53,7 @@ class SegmentedBackward:
 
             found = grad(results, [*segment.parameters.values(), *segment.inputs], grad_outputs)
             num_parameters = len(segment.parameters)
+            # The inputs are leaves of earlier segments, whose backward passes start from these gradients.
             known |= {id(x): gradient for x, gradient in zip(segment.inputs, found[num_parameters:], strict=True)}
             yield dict(zip(segment.parameters, found[:num_parameters], strict=True))
 

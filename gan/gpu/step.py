@@ -58,6 +58,7 @@ def gpu_train_step(
         grad_real = updates.scaled(adversarial_loss_grad(real_logits, REAL))
         d_real_grads = gradients_by(d_leaves, real_logits, grad_real)
 
+    # The generator runs in the current stream at the same time.
     segments, generated = generate(generator, source, dropout_masks, weight_grad_stream)
     fake = leaf(generated)
 
@@ -66,16 +67,19 @@ def gpu_train_step(
         d_input = leaf(generated)
         fake_logits = fused_discriminator(source, d_input)
         grad_fooled = updates.scaled(adversarial_loss_grad(fake_logits, REAL)).to(fake_logits.dtype)
+        # The graph is kept: the discriminator's own gradients go through it again.
         (grad_adversarial,) = grad(fake_logits, d_input, grad_fooled, retain_graph=True)
     l1 = l1_loss(fake.float(), target)
     (grad_l1,) = grad(updates.scaled(lambda_l1 * l1), fake)
     d_fake_stream.join()
 
+    # The discriminator's gradients are the sum over both pairs: this waits for those of the real one.
     with d_fake_stream.fork(after=d_real_stream.record_event()):
         grad_fake = updates.scaled(adversarial_loss_grad(fake_logits, FAKE))
         d_grads = gradients_by(d_parameters, fake_logits, grad_fake)
         torch._foreach_add_(list(d_grads.values()), list(d_real_grads.values()))
         updates.make(state.discriminator_optimizer, d_grads)
+    # The losses are only logged, so they are computed beside the generator's backward pass.
     with d_real_stream.fork():
         losses = all_losses(real_logits, fake_logits, l1, lambda_l1)
 
@@ -83,9 +87,11 @@ def gpu_train_step(
     kept = []
     for segment_grads in segments.gradients([grad_adversarial + grad_l1]):
         kept.append(segment_grads)
+        # The event stands for this segment's weight gradients, not for those of the segments to come.
         with optimizer_stream.fork(after=weight_grad_stream.record_event()):
             updates.make(state.generator_optimizer, segment_grads)
 
+    # CUDA ends a capture only if all forked streams have been joined.
     for stream in streams:
         stream.join()
     group.all_reduce_mean_([losses, *running_statistics(generator), *running_statistics(discriminator)])
@@ -95,6 +101,7 @@ def gpu_train_step(
 
 def adversarial_loss_grad(logits: Tensor, label: float) -> Tensor:
     """The gradient of `gan.training.losses.adversarial_loss` by the logits, float32 of their shape."""
+    # The derivative of the cross-entropy by a logit is sigmoid - label; the loss is a mean over all logits.
     return (torch.sigmoid(logits.float()) - label) / logits.numel()
 
 
@@ -118,6 +125,7 @@ def generate(
         x, *new_skips = segments.run(_parameters(generator, "down", start, stop), run_levels, x)
         skips += new_skips
 
+    # The decoder starts from the bottleneck's plain ReLU. The leaky one has no further use.
     x = skips.pop()
     for start, stop in itertools.pairwise((*DECODER_CUTS, depth)):
         run_blocks = functools.partial(

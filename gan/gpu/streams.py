@@ -36,6 +36,7 @@ class SideStream:
         if self._stream is None:
             yield
             return
+        # The GPU does the waiting: the host goes on at once.
         self._stream.wait_stream(torch.cuda.current_stream())
         if after is not None:
             self._stream.wait_event(after)
@@ -52,6 +53,7 @@ class SideStream:
         with self.fork():
             result = work()
         if self._stream is not None:
+            # PyTorch's allocator knows only the stream that a tensor was allocated in: record_stream adds this one.
             for tensor in reads:
                 tensor.record_stream(self._stream)
         return result
@@ -83,6 +85,7 @@ class StepStreams(NamedTuple):
     @classmethod
     def on(cls, device: torch.device) -> "StepStreams":
         """Streams of a device."""
+        # No further layer waits for weight gradients and updates: they fill what the others leave idle.
         priorities = (HIGH_PRIORITY, HIGH_PRIORITY, LOW_PRIORITY, LOW_PRIORITY)
         return cls(*(SideStream(device, priority) for priority in priorities))
 

@@ -35,6 +35,7 @@ class Upsample(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """See the class."""
+        # `output_size` belongs to PyTorch's signature. Here the result always has twice the side.
         return upsample(x, self.weight, self.bias)
 
 
@@ -148,6 +149,7 @@ def _unfold(x: Tensor, weight: Tensor) -> Tensor:
     """The windows of (N, C, H, W), (N H/2 W/2, 16 C), each in the order that a row of the weight has."""
     pictures, channels, height, width = x.shape
     if not is_channels_last(weight):
+        # F.unfold gives (N, 16 C, positions), a window in the order C, 4, 4 of a contiguous weight.
         columns = F.unfold(x, KERNEL, padding=PADDING, stride=STRIDE)
         return columns.transpose(1, 2).reshape(-1, columns.shape[1])
 
@@ -170,6 +172,7 @@ def _fold(windows: Tensor, height: int, width: int, weight: Tensor) -> Tensor:
         columns = windows.view(-1, height * width, windows.shape[1]).transpose(1, 2)
         return F.fold(columns, (STRIDE * height, STRIDE * width), KERNEL, padding=PADDING, stride=STRIDE)
 
+    # The reverse of `_unfold`: each of a window's four 2x2 cells is added to the cell that it covers.
     windows = windows.view(-1, height, width, 2, STRIDE, 2, STRIDE, channels)
     cells = windows.new_zeros(len(windows), height + 1, STRIDE, width + 1, STRIDE, channels)
     for down in range(2):

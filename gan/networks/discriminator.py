@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from gan.networks.norm import new_norm
 
+# The last two layers see 7 pixels. Each strided layer before them turns r pixels into 2 r + 2.
 NUM_STRIDED_LAYERS = {16: 1, 70: 3, 286: 5}
 RECEPTIVE_FIELDS = (1, *NUM_STRIDED_LAYERS)
 LEAK = 0.2
@@ -40,6 +41,7 @@ class Discriminator(nn.Module):
             source: (N, 3, H, W) in [-1, 1]; both are cast to the weights' type.
             target: (N, 3, H, W) in [-1, 1], real or fake.
         """
+        # The discriminator is conditional: it sees the source beside the target, six channels.
         pair = torch.cat([source, target], dim=1)
         logits: Tensor = self.layers(pair.to(next(self.parameters()).dtype))
         return logits
@@ -73,4 +75,5 @@ def _patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
         ]
         width = next_width
 
+    # One logit for each receptive field. The losses take logits, so there is no sigmoid.
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 4, stride=1, padding=1))

@@ -36,6 +36,7 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str) ->
     Args:
         precision: fp32, bf16 or fp16.
     """
+    # Tensors on the meta device have shapes and types, and no memory.
     with torch.device("meta"):
         generator = model.new_generator()
         discriminator = model.new_discriminator()
@@ -54,6 +55,7 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str) ->
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # Operations may save the same tensor twice. Held here, no other tensor gets its id.
         kept[id(tensor)] = tensor
         return tensor
 

@@ -11,6 +11,7 @@ from gan.networks.convolution import Downsample, Upsample
 from gan.networks.norm import new_norm
 
 LEAK = 0.2  # of the encoder's leaky ReLU
+# The paper's decoder begins with three blocks that have dropout of 0.5 (CD512).
 NUM_DROPOUT_BLOCKS = 3
 _MAX_WIDTH = 8
 
@@ -80,6 +81,7 @@ class Generator(nn.Module):
     @property
     def dropout_shapes(self) -> list[tuple[int, int, int]]:
         """(channels, height, width) of each dropout mask for one picture, from the bottleneck on."""
+        # The first block comes up from 1x1 to 2x2 pixels.
         return [(self.widths[-2 - block], 2 ** (block + 1), 2 ** (block + 1)) for block in range(NUM_DROPOUT_BLOCKS)]
 
     def forward(self, source: Tensor, dropout_masks: Sequence[Tensor] = ()) -> Tensor:

@@ -48,6 +48,7 @@ def low_precision_copy(network: Network, precision: str) -> Network:
     if precision == "fp32":
         return network
     layers = [part for part in network.modules() if not list(part.children())]
+    # deepcopy does not copy objects that its second argument names by their id: it shares them.
     shared: dict[int, Any] = {id(layer): layer for layer in layers if not isinstance(layer, _CONVOLUTIONS)}
     compute_network = copy.deepcopy(network, shared)
     for part in compute_network.modules():

@@ -67,6 +67,7 @@ def remedy(tensors: Mapping[str, Tensor], model: ModelSettings) -> str:
     """The sizes that the tensors are for, where they are a U-Net's."""
     first = tensors.get(f"{FIRST_LAYER}.weight", tensors.get("down.0.conv.weight"))
     num_convolutions = sum(tensor.dim() == 4 for tensor in tensors.values())
+    # A U-Net has two convolutions a level, one down and one up, and a side of 2^levels pixels.
     patch_size = 2 ** (num_convolutions // 2)
     if first is not None and first.dim() == 4 and SMALLEST_SIZE <= patch_size <= LARGEST_SIZE:
         channels = len(first)

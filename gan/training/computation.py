@@ -30,6 +30,7 @@ def batch_step(state: TrainState, lambda_l1: float, batch_size: int, group: Proc
         batch = batch.on(state.device)
         source, target = jitter_batch(batch.source, batch.target, batch.places)
         losses = step(source, target, dropout_masks(batch.dropout, state.generator.dropout_shapes))
+        # Losses are means over a batch. Weighted by its size, an epoch's smaller last batch counts for less.
         state.add_losses(losses, group.world_size * len(source))
 
     if state.device.type != "cuda":

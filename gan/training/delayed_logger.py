@@ -23,6 +23,7 @@ class LoggedStep:
         """Of the step that the state has just taken."""
         self.step, self.epoch = state.step, state.epoch
         on_gpu = state.device.type == "cuda"
+        # The host need not wait for a copy to pinned memory. The event tells when the copy is done.
         self._losses = torch.empty(state.losses.shape, pin_memory=on_gpu)
         self._losses.copy_(state.losses, non_blocking=True)
         self._arrival = torch.cuda.current_stream(state.device).record_event() if on_gpu else None

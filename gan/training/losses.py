@@ -36,6 +36,7 @@ def generator_loss(fake_logits: Tensor, fake: Tensor, target: Tensor, lambda_l1:
         fake, target: (N, 3, H, W) in [-1, 1].
         lambda_l1: weight of the mean absolute difference, 100 in the paper.
     """
+    # The non-saturating loss: -log D instead of log(1 - D) (Goodfellow et al. 2014).
     adversarial = adversarial_loss(fake_logits, REAL)
     l1 = l1_loss(fake.float(), target.float())
     return GeneratorLoss(adversarial + lambda_l1 * l1, adversarial, l1)

@@ -77,12 +77,14 @@ class Adam:
             exp_avg, exp_avg_sq = self.moments[name]
             span = Span(name, None, weight.detach(), exp_avg, exp_avg_sq)
             if copy is weight:
+                # All weights in fp32, and otherwise those of norms: nothing is copied.
                 self._groups[0].append(span)
             elif device.type == "cpu":
                 self._groups += ([part] for part in _runs(span._replace(compute_copy=copy.detach()), scratch))
             elif has_kernels(device):
                 self._fused.append(span._replace(compute_copy=copy.detach()))
             else:
+                # A GPU without our kernels: gradients are cast to fp32 for PyTorch's fused Adam.
                 fp32_grad = torch.empty_like(span.weight)
                 self._groups[0].append(span._replace(compute_copy=copy.detach(), fp32_grad=fp32_grad))
 
@@ -120,6 +122,7 @@ class Adam:
             part = [span for span in group if span.parameter in gradients]
             if not part:
                 continue
+            # The kernel of torch.optim.Adam(fused=True). The empty list is for AMSGrad, which is off.
             torch._fused_adam_(
                 [span.weight for span in part],
                 _fp32_gradients(part, [gradients[span.parameter] for span in part]),
@@ -144,6 +147,7 @@ class Adam:
         from gan.gpu import adam  # needs Triton
 
         weight, moments, copy = span.weight, (span.exp_avg, span.exp_avg_sq), cast(Tensor, span.compute_copy)
+        # The kernel reads all tensors by one flat index, so they must have the same order in memory.
         if gradient.stride() != weight.stride():
             gradient = torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
         adam.update(

@@ -31,5 +31,6 @@ class TrainingSettings:
         """The learning rate in an epoch, counted from 1."""
         if self.decay_start_epoch is None or self.decay_end_epoch is None:
             return self.learning_rate
+        # 1 in decay_start_epoch, and 0 in the epoch after decay_end_epoch.
         remaining = (self.decay_end_epoch + 1 - epoch) / (self.decay_end_epoch + 1 - self.decay_start_epoch)
         return self.learning_rate * min(max(remaining, 0.0), 1.0)

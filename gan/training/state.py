@@ -87,6 +87,7 @@ class TrainState:
         self.loss_sums.copy_(progress["loss_sums"])
         self.loss_scale.state.copy_(progress["loss_scale"])
 
+        # The low-precision copies are not saved: they follow from the weights.
         self.generator_optimizer.refresh_compute_copy()
         self.discriminator_optimizer.refresh_compute_copy()
 
@@ -144,6 +145,7 @@ class LossScale:
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
         self.enabled = enabled
+        # The factor, and the number of updates since the last overflow or doubling.
         self.state = torch.tensor([self.INITIAL if enabled else 1.0, 0.0], device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -159,6 +161,7 @@ class LossScale:
         """A scalar on the device: 1 where a number among the scaled gradients is not finite, 0 otherwise."""
         if not self.enabled:
             return None
+        # A gradient's largest absolute value is infinite or NaN where one of its numbers is.
         largest = torch.stack([norm.float() for norm in torch._foreach_norm(gradients, float("inf"))])
         return (~largest.isfinite().all()).float()
 

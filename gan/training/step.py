@@ -44,6 +44,7 @@ def train_step(
 
     # Both gradients come before either update, so that both networks learn from each other as they were.
     scale = state.loss_scale
+    # The graph is kept: the generator's loss goes back through the same pass over the fake.
     d_grads = _gradients(scale.scaled(for_discriminator.total_disc_loss), discriminator, retain_graph=True)
     g_grads = _gradients(scale.scaled(for_generator.total_gen_loss), generator)
     group.all_reduce_mean_(list(d_grads.values()))
@@ -55,6 +56,7 @@ def train_step(
     scale.update(overflow)
 
     losses = torch.stack([*for_generator, *for_discriminator]).detach()
+    # Each worker has normalised its own share. Averaged, the running statistics are the same on all workers.
     group.all_reduce_mean_([losses, *running_statistics(generator), *running_statistics(discriminator)])
     return losses
 
