@@ -35,6 +35,7 @@ class SyncBehind:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Waits until all files are on the disk. Raises OSError where one of them could not be written."""
         self._pool.shutdown(cancel_futures=error is not None)
+        # result() raises the error of a failed sync. Where the block has failed, its own error is raised instead.
         if error is None:
             for sync in self._syncs:
                 sync.result()

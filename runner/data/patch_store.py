@@ -78,6 +78,7 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
 
 def _shards_problem(folder: Storage, shards: dict[str, dict[str, Any]]) -> str:
     """The first problem with a store's shards. "" where there is none."""
+    # Readers open every file with this suffix, so an unknown one would add patches.
     for name in folder.names():
         if name.endswith(SHARD_SUFFIX) and name not in shards:
             return f"{name} is none of its shards"
@@ -110,6 +111,7 @@ def describe_store(store: PatchStore) -> list[str]:
         lines.append(describe_bad_files(read_quarantine(store), where))
 
     if len(meta["sizes"]) > 1:
+        # meta.json has the sizes in the order of their counts, the most common one first.
         (common, _), *others = meta["sizes"].items()
         listed = ", ".join(f"{count} of {size}" for size, count in others[:_NAMES_SHOWN])
         lines.append(f"shapes: most pictures are {common}; also used: {listed}")

@@ -132,6 +132,7 @@ def _write_store(folder: Storage, fingerprint: str, data: Data, source: Source, 
             left_out += report.left_out
             sizes.update(report.sizes)
 
+    # Only now is it known how many pictures are bad: each has been decoded.
     check_bad_fraction(left_out, len(source.pictures), data)
     for split, entry in splits.items():
         if not entry["pictures"]:

@@ -104,6 +104,7 @@ def write_shard(shard: Shard, seed: int | None, data: Data, folder: Storage) -> 
                 except PictureError as error:
                     left_out.append({"file": f"{shard.split}/{picture.name}", "reason": str(error)})
                     continue
+                # One record batch for each picture, so that no other picture has to stay in memory.
                 writer.write_batch(patch_batch(cut.rows))
                 num_patches += len(cut.rows.origins)
                 sizes["{}x{}".format(*cut.size)] += 1
@@ -133,6 +134,7 @@ def cut_in_this_process(source: Source, data: Data, folder: Storage) -> Iterator
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            # Some are left where the caller stopped early, or a shard failed.
             for future in waiting:
                 future.cancel()
 

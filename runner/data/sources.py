@@ -64,6 +64,7 @@ def validation_source(folder: Path) -> Source:
         DataError: the directory does not exist, has a train/ but no val/, or has no pictures.
     """
     pairs = folder / "val" if (folder / "val").is_dir() else folder
+    # A folder with train/ alone is refused: validation must not use the pictures of the training.
     if not pairs.is_dir() or (pairs == folder and (folder / "train").is_dir()):
         problem = "it has train/ but no val/" if pairs.is_dir() else "there is no such directory"
         raise DataError(f"--data is {str(folder)!r}: {problem}. Give a directory of pairs, or one with val/.")
@@ -134,6 +135,7 @@ def _directory_source(folder: Path) -> Source:
 
 def _pictures_below(folder: Path, split: str) -> list[Picture]:
     """All files below a folder, except hidden ones, sorted by name."""
+    # A file system lists files in any order. The order decides the content of the store, so it must be fixed.
     files = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

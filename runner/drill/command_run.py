@@ -36,6 +36,7 @@ class CommandRun:
 
         # Into a file, because a pipe that nobody reads would stop the command when it is full.
         with open(folder.local_path / output, "wb") as stream:
+            # In a new session, by which the drill finds all processes of the command.
             self._process = subprocess.Popen(
                 [sys.executable, *command],
                 stdout=stream,
@@ -61,6 +62,7 @@ class CommandRun:
     @property
     def output(self) -> str:
         """All that the command has printed."""
+        # The command may be in the middle of a character, so a broken one is no error.
         return self._folder.read(self._output).decode(errors="replace")
 
     def last_lines(self) -> str:
@@ -88,6 +90,7 @@ class CommandRun:
     def kill_all(self) -> None:
         """Kills the main process and everything that it started."""
         self._process.send_signal(signal.SIGKILL)
+        # The other processes are in its session, even where the main process has ended before.
         kill_session(self.session)
         self._process.wait()
 

@@ -99,6 +99,7 @@ class Drill:
         epochs = _EPOCHS_IN_SHORT if self.short else _EPOCHS
         pace = Pace(0.0, 0.0)  # filled in below
         folder = self.folder.at("undisturbed")
+        # 0 steps: their number is known after this run only.
         setup = DrillSetup(epochs, 0, folder.at("results"), self.address, self.workers, pace)
         target = TargetRun(folder, setup, 0, random.Random(self.seed), time.monotonic() + _REFERENCE_WITHIN_S)
 
@@ -131,6 +132,7 @@ class Drill:
         draw = random.Random(f"{self.seed} {fault.name} {result.tries}")
         name = fault.name if not result.tries else f"{fault.name}_{result.tries + 1}"
         began = time.monotonic()
+        # Well above the estimate, so that a slow machine alone is no failure.
         deadline = began + _PATIENCE_S + _PATIENCE * expected_s
         target = TargetRun(self.folder.at(name), setup, kills, draw, deadline, fault.options)
 

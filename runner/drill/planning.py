@@ -38,6 +38,7 @@ class Pace:
 
     training_s: float
     quick_start_s: float
+    # First guesses. `factors` correct the estimates for this machine.
     ray_start_s: float = 28.0
     restart_s: float = 10.0
     factors: dict[bool, float] = field(default_factory=dict)

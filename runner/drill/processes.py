@@ -26,6 +26,7 @@ def session_processes(session: int) -> dict[int, str]:
     for process in psutil.process_iter():
         # psutil knows nothing of sessions.
         with contextlib.suppress(psutil.Error, OSError):
+            # A zombie has ended already. Its parent has not asked for its exit code yet.
             if os.getsid(process.pid) == session and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
                 found[process.pid] = _process_title(process.pid)
     return found
@@ -71,6 +72,7 @@ def kill_worker_during_write(pid: int, folder: str, prefix: str, within_s: float
     Returns:
         False where no such name appeared in time, or the worker ended before.
     """
+    # Names that are there already come from writes that were broken off.
     before = names_with(folder, prefix)
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
     began = time.monotonic()
     console = Console()
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(10**6)
+    # Before the drill: a wrong --json should be an error now, not after all the minutes.
     table_folder = _table_folder(arguments.json)
 
     interrupted = False
@@ -76,6 +77,7 @@ def _reach_workers(stack: contextlib.ExitStack, arguments: argparse.Namespace) -
         return LocalWorkers()
     workers = stack.enter_context(contextlib.closing(ClusterWorkers(arguments.address)))
     num_nodes = workers.num_nodes()
+    # The default is a temporary folder of this machine, which other nodes do not see.
     if num_nodes > 1 and not arguments.storage:
         raise StorageError(f"--storage: the cluster has {num_nodes} nodes; give a folder that all of them see.")
     return workers

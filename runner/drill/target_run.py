@@ -170,6 +170,7 @@ class TargetRun:
         if self.setup.address is not None:
             arguments += ["--address", self.setup.address]
         elif quick:
+            # The command then trains in its own process, and saves the time of starting Ray.
             arguments += ["--in-process"]
 
         output = f"output_{len(self.commands) + 1}.txt"

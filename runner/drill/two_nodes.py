@@ -50,6 +50,7 @@ def two_nodes(log: Path) -> Iterator[TwoNodes]:
         log: a file for what the cluster's processes print.
     """
     with open(log, "wb") as stream:
+        # In a session of its own, by which all processes of the cluster are found at the end.
         process = subprocess.Popen(
             [sys.executable, "-m", "runner.drill.two_nodes"],
             stdin=subprocess.PIPE,
@@ -75,6 +76,7 @@ def two_nodes(log: Path) -> Iterator[TwoNodes]:
 
 def main() -> None:
     """Runs the cluster until the standard input ends."""
+    # Set before Ray starts: otherwise it reports its usage over the internet.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 

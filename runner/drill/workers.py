@@ -34,6 +34,7 @@ class LocalWorkers:
     def kill_during_write(self, command: CommandRun, trial: Storage, folder: str, within_s: float) -> bool:
         """Watches the folder from this process."""
         workers = processes_titled(command.session, WORKER_TITLE)
+        # psutil sorts by process number, so the last worker is normally the newest one.
         return bool(workers) and kill_worker_during_write(
             workers[-1], str(trial.at(folder).local_path), TEMPORARY, within_s
         )
@@ -43,6 +44,7 @@ class ClusterWorkers:
     """Workers on any node of a Ray cluster. A Ray task on the worker's node does the work."""
 
     def __init__(self, address: str) -> None:
+        # Loaded here, because only a drill on a cluster needs Ray in this process.
         from runner.on_ray.cluster import start_ray
 
         start_ray(address, token="", dashboard=False)
@@ -77,7 +79,9 @@ class ClusterWorkers:
         start = read_starts(trial)[-1]
         nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerHostname"] == start["host"]]
         for node in nodes:
+            # soft=False: the task must not move to another node, where the process number means another process.
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            # No cores, because the training may hold all of them. No retries, so that a signal is sent once.
             task = ray.remote(work).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned)
             if ray.get(task.remote(start["pid"], *arguments)):
                 return True

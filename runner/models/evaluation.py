@@ -87,6 +87,7 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
     generator = trained.generator.to(device)
 
     with _validation_patches(trained, request.data, console.print) as patches:
+        # FID needs a covariance and KID compares pairs of pictures: a single patch gives neither.
         if inception is not None and len(patches) < 2:
             raise DataError("--inception-weights: FID and KID need two validation patches or more")
         num_patches = counted(len(patches), "validation patch", "validation patches")
@@ -103,6 +104,7 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
 
 def results_table(evaluation: Evaluation) -> FittingTable:
     """One row for each metric and mode."""
+    # `drop`: on a narrow screen these columns are left out, the least important first.
     columns = ("metric", "better", "mode", "mean", "95 % interval", "min", "max", "std")
     table = FittingTable(columns, left=("metric", "better", "mode"), drop=("std", "max", "min", "better"))
 
@@ -140,9 +142,11 @@ def json_of(evaluation: Evaluation) -> bytes:
         "patches": len(scores.origins),
         "pictures": len({origin.name for origin in scores.origins}),
         "intervals": bootstrap_record(),
+        # NaN and infinity become null, because JSON has neither.
         **{mode: {name: only_finite(parts) for name, parts in record(scores, mode).items()} for mode in MODES},
     }
 
+    # A distance has no interval and no extremes, so its record has a mean only.
     for mode, distances in evaluation.distances.items():
         content[mode] |= {name: {"mean": value} for name, value in distances.items()}
     return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
@@ -165,6 +169,7 @@ def _validation_patches(trained: TrainedModel, data: str | None, notify: Callabl
         yield Patches.open(store.folder.local_path, "val", config.direction)
         return
 
+    # The folder stays until the caller's block ends: its patches are mapped into memory and read on demand.
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
         _cut_pairs(data, config, Storage.open(folder), notify)
         yield Patches.open(folder, "val", config.direction)
@@ -179,6 +184,7 @@ def _cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[
     source = validation_source(Path(directory))
     reports = list(cut_in_this_process(source, config, folder))
     left_out = [entry for report in reports for entry in report.left_out]
+    # The error names data.source: here that is the folder of --data, not the trial's own source.
     check_bad_fraction(left_out, len(source.pictures), config.model_copy(update={"source": directory}))
     if not any(report.patches for report in reports):
         raise DataError(f"--data is {directory!r}: none of its pictures can be used.\n{first_bad_files(left_out)}")
@@ -198,6 +204,7 @@ def _trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchS
     if store is not None:
         return store
 
+    # Only a source with the same content is used: other patches would give other scores.
     source, why_not = _matching_source(config, fingerprint)
     if source is None:
         state = f"damaged ({problem})" if problem else "not there"
@@ -221,6 +228,7 @@ def _matching_source(config: Data, fingerprint: str) -> tuple[Source | None, str
         source = find_source(config)
     except DataError:
         return None, "can't be used from here"
+    # The fingerprint reads every file of the source, so a single changed picture is noticed.
     if store_fingerprint(source, config) != fingerprint:
         return None, "has changed since the training"
     return source, ""

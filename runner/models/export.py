@@ -49,6 +49,7 @@ def export_trial(trial: str, checkpoint: str, form: str, out: str, notify: Calla
 
     trained = open_trained_model(trial, checkpoint)
     exported = WRITERS[form](trained)
+    # This must be asked before the write: after it there is always a file.
     is_replaced = path.exists()
     _write_file(path, out, exported.content)
 
@@ -64,6 +65,7 @@ def _check_target(path: Path, out: str) -> None:
     """Raises StorageError where the file can't or must not be written; called before the work."""
     if path.is_dir():
         raise StorageError(f"--out is {out!r}: that is a folder; give the name of a file")
+    # For example a device or a pipe. The write ends with a rename, which would remove it.
     if path.exists() and not path.is_file():
         raise StorageError(
             f"--out is {out!r}: that is not an ordinary file, so it can't be replaced; give another name"
@@ -91,6 +93,7 @@ def _write_file(path: Path, out: str, content: bytes) -> None:
 
 def _describe_generator(trained: TrainedModel) -> dict[str, str]:
     """What a program must know to build and to use the generator."""
+    # All values are texts: neither safetensors nor ONNX allows other types in its metadata.
     return {
         "model": "pix2pix U-Net generator",
         "channels": str(trained.config.model.channels),
@@ -104,6 +107,7 @@ def _describe_generator(trained: TrainedModel) -> dict[str, str]:
 def _safetensors_file(trained: TrainedModel) -> _Exported:
     """The generator's state under this project's names; the bytes depend on nothing but the generator."""
     stream = io.BytesIO()
+    # Some loaders refuse a safetensors file without `format`. "pt" stands for PyTorch.
     metadata = {"format": "pt", "format_version": _FORMAT_VERSION, **_describe_generator(trained)}
     write_tensors(stream, trained.generator.state_dict(), metadata=metadata)
     return _Exported(stream.getvalue(), ["its metadata has channels, patch_size and direction"])
@@ -111,6 +115,7 @@ def _safetensors_file(trained: TrainedModel) -> _Exported:
 
 def _onnx_file(trained: TrainedModel) -> _Exported:
     """The generator in eval mode as an ONNX model, once onnxruntime has given the same pictures as torch."""
+    # The ONNX packages are an optional extra, so they are loaded only for this format.
     from runner.models.onnx_check import check_agreement
     from runner.models.onnx_graph import FAKE, MODE, OPSET, SOURCE, onnx_model
 
@@ -137,6 +142,7 @@ def _cyclegan_file(trained: TrainedModel) -> _Exported:
     config = trained.config
     size, channels = config.data.patch_size, config.model.channels
     levels = len(trained.generator.down)
+    # The first level has no norm in any generator, so the second level shows which norm it has.
     if not isinstance(norm := trained.generator.down[1].norm, torch.nn.BatchNorm2d):
         # Its generators with another norm have other layers: biases in each convolution.
         raise DataError(

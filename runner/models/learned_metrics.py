@@ -22,6 +22,7 @@ from gan.evaluation.metrics import MODES, Metric
 from gan.networks.generator import Generator
 from runner.errors import DataError
 
+# The publishers put the first eight digits of a file's SHA-256 at the end of its name, as torch.hub expects.
 _INCEPTION = {"6726825d": "weights-inception-2015-12-05-6726825d.pth"}
 BACKBONES = {
     "7be5be79": "alexnet-owt-7be5be79.pth",
@@ -30,7 +31,9 @@ BACKBONES = {
 }
 _NETS = {"7be5be79": "alex", "397923af": "vgg", "b8a52dc0": "squeeze"}
 _EXTRA = "pip install 'pix2pix-runner[metrics]'"
+# The layer that FID is defined on: Inception's pooled features, before its classifier.
 _NUM_FEATURES = 2048
+# The defaults of torchmetrics.
 _KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000
 _SEED = 0
 
@@ -81,6 +84,7 @@ def read_weights(path: str | Path, option: str, published: Mapping[str, str]) ->
         )
 
     try:
+        # weights_only: torch refuses pickled objects other than tensors and plain containers.
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(f"{option} is {str(path)!r}: it holds more than tensors, or is damaged ({error})") from error
@@ -119,6 +123,7 @@ def lpips_network(net: str, backbone: Mapping[str, Tensor]) -> nn.Module:
     # Built with a random backbone, which is then replaced: it would download the published one.
     network: Any = _LPIPS(net=net, pnet_rand=True)
     names = network.net.state_dict()
+    # torchmetrics names the layers by slices (`slice1.0.weight`), torchvision by one list (`features.0.weight`).
     network.net.load_state_dict({name: backbone[re.sub(r"^slices?\.?\d+", "features", name)] for name in names})
     whole: nn.Module = network.eval()
     return whole
@@ -163,6 +168,7 @@ def set_distances(
         features: tuple[list[Tensor], list[Tensor]] = ([], [])
         for generated, _, target in generate(generator, patches, range(len(patches)), mode, device):
             for column, picture in zip(features, (generated, target), strict=True):
+                # The network returns a tuple with one tensor for each layer that was asked for: here it is one.
                 column.append(network(_to_bytes(picture))[0].cpu())
         distances[mode] = feature_distances(*(torch.cat(column) for column in features))
     return distances
@@ -180,13 +186,16 @@ def feature_distances(generated: Tensor, target: Tensor) -> dict[str, float]:
 
     # Both metrics insist on a network: this one returns the features that it gets.
     as_they_are: Any = nn.Identity()
+    # Without this attribute the metric would run the network on a random picture to learn the number.
     as_they_are.num_features = generated.shape[1]
     fid = FrechetInceptionDistance(feature=as_they_are)
+    # KID raises an error where a subset is larger than the set.
     subset_size = min(_KID_SUBSET_SIZE, len(generated))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a warning that it keeps all features, which are in memory anyway
         kid = KernelInceptionDistance(feature=as_they_are, subsets=_KID_SUBSETS, subset_size=subset_size)
 
+    # KID draws its subsets from torch's global generator. Its state is the same again after the block.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         for metric in (fid, kid):

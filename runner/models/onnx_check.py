@@ -19,7 +19,9 @@ from runner.trial.job import first_line
 
 # One alone, then all as a batch: a model that used the statistics of the batch would give two different pictures.
 _NUM_PICTURES = 3
+# For values in [-1, 1]. One grey level of an 8-bit picture is 0.0078.
 _TOLERANCE = 1e-4
+# onnxruntime's levels: 0 verbose, 1 info, 2 warning (the default), 3 error, 4 fatal.
 _ERRORS_ONLY = 3
 
 
@@ -72,11 +74,13 @@ def _check_pictures(trained: TrainedModel) -> tuple[Tensor, str]:
         return _waves(trained.config.data.patch_size), "drawn pictures (the trial's patches are gone)"
     patches = Patches.open(store.folder.local_path, "val", trained.config.data.direction)
     sources, _ = patches[fixed_sample(len(patches), _NUM_PICTURES)]
+    # Where the store has fewer patches, some of them are used twice.
     return rescale(sources)[torch.arange(_NUM_PICTURES) % len(sources)], "validation patches"
 
 
 def _waves(size: int) -> Tensor:
     """Three pictures of waves of many lengths, the same on every machine: (3, 3, size, size) in [-1, 1]."""
+    # Nine channels with 1 to 9 periods each: three channels make one picture.
     angle = torch.linspace(0, 2 * torch.pi, size)
     channels = [torch.outer(torch.sin(k * angle), torch.cos(k * angle)) for k in range(1, 3 * _NUM_PICTURES + 1)]
     return torch.stack(channels).view(_NUM_PICTURES, 3, size, size)

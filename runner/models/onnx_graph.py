@@ -21,6 +21,7 @@ OPSET = 20
 MODE = "eval: running statistics of batch norm, no dropout"  # for the file's metadata and for the screen
 _IR_VERSION = 9  # the oldest that has the opset: more programs read it than the newest
 _LEAK = 0.2
+# ONNX has a padding for each of the four sides: top, left, bottom, right.
 _GEOMETRY = {"kernel_shape": [KERNEL] * 2, "strides": [STRIDE] * 2, "pads": [PADDING] * 4}
 
 
@@ -38,6 +39,7 @@ def onnx_model(generator: Generator, metadata: Mapping[str, str]) -> bytes:
     graph = Graph()
     graph.add_generator(generator)
 
+    # A name instead of a number for the first axis: the model takes any batch size.
     source, fake = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, size, size]) for name in (SOURCE, FAKE)
     )
@@ -50,6 +52,7 @@ def onnx_model(generator: Generator, metadata: Mapping[str, str]) -> bytes:
 
     # Sorted and deterministic, so that the same generator gives the same bytes.
     helper.set_model_props(model, dict(sorted(metadata.items())))
+    # full_check also infers all shapes, and fails where two layers do not fit.
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -75,6 +78,7 @@ class Graph:
             x = self.add("Conv", f"{name}.conv", x, self.weight(f"{name}.conv.weight", down.conv.weight), **_GEOMETRY)
             x = self.add_norm(f"{name}.norm", x, down.norm)
             skips.append(x)
+        # The innermost output is `x` itself: the way up starts from it.
         skips.pop()
 
         # Up again.
@@ -84,6 +88,7 @@ class Graph:
             weight = self.weight(f"{name}.conv.weight", up.conv.weight)
             x = self.add("ConvTranspose", f"{name}.conv", x, weight, **_GEOMETRY)
             x = self.add_norm(f"{name}.norm", x, up.norm)
+            # The skip comes first, as in Generator.forward: the next layer's weights expect this order of channels.
             x = self.add("Concat", f"{name}.concat", skips.pop(), x, axis=1)
 
         # To a picture.
@@ -104,6 +109,7 @@ class Graph:
             kind = type(norm).__name__
             raise DataError(f"--format onnx: the generator has {kind}, and only batch norm can be written to ONNX")
 
+        # ONNX knows inputs by their position: scale, bias, mean, variance.
         parts = ("weight", "bias", "running_mean", "running_var")
         weights = [self.weight(f"{name}.{part}", getattr(norm, part)) for part in parts]
         return self.add("BatchNormalization", name, x, *weights, epsilon=norm.eps)

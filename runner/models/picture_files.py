@@ -35,6 +35,7 @@ def find_pictures(inputs: Sequence[str], out: Storage) -> list[PictureFile]:
 
     folders = dict.fromkeys(picture.path.parent for picture in pictures)
     beside_inputs = out.exists() and any(out.local_path.samefile(folder) for folder in folders)
+    # An earlier translation may be replaced. A file that lies among the inputs may not.
     for picture in pictures:
         target = out.local_path / picture.output
         if target.exists() and (beside_inputs or target.samefile(picture.path)):

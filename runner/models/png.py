@@ -26,14 +26,18 @@ class PngWriter:
         self._stream = stream
         self._deflate = zlib.compressobj(_LEVEL)
         stream.write(_SIGNATURE)
+        # The three zeros: compression with deflate, the standard set of filters, no interlacing.
         self._write_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, _EIGHT_BITS, _RGB, 0, 0, 0))
 
     def write_rows(self, rows: NDArray[np.uint8]) -> None:
         """Adds (rows, W, 3) uint8 at the bottom."""
         height, width, channels = rows.shape
+        # Each row begins with one byte that names its filter.
         filtered = np.empty((height, 1 + width * channels), np.uint8)
         filtered[:, 0] = _SUB
+        # The first pixel has no left neighbour, so it stays as it is.
         filtered[:, 1 : 1 + channels] = rows[:, 0]
+        # uint8 wraps around: the filter is defined modulo 256.
         np.subtract(rows[:, 1:], rows[:, :-1], out=filtered[:, 1 + channels :].reshape(height, width - 1, channels))
         data = filtered.reshape(-1).data
         for start in range(0, len(data), CHUNK_BYTES):

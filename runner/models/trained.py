@@ -93,12 +93,14 @@ def _find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -
     if checkpoint != LATEST and not checkpoint.isdigit():
         raise DataError(f"--checkpoint is {checkpoint!r}: give `{LATEST}` or the number of an epoch")
     damaged: list[str] = []
+    # The first sound weights are taken. The iterator does not read the older ones.
     for weights in _sound_weights(trial, fingerprints, checkpoint, damaged):
         return weights
 
     problems = "".join(f"\n  {problem}" for problem in damaged)
     if checkpoint == LATEST:
         raise DataError(f"{trial.shown}: it has no weights and no checkpoint that can be used{problems}")
+    # 0 stands for a checkpoint in the middle of an epoch.
     epochs = sorted({finished_epoch(trial, step) for step in checkpoint_steps(trial)} - {0})
     raise DataError(
         f"--checkpoint is {checkpoint}: {trial.shown} has no usable checkpoint of the end of that epoch; epochs with "
@@ -130,11 +132,13 @@ def _sound_checkpoint(
     if checkpoint not in (LATEST, str(epoch)):
         return
     try:
+        # The discriminator and the states of the optimizers are not needed.
         groups = read_checkpoint(trial, step, fingerprints, ("generator", "progress")).groups
     except DamagedCheckpoint as error:
         damaged.append(f"step {step}: {error}")
         return
     _, current_epoch, _ = (int(value) for value in groups["progress"]["place"])
+    # In the middle of an epoch, only the epochs before it are complete.
     yield Weights(groups["generator"], epoch or current_epoch - 1, step)
 
 
@@ -143,6 +147,7 @@ def final_weights(trial: Storage, fingerprints: Fingerprints) -> Weights | None:
     try:
         record = json.loads(trial.read(WEIGHTS_RECORD))
         content = trial.read(WEIGHTS)
+        # Weights of other settings or other data are not this trial's.
         if (record["config_fingerprint"], record["data_fingerprint"]) != (fingerprints.config, fingerprints.data):
             return None
         if hashlib.sha256(content).hexdigest() != record["sha256"]:

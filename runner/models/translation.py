@@ -76,6 +76,7 @@ def _translate_file(
         show_error(f"{picture.path}: {error.strerror if isinstance(error, OSError) else error}")
         return False
 
+    # A failed write ends the command: it would fail for the other pictures, too.
     try:
         _write_translation(job, picture, image, out, progress)
     except OSError as error:
@@ -110,6 +111,7 @@ def _write_translation(
     """Writes each strip as soon as it is translated; the file gets its name once it is complete."""
     height, width = image.shape[:2]
     total = num_strips(height, job.generator.patch_size, job.tiling.overlap)
+    # Without escape, Rich would read square brackets in a file name as markup.
     task = progress.add_task(escape(picture.path.name), total=total)
 
     out.make_folder()

@@ -139,6 +139,7 @@ def _read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dic
             manifest["config_fingerprint"],
             manifest["data_fingerprint"],
         )
+        # The digest is of the manifest without the field `digest` itself.
         digest = manifest.pop("digest")
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest") from None
@@ -171,6 +172,7 @@ def read_checkpoint(
     groups: Groups = {}
     log = b""
     for name, entry in manifest["files"].items():
+        # The log is no group, so it is skipped here, too.
         if only is not None and name.removesuffix(".safetensors") not in only:
             continue
 
@@ -233,6 +235,7 @@ def _put_back_replaced(trial: Storage) -> None:
         name = replaced.removeprefix(_REPLACED_PREFIX)
         if name == replaced:
             continue
+        # The new checkpoint has its name already: the old one is not needed any more.
         if folder.exists(name):
             folder.remove(replaced)
         else:

@@ -49,6 +49,7 @@ def keep_copies(experiment: Storage, pending: Sequence[Trial]) -> None:
         try:
             content = Path(path).read_bytes()
         except OSError:
+            # An unreadable file fails the check below like a changed one: no digest matches.
             content = b""
 
         if hashlib.sha256(content).hexdigest() != digest:

@@ -42,6 +42,7 @@ def trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
     last = rows[-1] if rows else {"step": 0, "epoch": 1, "seconds": 0.0}
     starts = read_starts(trial)
 
+    # Only the row at the end of an epoch has the means of that epoch.
     whole_epochs = [row["epoch"] for row in rows if any(key.startswith("epoch_mean/") for key in row)]
     # This column replaces a swept parameter `epochs`, whose value is in the trial's name.
     progress = {"epochs": whole_epochs[-1] if whole_epochs else 0}

@@ -86,6 +86,7 @@ def ended_for_lack_of_memory(starts: Sequence[Mapping[str, Any]]) -> int:
     count = 0
     # From the newest pair of neighbours to older ones, until one shows no kill.
     for before, after in zip(reversed(starts[:-1]), reversed(starts), strict=False):
+        # Counts can be compared only on one machine, and within one start of the command.
         same_run = before.get("host") == after.get("host") and before["attempt"] == after["attempt"]
         if not same_run or before.get("oom_kills", 0) >= after.get("oom_kills", 0):
             break

@@ -80,6 +80,7 @@ def _known_fields(recorded: Mapping[str, Any], section: type[BaseModel]) -> dict
     for name, value in recorded.items():
         if name not in section.model_fields:
             continue
+        # A field whose type is a model is a section, with fields of its own.
         kind = section.model_fields[name].annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
             value = _known_fields(value, kind)

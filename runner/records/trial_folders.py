@@ -51,6 +51,7 @@ def find_trial_folders(
     Raises:
         ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
     """
+    # The content is None where a folder's trial.yaml is missing or damaged.
     recorded = {name: read_trial_file(experiment.at(trial_path(name))) for name in experiment.names(TRIALS)}
     by_fingerprint: dict[tuple[Any, Any], set[str]] = {}
     for name, content in recorded.items():
@@ -76,6 +77,7 @@ def find_trial_folders(
                 raise ConfigError(_explain_change(experiment, planned, fingerprints, content))
 
         folder = experiment.at(trial_path(name))
+        # A finished trial goes on where more epochs are wanted now.
         is_finished = finished_epochs(folder, fingerprints) >= planned.config.training.epochs
         has_diverged = not is_finished and read_outcome(folder)["status"] == "diverged"
         trials.append(Trial(name, planned.params, planned.config, fingerprints, is_finished, has_diverged))

@@ -18,6 +18,7 @@ def write_report(folders: Sequence[str], out: str | None) -> list[str]:
     Raises:
         UserError: a folder is no experiment's, or the page can't be written.
     """
+    # Resolved, because one folder can be written in two ways.
     paths = [Path(folder).resolve() for folder in folders]
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
@@ -26,6 +27,7 @@ def write_report(folders: Sequence[str], out: str | None) -> list[str]:
     page = Report(experiments).render(results)
 
     file = Path(out) if out else Path(REPORT) if len(folders) > 1 else experiments[0].local_path / REPORT
+    # Checked before anything is written.
     if file.is_dir() or not file.parent.is_dir():
         problem = "is a folder" if file.is_dir() else "lies in no folder that exists"
         raise StorageError(f"--out: {file} {problem}: give a file's name, such as comparison.html")

@@ -51,6 +51,7 @@ def decide(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> Decision:
     Trials that differ in their seed alone are ranked as one, by their means.
     """
     cells = over_seeds(trials)
+    # A trial that ended badly may still have figures, but it must not lead.
     ranked_cells = [cell for cell in cells if not cell.ended_badly]
     leaders = [_leader_on(metric, ranked_cells) for metric in present(ranked_cells, metrics)]
     seeds = _seeds_text(ranked_cells)
@@ -77,6 +78,7 @@ def _leader_on(metric: Metric, trials: Sequence[PageTrial]) -> Leader:
     )
     (best, best_figure), others = ranked[0], ranked[1:]
 
+    # None means that overlaps are unknown. An empty list means that there are none.
     overlapping = None
     if best_figure.has_interval and all(other.has_interval for _, other in others):
         overlapping = [trial for trial, other in others if _overlap(best_figure, other)]
@@ -93,6 +95,7 @@ def _seeds_text(cells: Sequence[PageTrial]) -> str:
     """`3 seeds` where the cells' figures are means over so many; empty where no cell is repeated."""
     if all(cell.num_seeds == 1 for cell in cells):
         return ""
+    # The number is named only where all cells have the same one, and it is more than 1.
     counts = {cell.num_counted for cell in cells}
     return f"{counts.pop()} seeds" if len(counts) == 1 and 1 not in counts else "the seeds"
 
@@ -124,6 +127,7 @@ def _leaders_sentence(leaders: Sequence[Leader], seeds: str) -> list[tuple[str, 
     ordered = sorted(titles_by_trial.items(), key=lambda item: -len(item[1]))
 
     sentence: list[tuple[str, bool]] = []
+    # Only the first trial gets the verb: "a leads on SSIM; b on L1".
     for index, (name, titles) in enumerate(ordered):
         on = f"all {len(titles)} metrics" if len(ordered) == 1 and len(titles) > 1 else join(titles)
         sentence += [("; " if index else "", False), (name, True), (f"{' leads' if not index else ''} on {on}", False)]
@@ -178,6 +182,7 @@ def _caveats_of_figures(trials: Sequence[PageTrial], leaders: Sequence[Leader], 
     most_ranked = max((leader.num_ranked for leader in leaders), default=0)
     if partly := [leader.metric.title for leader in leaders if leader.num_ranked < most_ranked]:
         caveats.append(f"Not all trials have a value of {join(partly)}.")
+    # A trial that has not begun has no record, so it is left out here.
     if len({trial.record["data_fingerprint"] for trial in trials if "data_fingerprint" in trial.record}) > 1:
         caveats.append("Not all trials were validated on the same patches: their figures are not strictly comparable.")
     if leaders and len(trials) > 1 and all(leader.overlapping is None for leader in leaders):

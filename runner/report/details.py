@@ -65,6 +65,7 @@ def _compare(trials: Sequence[PageTrial], fields: Sequence[Mapping[str, Any]]) -
         needs_no_names = len(trials_by_value) == 1 or all(name.rpartition(".")[2] in trial.params for trial in trials)
         shown_values = [(text, () if needs_no_names else names) for text, names in trials_by_value.items()]
         settings.append(Setting(name, shown_values))
+    # False sorts before True, and fields with equal keys keep their order.
     return sorted(settings, key=lambda setting: not setting.differs)
 
 

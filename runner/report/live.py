@@ -44,6 +44,7 @@ class LiveReport:
             self._write(results)
         except Exception as error:
             self._notify(f"{REPORT} could not be written ({first_line(error)}); the trials do not depend on it")
+        # A failed attempt counts as well, so that it is not repeated at each update.
         now = time.monotonic()
         self._due_at = now + max(_MIN_INTERVAL_S, (now - started) / _MAX_SHARE)
 

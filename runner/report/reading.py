@@ -81,6 +81,7 @@ def read_drawn(experiment: Storage) -> dict[str, Range]:
 def _read_row(experiment: Storage, trial: Trial, is_held: bool) -> dict[str, Any]:
     """A trial's row of results; a trial runs only while a command holds the experiment."""
     folder = experiment.at(trial_path(trial.name))
+    # A command that was killed leaves the status `running` behind.
     is_running = is_held and read_outcome(folder)["status"] == "running"
     status = trial_status(folder, finished=trial.is_finished, running=is_running)
     return trial_row(folder, trial.name, trial.params, status)

@@ -19,6 +19,7 @@ def over_seeds(trials: Sequence[PageTrial]) -> list[PageTrial]:
     cells = _cells_of(trials)
     if not cells:
         return list(trials)
+    # repeated_cells groups in the same way, so groups and cells have the same order.
     groups = by_cell(trials, [trial.params for trial in trials])
     return [_merge(group, cell) for group, cell in zip(groups.values(), cells, strict=True)]
 
@@ -31,6 +32,7 @@ def seed_table(trials: Sequence[PageTrial]) -> list[tuple[str, RepeatedCell]]:
 
 def _cells_of(trials: Sequence[PageTrial]) -> list[RepeatedCell]:
     """The cells of the trials; empty where none is repeated."""
+    # The page's status replaces the row's: a trial that has not begun is `waiting`, not `stopped`.
     return repeated_cells([TrialResult(trial.params, {**trial.row, "status": trial.status}) for trial in trials])
 
 

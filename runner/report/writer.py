@@ -35,6 +35,7 @@ class Report:
 
     def _log(self, experiment: Storage, result: TrialResult) -> Sequence[Mapping[str, Any]]:
         trial = experiment.at(trial_path(result.row["trial"]))
+        # The key is the path: two experiments may have trials of the same name.
         return self._logs.setdefault(trial.root, _CurveLog(trial)).rows()
 
 

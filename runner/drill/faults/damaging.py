@@ -100,6 +100,7 @@ def tear_small_files(target: TargetRun) -> None:
     _halve_last_line(trial / METRICS_LOG)
     for path in (trial / TRIAL_FILE, experiment / RESULTS_CSV, experiment / RESULTS_JSON):
         _halve(path)
+    # In reverse order, so that a folder is empty when it is removed.
     for path in sorted((experiment / RAY_FOLDER).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     for path in (target.storage.local_path / "patches").glob("*/train-*.arrow"):
@@ -119,6 +120,7 @@ def _halve_last_line(path: Path) -> None:
     """Cuts off the second half of a file's last line."""
     content = path.read_bytes()
     last = content.rstrip(b"\n").rpartition(b"\n")[2]
+    # The 1 is the newline at the end: a write that breaks off has none.
     os.truncate(path, len(content) - len(last) // 2 - 1)
 
 
@@ -165,6 +167,7 @@ def fill_disk(target: TargetRun) -> None:
         target.expect(command, Exit.STOPPED)
 
         (target.storage.local_path / _BALLAST).unlink()
+        # The time without space counts as part of the recovery.
         before = target.moment()._replace(at=injected_at)
         command = target.start()
         target.recovered(command, before)
@@ -188,6 +191,7 @@ def _limit_files(target: TargetRun) -> None:
 
 def _fill(path: Path) -> None:
     """Writes a file until no byte is left on the disk."""
+    # Without a buffer, each write reports at once that the disk is full.
     with open(path, "wb", buffering=0) as stream:
         # Smaller and smaller blocks, until not one byte more fits.
         for size in (2**16, 2**10, 1):

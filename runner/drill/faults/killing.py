@@ -132,6 +132,7 @@ def suspend_worker(target: TargetRun) -> None:
     (step,) = target.random_steps(1)
     target.wait_for_step(command, step)
     before = target.moment()
+    # No process can ignore SIGSTOP. It stays alive, but does nothing.
     _signal_trial_worker(target, command, signal.SIGSTOP)
     target.recovered(command, before)
     target.finish(command)

@@ -33,6 +33,7 @@ def interrupt(target: TargetRun) -> None:
     command = target.start()
     target.wait_for_step(command, first)
     began = time.monotonic()
+    # A terminal sends Ctrl-C to the whole process group.
     command.signal_group(signal.SIGINT)
     target.expect(command, Exit.INTERRUPTED)
 

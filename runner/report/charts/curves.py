@@ -99,6 +99,7 @@ def downsample(points: np.ndarray) -> np.ndarray:
     if len(points) <= MAX_POINTS:
         return points
 
+    # Each run gives two points, so there are half as many runs as points.
     edges = np.linspace(0, len(points), MAX_POINTS // 2 + 1).astype(int)
     kept: set[int] = set()
     for start, stop in itertools.pairwise(edges):
@@ -126,6 +127,7 @@ def linear_ticks(low: float, high: float) -> list[Tick]:
 def log_ticks(low: float, high: float) -> list[Tick]:
     """Powers of ten, or 1, 2 and 5 times each of them where these would be few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    # Over 2.5 powers of ten or less, the powers alone would give three marks at most.
     factors = (1,) if math.log10(high / low) > 2.5 else (1, 2, 5)
     values = [factor * 10.0**power for power in powers for factor in factors]
     width = math.log(high / low)
@@ -167,6 +169,7 @@ def _draw_chart(loss: Loss, trials: Sequence[PageTrial]) -> Chart | None:
     if not series:
         return None
 
+    # All trials share one axis, so that their lines can be compared.
     low, high, log = _limits(np.concatenate([points[:, 1] for points in series.values()]))
     ticks = log_ticks(low, high) if log else linear_ticks(low, high)
     lines = [
@@ -211,10 +214,12 @@ def _limits(values: np.ndarray) -> tuple[float, float, bool]:
     # Half a percent of the values may lie outside at each end: one spike would flatten all lines.
     low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
     if low > 0 and high / low > _MIN_LOG_RATIO:
+        # At most five powers of ten: a few values near zero would flatten all other lines.
         return max(low, high * 1e-5), high, True
 
     # An axis that begins not far above zero begins at zero.
     low = min(low, 0.0) if low < 0.4 * high else low
+    # Where all values are equal, the axis gets a length of 1: _scale divides by its length.
     return (low, high, False) if high > low else (low - 0.5, low + 0.5, False)
 
 

@@ -57,6 +57,7 @@ def heat_maps(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> list[He
 
 def _heat_map(trials: Sequence[PageTrial], metric: Metric, names: Sequence[str]) -> HeatMap:
     """Two parameters are the axes; there is a table for each combination of the others."""
+    # `swept` gives the parameters with most values first: these become the axes.
     row_name, column_name = (names[0], names[1]) if len(names) > 1 else ("", names[0])
     row_values = values_of(trials, row_name) if row_name else [None]
     column_values = values_of(trials, column_name)
@@ -64,6 +65,7 @@ def _heat_map(trials: Sequence[PageTrial], metric: Metric, names: Sequence[str])
 
     facets = []
     others = names[2:]
+    # Without other parameters, `product` gives one empty combination, so there is one table.
     for combination in itertools.product(*(values_of(trials, name) for name in others)):
         fixed = dict(zip(others, combination, strict=True))
         in_facet = [trial for trial in trials if _fits(trial, fixed)]
@@ -103,6 +105,7 @@ class _Rating:
         trial = trials[0]
 
         note = "" if trial.status == "finished" else trial.status.replace("_", " ")
+        # For a cell of several seeds, their number tells more than the status of one trial.
         if trial.num_counted < trial.num_seeds:
             note = f"{trial.num_counted} of {trial.num_seeds} seeds"
 
@@ -115,5 +118,6 @@ class _Rating:
 
         goodness = self._metric.goodness(found.value)
         spread = self._best - self._worst
+        # Where all values are equal, each of them is the best.
         strength = (goodness - self._worst) / spread if spread else 1.0
         return Cell(found, strength, goodness == self._best, note)

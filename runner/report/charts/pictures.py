@@ -79,6 +79,7 @@ class PictureCache:
     def cut(self, folder: Storage, epoch: int, size: int, quality: int) -> Cut | None:
         """What the page takes from a trial's picture after an epoch; None where it can't be read."""
         key = (folder.root, epoch, size, quality)
+        # None is kept, too: a grid that can't be read is not read again.
         if key not in self.cuts:
             self.cuts[key] = _read_cut(folder, epoch, size, quality)
         self.used.add(key)
@@ -109,6 +110,7 @@ def hang_galleries(trials: Sequence[PageTrial], cache: PictureCache) -> list[Gal
 
     galleries = []
     for members in groups.values():
+        # All grids of a group have the same source and target, so one grid is enough for both.
         first, last_epoch = members[0], max(cuts[members[0]])
         source, target = _read_pair(trials[first].folder, last_epoch, size, quality)
         frames = [_frames(index, cuts[index], wanted[index]) for index in members]
@@ -148,6 +150,7 @@ def read_strips(folder: Storage, epoch: int) -> list[np.ndarray]:
     except (OSError, ValueError, SyntaxError):  # what Pillow raises on files that are no pictures
         return []
 
+    # A row of the grid is three tiles with padding on both sides of each: three tiles and four gaps.
     tile = (grid.shape[1] - _PADDING) // _COLUMNS - _PADDING
     num_tiles = (grid.shape[0] - _PADDING) // (tile + _PADDING) if tile > 0 else 0
     if num_tiles < 1:
@@ -168,6 +171,7 @@ def _cut_to_budget(
         # Cutting all strips takes seconds: a size at which three samples are far too large is not tried.
         tried = _cut_all(trials, samples, cache, size, quality)
         bytes_per_strip = _num_bytes(tried) / max(sum(map(len, tried.values())), 1)
+        # 20 % of tolerance, because the samples give only an estimate.
         if bytes_per_strip * num_strips > 1.2 * BUDGET_BYTES and (size, quality) != _SIZES[-1]:
             continue
 
@@ -241,5 +245,6 @@ def _data_uri(strip: np.ndarray, size: int, quality: int) -> str:
             image.paste(tile.resize((width, width), Image.Resampling.LANCZOS), (0, row * width))
 
     stream = io.BytesIO()
+    # `optimize` takes a second pass for a smaller file. The pixels stay the same.
     image.save(stream, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

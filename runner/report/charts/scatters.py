@@ -95,6 +95,7 @@ def _draw_scatter(trials: Sequence[tuple[PageTrial, int]], metric: Metric, drawn
 
     # A grid of another experiment on the page may have 0, which has no logarithm.
     log = drawn.log and min(parameters) > 0
+    # The axis shows the whole range, not only the part that the trials have values in.
     x_axis = _axis_around([drawn.low, drawn.high, *parameters], log)
     y_axis = _axis_around([end for _, _, value in found for end in _ends(value)], False)
 
@@ -142,6 +143,7 @@ def _axis_around(values: Sequence[float], log: bool) -> _Axis:
     if log:
         factor = (high / low) ** _MARGIN
         return _Axis(low / factor, high * factor, True)
+    # Equal values need a margin, too: an axis of length 0 has no positions.
     margin = _MARGIN * (high - low) or 0.5
     return _Axis(low - margin, high + margin, False)
 
