@@ -70,8 +70,6 @@ def trial_status(trial: Storage, *, finished: bool, running: bool) -> str:
         return "finished"
     if running:
         return "running"
-    if running:
-        return "running"
     # "finished" may stand there, too: of an earlier run with fewer epochs.
     status = read_outcome(trial)["status"]
     return status if status in ENDED_BADLY else "stopped"
