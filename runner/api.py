@@ -82,6 +82,7 @@ def run_experiment(
         dashboard=dashboard,
         in_process=in_process,
     )
+    # The results lie in a folder of this name, which an override may have set.
     name = load_experiment(source, options.overrides).name
 
     with contextlib.ExitStack() as stack:

@@ -67,6 +67,7 @@ def duration(seconds: Any) -> str:
         return DASH
     if known < 60:
         return f"{known:.1f} s"
+    # Rounded first: 119.7 s are 2 min 00 s, not 1 min 60 s.
     minutes, rest = divmod(round(known), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
@@ -76,6 +77,7 @@ def byte_size(num_bytes: float) -> str:
     """Bytes in decimal units: 1.4 GB, 230 MB, 4.8 MB."""
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
+    # Just below 10 MB a decimal would round up to 10.0.
     return f"{num_bytes / 1e6:.{0 if num_bytes >= 9.95e6 else 1}f} MB"
 
 

@@ -63,6 +63,7 @@ class _ExperimentLoader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # PyYAML keeps the last of two equal fields without an error. It counts lines from 0.
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

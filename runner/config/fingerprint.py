@@ -70,6 +70,7 @@ def fingerprint_trial(config: Experiment, data_fingerprint: str, initial_weights
         values = getattr(config, section)
         fields = values.model_dump(exclude_defaults=True) | values.model_dump(include=first_fields)
         covered[section] = {name: value for name, value in fields.items() if name not in _MAY_CHANGE[section]}
+    # Nothing is added where there are none, so that trials from before this field keep their fingerprint.
     if initial_weights:
         covered["model"]["initial_weights"] = initial_weights
     text = json.dumps(covered, sort_keys=True)

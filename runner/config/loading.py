@@ -111,6 +111,7 @@ def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
             config = _fill_in(experiment, cell, origin)
             params = {field: _read_field(config, SWEEP_FIELDS[field]) for field in cell}
             name = trial_name(params)
+            # Twice within a sample is a mistake in the file. A later sample may draw the same values by chance.
             if name in of_sample:
                 where = ", ".join(choice.location for choice in cell.values())
                 raise ConfigError(f"{origin}: trial {name} is in the sweep twice ({where}): keep each value once")

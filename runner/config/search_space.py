@@ -60,6 +60,7 @@ class Range(NamedTuple):
             low, high = Decimal(self.low) - margin, Decimal(self.high) + margin
             drawn = low * (high / low) ** share if self.log else low + (high - low) * share
             rounded = int(drawn.to_integral_value()) if self.whole else float(f"{drawn:.{_DRAWN_DIGITS}g}")
+        # Rounding may have led out of the range.
         return min(max(rounded, self.low), self.high)
 
 

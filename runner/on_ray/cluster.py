@@ -57,6 +57,7 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
 
     silence_ray()
     own: dict[str, Any] = {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
+    # This process may be allowed fewer cores than the machine has.
     own["num_cpus"] = num_cores()
     if folder := temporary_folder():
         own["_temp_dir"] = folder
@@ -66,6 +67,7 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     packages = {"py_modules": [str(root / "runner"), str(root / "gan")]}
     joined: dict[str, Any] = {"runtime_env": packages | {"env_vars": RAY_SETTINGS}}
 
+    # Ray's processes inherit the environment: without secrets, and with the mark by which they are found.
     with _without_secrets(), contextlib.nullcontext() if address else marked(token), private.own_process_groups():
         try:
             context = ray.init(

@@ -34,6 +34,7 @@ def run_trial(
     """
     job = jobs[param_space["cell"]["trial"]]
     try:
+        # A trial whose turn comes after a request to stop does not begin.
         if not ray.get(coordinator.stop_reason.remote()):
             _train(job, trial_resources, ray_folder, coordinator)
     except Superseded:
@@ -63,6 +64,7 @@ def record_external_end(job: TrialJob, error: BaseException, coordinator: Any) -
     """
     job.check_current()
     job.log_line(f"{error}")
+    # The last cause is the one that all began with: the outer ones are mostly Ray's.
     chain = list(causes(error))
     reason = first_line(chain[-1])
 

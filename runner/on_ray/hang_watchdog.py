@@ -43,6 +43,7 @@ def _watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
             idle_time: IdleTime | None = ray.get(coordinator.idle_time.remote(job.name))
             if idle_time is None or idle_time.seconds < timeout_s(setting, idle_time.step_s):
                 continue
+            # They are forgotten there, so that none is ended twice. Those that Ray starts instead register themselves.
             workers = ray.get(coordinator.take_workers.remote(job.name))
         except ray.exceptions.RayError:
             continue  # the actor is gone: the command is ending

@@ -55,6 +55,7 @@ def run_tune(
         param_space={"cell": tune.grid_search([_cell(job) for job in jobs])},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=trial_resources.max_concurrent,
+            # A driver's process runs one trial after another, and loads its libraries once.
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -63,6 +64,7 @@ def run_tune(
             name="tune",
             storage_path=ray_folder,
             verbose=0,
+            # Of the driver alone: Ray Train counts the failures of the workers (see new_trainer).
             failure_config=tune.FailureConfig(max_failures=DRIVER_FAILURES),
         ),
     )

@@ -33,6 +33,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     world_size = context.get_world_size()
+    # On the processor, so that agreeing on an action never waits for a GPU.
     control_group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
     group = ProcessGroup(context.get_world_rank(), world_size, control_group)
 

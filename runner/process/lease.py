@@ -117,6 +117,7 @@ class Lease:
         if previous and _is_here(previous) and not is_alive(previous, None):
             end_marked(str(previous["token"]))
 
+        # A lease that was given back has left no lock, but its folder of Ray's files still has its number.
         starts = [name.removeprefix(_START_PREFIX) for name in experiment.names(RAY_FOLDER)]
         numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
         lease = cls(experiment, max(numbers) + 1, on_loss)
@@ -162,6 +163,7 @@ class Lease:
     def _keep_alive(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             try:
+                # Locked, so that no start that keeps to the lock takes over between the check and the write.
                 with self._experiment.locked():
                     check_current(self._experiment, self.token)
                     self._experiment.write(LOCK, self._content())

@@ -120,6 +120,7 @@ class Storage:
         existing = self.local_path
         while not existing.exists():
             existing = existing.parent
+        # f_bavail leaves out the blocks that only root may use.
         space = os.statvfs(existing)
         # Some network drives give all numbers as zero.
         return space.f_bavail * space.f_frsize if space.f_blocks else sys.maxsize
@@ -164,6 +165,7 @@ class Storage:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        # The rename is safe from a power cut only once the folder itself is on the disk.
         _sync(self._path(name).parent)
 
     @contextlib.contextmanager

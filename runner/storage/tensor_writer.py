@@ -52,5 +52,6 @@ def write_tensors(
     stream.write(len(text).to_bytes(8, "little") + text)
 
     for _, tensor in ordered:
+        # `data` is a view of the tensor's memory: a contiguous tensor on the host is not copied.
         stream.write(tensor.detach().cpu().contiguous().reshape(-1).numpy().data.cast("B"))
         on_tensor()

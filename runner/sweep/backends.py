@@ -17,6 +17,7 @@ from runner.trial.job import TrialJob, first_line
 from runner.trial.progress import TrialProgress
 from runner.trial.resources import Node, TrialResources, this_machine
 
+# A Ray that is going down may never reply, and the monitor's thread must not wait for ever.
 REPLY_TIMEOUT_S = 10
 
 
@@ -58,6 +59,7 @@ class InProcess:
     """One trial after another in this process, without Ray: for a debugger, or a machine that has no Ray."""
 
     def __init__(self) -> None:
+        # No actor: trials run in this process, and call the Coordinator directly.
         self._coordinator = Coordinator()
         self.request_stop = self._coordinator.request_stop
         self.stop_reason = self._coordinator.stop_reason
@@ -76,6 +78,7 @@ class InProcess:
 
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
         """Runs the jobs in turn. An error in one is raised at once, so that a debugger stops where it is."""
+        # Loaded late, because torch takes seconds: a command that trains nothing may do without it.
         import torch
 
         from gan.training.process_group import ProcessGroup
@@ -83,6 +86,7 @@ class InProcess:
 
         device = torch.device("cuda", 0) if trial_resources.device == "cuda" else torch.device("cpu")
         for job in jobs:
+            # By this outcome the monitor knows that the trial's turn has come.
             write_outcome(job.trial, "running")
             try:
                 with Heartbeat(job.name, self._coordinator) as heartbeat:
@@ -128,6 +132,7 @@ class OnRay:
         if self._starting is None:
             from runner.on_ray.cluster import set_up_ray, start_ray
 
+            # In this thread and first: Ray reads these settings when any thread imports it.
             set_up_ray(self._address, dashboard=self._dashboard)
             self._starting = self._starter.submit(start_ray, self._address, self._token, dashboard=self._dashboard)
 
@@ -195,6 +200,7 @@ class OnRay:
         """Exports Ray metrics, where there is a dashboard, once trials run."""
         if not self._dashboard or self._coordinator is None or not self._is_started:
             return
+        # Not made earlier, because Ray must have been started for it.
         if self._metrics is None:
             from runner.on_ray.metrics import TrialMetrics
 
@@ -207,7 +213,9 @@ class OnRay:
 
     def close(self) -> None:
         """Ends a Ray of our own, though it may still be starting; leaves a cluster that was joined."""
+        # First, so that `is_lost` does not take the end of Ray's processes for a loss.
         self._is_started = False
+        # `exception` waits for a start that still goes on. After a start that failed there is nothing to end.
         if self._starting is not None and self._starting.exception() is None:
             from runner.on_ray.cluster import stop_ray
 

@@ -82,6 +82,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     # What the trials are made of: data, initial weights, and what an earlier run left of them.
     storage = open_storage(options.storage)
     folder = storage.at(experiment.name)
+    # The first trial of a patching stands for it: a dict keeps the last value of a key, hence `reversed`.
     data = {trial.config.data.patching: trial.config for trial in reversed(planned)}
     located: dict[str, LocatedData] = {patching: _locate_data(folder, config) for patching, config in data.items()}
     initial_weights, weight_notes = _locate_initial_weights(folder, planned, origin)
@@ -91,6 +92,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
 
     # What they need.
     resources = None
+    # A cluster's machines are unknown until Ray has joined it, so `prepare` checks these.
     if pending and options.address is None:
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
         _check_precision(folder, pending, resources.device)
@@ -154,6 +156,7 @@ def _locate_initial_weights(
     Raises:
         ConfigError: it is gone, and a trial has not been begun; or it can't be what each trial starts from.
     """
+    # All trials have the same path: this field can't be swept.
     path = trials[0].config.model.initial_weights
     if path is None:
         return {}, []

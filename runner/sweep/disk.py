@@ -17,6 +17,7 @@ from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, tri
 if TYPE_CHECKING:
     from runner.sweep.check import SweepPlan
 
+# Height and width in pixels of one half of a synthetic pair.
 SYNTHETIC_HALF = (600, 600)
 
 
@@ -39,6 +40,7 @@ def check_room(plan: "SweepPlan") -> None:
 
     # What stands there already of pending trials will be replaced.
     there = sum(plan.folder.at(f"{trial_path(trial.name)}/{CHECKPOINTS}").total_bytes() for trial in plan.pending)
+    # How many trials a cluster runs at once is not known yet: it is one at least.
     at_once = plan.resources.max_concurrent if plan.resources else 1
     configs = [trial.config for trial in plan.pending]
     needed = disk_needed(configs, at_once, to_make) + _initial_weights_to_copy(plan) - there
@@ -59,7 +61,9 @@ def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mappin
         num_patches: patches of both splits, under each patching whose store is to be made.
     """
     trials = [trial_disk(config) for config in configs]
+    # At worst the trials that need the most room beyond their finished size run at the same time.
     more_while_running = sorted((max(trial.running - trial.finished, 0) for trial in trials), reverse=True)
+    # Of `data` only `patching` can be swept, so all stores have the same patch size.
     stores = sum(count * patch_bytes(configs[0].data) for count in num_patches.values())
     return sum(trial.finished for trial in trials) + sum(more_while_running[:at_once]) + stores
 
@@ -78,6 +82,7 @@ def trial_disk(config: Experiment) -> TrialDisk:
 def patch_bytes(data: Data) -> int:
     """Bytes of one patch in the store, source and target."""
     pixels = [field for field in patch_schema(data.patch_size) if field.name in ("map", "satellite")]
+    # Arrow keeps a patch as a list of fixed size with one byte for each value.
     return sum(field.type.storage_type.list_size for field in pixels)
 
 
@@ -88,6 +93,7 @@ def count_patches(source: Source, data: Data, split: str) -> int:
         if picture.split != split:
             continue
 
+        # Synthetic pictures are not drawn yet, so there is no header to read.
         if source.seed is not None:
             height, width = SYNTHETIC_HALF
         else:
@@ -96,6 +102,7 @@ def count_patches(source: Source, data: Data, split: str) -> int:
                 check_pair_size(full_width, height, data.patch_size)
             except (OSError, PictureError):
                 continue
+            # A picture is a pair: its two halves lie side by side.
             width = full_width // 2
 
         count += len(patch_origins(height, width, data.patching, data.patch_size))
@@ -104,6 +111,7 @@ def count_patches(source: Source, data: Data, split: str) -> int:
 
 def _initial_weights_to_copy(plan: "SweepPlan") -> int:
     """Bytes of the files that trials start from, where the experiment has no copy of them yet."""
+    # By digest, because trials that start from the same content share one copy.
     files = {trial.fingerprints.initial_weights: trial.config.model.initial_weights for trial in plan.pending}
     copies = plan.folder.at(INITIAL_WEIGHTS)
     paths = [Path(path) for digest, path in files.items() if path and not copies.exists(digest)]

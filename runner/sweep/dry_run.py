@@ -35,6 +35,7 @@ def _count_training_patches(plan: SweepPlan) -> dict[str, int]:
         if data.patching in num_patches:
             continue
         located = plan.data[data.patching]
+        # A store has the exact number. The headers of pictures say nothing about damage further on in a file.
         store, _ = find_store(plan.storage.at(PATCHES), located.fingerprint)
         if store is not None:
             num_patches[data.patching] = store.num_patches("train")

@@ -26,6 +26,7 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     """Trains what is pending; the results of all trials, written and shown."""
     lease, console = session.lease, session.console
     _print_what_is_not_run(plan, console)
+    # Reports and the Python interface read an experiment from its folder alone.
     plan.folder.write(EXPERIMENT_FILE, to_yaml(plan.experiment))
     trials = [_monitored(trial, plan, prepared, lease) for trial in plan.trials]
 
@@ -35,6 +36,7 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
                 to_run = {trial.name for trial in plan.pending}
                 jobs = [trial.job for trial in trials if trial.job.name in to_run]
                 session.backend.train(jobs, prepared.resources, str(plan.folder.at(lease.ray_folder).local_path))
+        # Where another start has taken over, the results are that start's to write.
         lease.check_current()
 
         # W&B comes last: it may keep the command waiting.
@@ -64,6 +66,7 @@ def _monitored(trial: Trial, plan: SweepPlan, prepared: Prepared, lease: Lease) 
         params=trial.params,
         fingerprints=trial.fingerprints,
         store=plan.storage.at(f"{PATCHES}/{trial.fingerprints.data}"),
+        # Without resources no trial is to run, so that the number is not used.
         threads=prepared.resources.cpus_per_worker if prepared.resources else 1,
         lease_token=lease.token,
         attempt=lease.attempt,

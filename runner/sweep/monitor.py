@@ -54,10 +54,13 @@ class MonitoredTrial:
         for row in self.reader.new_rows():
             self.row = row
             self.step = row["step"]
+            # Only the last row has `final/`, over all validation patches. `val/` is over a fixed sample of them.
             evaluated = {m.key: row.get(f"final/{m.key}", row.get(f"val/{m.key}")) for m in METRICS}
+            # Most rows are between two evaluations, and the metrics of the last one stay.
             if evaluated["l1"] is not None:
                 self.metrics = evaluated
         if self.job.name in progress:
+            # Only every few steps have a row: the worker's report is newer.
             self.step, self.step_s, _ = progress[self.job.name]
 
     def progress(self, status: str) -> TrialProgress:
@@ -144,7 +147,9 @@ class Monitor:
         """A thread of its own: a page of many trials may hold the other one up for seconds."""
         while not self._over.wait(STOP_INTERVAL_S):
             slowest = max((trial.step_s for trial in self._trials), default=0.0)
+            # A step can't be broken off: the longer the steps, the earlier before the deadline the trials must know.
             if self._stop.is_due(2 * slowest):
+                # A terminal that is gone must not keep the request from the trials.
                 with contextlib.suppress(OSError):
                     self._console.print(f"stopping ({self._stop.reason}): the step in hand ends, then it is saved")
                 self._backend.request_stop(self._stop.reason)

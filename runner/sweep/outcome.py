@@ -33,6 +33,7 @@ def exit_code(statuses: Sequence[object], stop: StopRequest) -> Exit:
     """The exit code for the trials' statuses."""
     if all(status == "finished" for status in statuses):
         return Exit.FINISHED
+    # A request that came too late to stop a trial does not decide the exit code.
     if stop.reason and "stopped" in statuses:
         return stop.exit_code
     return Exit.TRIAL_FAILED

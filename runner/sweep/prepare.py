@@ -50,10 +50,12 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
     wanted, num_trials = plan.experiment.resources, len(plan.trials)
     if plan.options.address is not None:
         resolve_resources(wanted, session.backend.nodes(), num_trials)
+    # Asked to stop, the run goes on without stores: no trial begins, and the results so far are written.
     stores: dict[str, PatchStore] = {}
     with contextlib.suppress(Stopped):
         stores = _prepare_stores(plan, session)
 
+    # Asked again, because machines may have come or gone while patches were made.
     resources = resolve_resources(wanted, session.backend.nodes(), num_trials)
     session.console.print(resources.describe())
     return Prepared(stores, resources)
@@ -67,6 +69,7 @@ def set_damaged_checkpoints_aside(plan: SweepPlan, session: Session) -> None:
         return
     from runner.records.checkpoints import NoGoodCheckpoint, newest_checkpoint  # torch comes with it
 
+    # All trials are looked at before an error is raised, so that it names each that can't go on.
     refused = []
     for trial in begun:
         try:

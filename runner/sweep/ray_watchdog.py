@@ -34,6 +34,7 @@ def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Itera
 def _watch(backend: Backend, stop: StopRequest, console: Console, over: threading.Event) -> None:
     lost_at = None
     while not over.wait(INTERVAL_S):
+        # The loss must last for GRACE_S: until then the command may still end by itself.
         if not (stop.reason and backend.is_lost()):
             lost_at = None
             continue
@@ -44,6 +45,7 @@ def _watch(backend: Backend, stop: StopRequest, console: Console, over: threadin
         # All that counts is on the disk already.
         console.end()
         console.print(f"stopped ({stop.reason}), and Ray with it; the same command goes on from the last checkpoint")
+        # os._exit runs no cleanup and flushes nothing: both come before it.
         stop.before_exit()
         console.rich.file.flush()
         os._exit(stop.exit_code)

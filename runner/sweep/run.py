@@ -58,6 +58,7 @@ def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
             prepared = prepare(plan, session)
             results = run_trials(plan, prepared, session)
             return report_outcome(plan, results, stop, console)
+    # Before any trial has begun: there is nothing new to report.
     except Stopped:
         return stop.exit_code
     except Superseded as error:

@@ -33,9 +33,11 @@ def open_session(plan: SweepPlan, stop: StopRequest, console: Console) -> Iterat
     """
     options = plan.options
     with contextlib.ExitStack() as stack:
+        # What is entered last ends first: the watchdog, then Ray, then the lease, then our signal handlers.
         handle_signals = stack.enter_context(stop_signals(stop))
         lease = _acquire_lease(plan, stop, console)
         stack.callback(lease.release)
+        # A process that ends at once does not get to the end of this stack, so it must end Ray's processes here.
         stop.before_exit = lambda: end_marked(lease.token)
 
         backend: Backend = InProcess()

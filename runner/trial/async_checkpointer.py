@@ -58,6 +58,7 @@ class AsyncCheckpointer:
         self._clock = clock
         self._steps = StepTimes()
         self._snapshot = Snapshot()
+        # One thread, because there is one snapshot: a save waits for the write before it.
         self._pool = ThreadPoolExecutor(1, "checkpointer", initializer=_yield_to_training)
         self._write: Future[dict[str, Any] | None] | None = None
         self._started = self._last_save_at = time.monotonic()
@@ -71,18 +72,21 @@ class AsyncCheckpointer:
         Args:
             preemption_notice: the machine is about to be taken away, so that any moment may be the last.
         """
+        # Also during a write: `lost_s` compares the steps during writes with the others.
         writing = self.is_writing()
         self._steps.at_step(self._clock(), writing=writing)
         if writing:
             return False
 
         self._count_slower_steps()
+        # A save may cost SAVE_SHARE of the time: one that cost 1 s is followed by the next after 1 / 0.035 = 29 s.
         interval = PREEMPTION_INTERVAL_S if preemption_notice else max(self.cost_s / SAVE_SHARE, MIN_INTERVAL_S)
         return time.monotonic() - self._last_save_at > interval
 
     def _count_slower_steps(self) -> None:
         """After a write: adds to its cost the time lost in steps that the thread's processor time does not explain."""
         more_s = min(max(self._steps.lost_s() - self._processor_s, 0.0), self._processor_s)
+        # Each write counts once: a second call before the next write adds nothing.
         self._processor_s = 0.0
         self.cost_s += more_s
         self._total_cost_s += more_s
@@ -107,10 +111,12 @@ class AsyncCheckpointer:
         """
         if position_of(state) == self._saved_position:
             return
+        # Training waits from here on: for the write before this one, whose memory is filled again, and for the copy.
         start = time.monotonic()
         self.wait()
         self._count_slower_steps()
         self._snapshot.take(state.state_dict())
+        # An epoch's end is saved when the state stands at the first step of the next epoch.
         finished_epoch = state.epoch - 1 if state.epoch_step == 0 else 0
         position = RunPosition(state.step, finished_epoch, self._runtime)
 
@@ -141,6 +147,7 @@ class AsyncCheckpointer:
         """In the thread: writes, deletes old checkpoints, logs the cost. None where the state is not worth keeping."""
         start, start_cpu = time.monotonic(), time.thread_time()
         job, groups = self._job, self._snapshot.groups()
+        # A checkpoint that can't be used would push an older, good one out.
         if not is_finite(groups):
             job.log_line(f"step {position.step} is not saved: its state is not finite")
             return None
@@ -152,6 +159,7 @@ class AsyncCheckpointer:
         )
         self._remove_old()
 
+        # A bool counts as 0 or 1: where training runs on a GPU, the thread's processor time costs nothing.
         self._processor_s = (time.thread_time() - start_cpu) * self._shares_cores
         self.cost_s = self._stall_s + self._processor_s
         self._total_cost_s += self.cost_s
@@ -192,6 +200,7 @@ class StepTimes:
     def at_step(self, now: float, *, writing: bool) -> None:
         """Takes the time between two steps."""
         if self._last_at is not None:
+            # A step counts as one during a write where a write was going on at its begin or at its end.
             times = self._during_write if writing or self._was_writing else self._alone
             times.append(now - self._last_at)
         self._last_at, self._was_writing = now, writing

@@ -58,6 +58,7 @@ class Coordinator:
     def heartbeat(self, trial: str, progress: Progress | None) -> HeartbeatReply:
         """Takes a trial's progress, if there is some."""
         if progress is not None:
+            # The same report again means that nothing was done: the time of the last progress stays as it is.
             if progress != self._progress.get(trial):
                 self._progress_at[trial] = time.monotonic()
             self._progress[trial] = progress
@@ -67,6 +68,7 @@ class Coordinator:
         """Records a worker that begins, so that it can be ended if it hangs; `handle` is its pickled actor handle."""
         self._workers.setdefault(trial, []).append(handle)
         self._progress_at[trial] = time.monotonic()
+        # A step time of 0 means `not known`: the watchdog gives a new worker the longer time of a first step.
         if trial in self._progress:
             self._progress[trial] = self._progress[trial]._replace(step_s=0.0)
 
@@ -120,6 +122,7 @@ class Heartbeat:
         self.earlier_step = 0
 
     def __enter__(self) -> "Heartbeat":
+        # Before the thread starts: later replies give the steps of this worker, not those of an earlier one.
         self.stop_reason, self.earlier_step = self._coordinator.heartbeat(self._trial, None)
         self._thread.start()
         return self
@@ -136,6 +139,7 @@ class Heartbeat:
     def at_step(self, step: int) -> None:
         """Counts a step as progress; cheap enough for every step."""
         now = time.monotonic()
+        # 0.0 means that something else was done since the last step (see `at_work`): this time is no step's.
         if self._last_step_at and self._is_warm:
             self._step_times.append(now - self._last_step_at)
         self._is_warm = self._is_warm or bool(self._last_step_at)  # the first step sets things up
@@ -153,8 +157,10 @@ class Heartbeat:
         self._last_step_at = 0.0
 
     def _progress(self) -> Progress | None:
+        # With nothing to report, the Coordinator keeps the last step of an earlier worker.
         if not self._progress_count:
             return None
+        # The training's thread adds times meanwhile, and Python refuses to iterate over a deque that changes.
         times = self._step_times.copy()
         # With a GPU the host runs ahead until it reads something back: the mean is right, single times are not.
         return Progress(self._step, fmean(times) if times else 0.0, self._progress_count)
@@ -165,4 +171,5 @@ class Heartbeat:
                 reply = self._coordinator.heartbeat(self._trial, self._progress())
             except Exception:  # whatever Ray raises when the main process is gone; then Ray ends this process, too
                 continue
+            # A reason that this worker has set itself stays, though the reply may be older than it.
             self.stop_reason = reply.stop_reason or self.stop_reason

@@ -40,6 +40,8 @@ class TrialJob:
 
     def check_current(self) -> None:
         """Raises Superseded where another start of the command, or of this trial's workers, has taken over."""
+        # The lease tells starts of the command apart. Within one start Ray may start a trial's workers again: the start
+        # token tells these apart.
         check_current(self.experiment, self.lease_token)
         if self.start_token and newest_start(self.trial).get("token") != self.start_token:
             raise Superseded("a later worker of this trial has taken over")
@@ -48,6 +50,7 @@ class TrialJob:
     def committing(self) -> Iterator[None]:
         """Around whatever changes the trial's folder: one process at a time, and only the one that owns it."""
         with self.trial.locked():
+            # Checked inside the lock: a later worker takes the same lock before it takes over.
             self.check_current()
             yield
 

@@ -85,6 +85,7 @@ def train_trial(
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        # What the trial recorded at its first start decides how torch is set up.
         runtime = resolve_runtime(job, group, device)
         set_up_torch(runtime, deterministic=job.config.training.deterministic)
         return TrialRun(job, runtime, group, device, heartbeat, platform).train()
@@ -98,11 +99,13 @@ def train_trial(
         return record_outcome(job, "diverged", str(error), is_recorder=group.is_rank_zero)
     except (OutOfMemory, torch.OutOfMemoryError, MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
+            # Recorded by the worker that has the error, of whatever rank: the others may have none.
             status = record_outcome(job, "out_of_memory", first_line(error))
         elif isinstance(error, OSError) and is_full(error):
             status = stop_on_disk_full(job, heartbeat, error)
         else:
             raise
+        # As above: the others wait for this worker.
         if group.world_size > 1:
             raise
         return status
@@ -143,12 +146,14 @@ class TrialRun:
 
         # What writes.
         self.recorder = Recorder(self.job, log, self.state, val_patches, heartbeat)
+        # These rows do not wait for the disk. The row of the epoch's end does, and takes all earlier ones along.
         self.logger = DelayedLogger(device, lambda logged: self.recorder.add_row(logged, {}, synced=False))
         self.checkpointer = AsyncCheckpointer(
             self.job, runtime._asdict(), self.state, heartbeat.at_save,
             shares_cores=device.type == "cpu", clock=self.recorder.clock.now,
         )  # fmt: skip
 
+        # What one event leaves for later ones.
         self.preemption_notice = False
         self.preemption_checked_at = time.monotonic()
         self.pending_action = Action.NONE
@@ -160,6 +165,8 @@ class TrialRun:
         Where there is none the generator starts from the initial weights, if the trial has any.
         """
         trial, fingerprints = self.job.trial, self.job.fingerprints
+        # Rank 0 alone searches, because the search renames damaged checkpoints. The others read what it has found.
+        # Step 0 means that there is none: a state without a step is never saved.
         found = newest_checkpoint(trial, fingerprints, self.job.log_line) if self.group.is_rank_zero else None
         step = self.group.broadcast(found.step if found else 0)
 
@@ -179,8 +186,10 @@ class TrialRun:
         """The job with a token of this start; with it recorded, earlier workers can't write into the trial any more."""
         job, state = self.job, self.state
         rows = read_rows(job.trial)
+        # The heartbeat may know of later steps than the log: not every step has a row.
         last_step = max(rows[-1]["step"] if rows else 0, self.heartbeat.earlier_step)
         job = dataclasses.replace(job, start_token=secrets.token_hex(8))
+        # As the job without the token: no row has the new token yet, so the new job would count as superseded.
         with self.job.committing():
             record_start(job.trial, job.attempt, job.start_token, state.step, max(last_step - state.step, 0))
         return job
@@ -208,6 +217,7 @@ class TrialRun:
             is_finished = self._run_loop()
         finally:
             self.checkpointer.close()
+        # On all workers, though only rank 0 has a manifest. An error of the last write is raised here.
         self._report(self.checkpointer.wait())
 
         if self.group.is_rank_zero and is_finished:
@@ -227,8 +237,10 @@ class TrialRun:
         for event in events:
             match event:
                 case BeforeStep():
+                    # One choice for all: if one worker left the loop alone, the others would wait in their next step.
                     action = Action(self.group.broadcast(self._choose_action()))
                 case LoggedStep():
+                    # Nothing to decide here: a BeforeStep follows at once.
                     self.logger.add(event)
                     continue
                 case EpochEnd():
@@ -248,9 +260,11 @@ class TrialRun:
         self.heartbeat.at_step(self.state.step)
         self.logger.write_due(self.state.step)
         self._check_last_write()
+        # Asked whatever is chosen below, because it also measures the steps.
         is_save_due = self.checkpointer.is_due(preemption_notice=self.preemption_notice)
         pending, self.pending_action = self.pending_action, Action.NONE
 
+        # The most important action first. A pending report is not lost with SAVE and STOP, which report as well.
         if self.heartbeat.stop_reason or self.recorder.disk_full is not None:
             return Action.STOP
         if is_save_due or pending == Action.SAVE:
@@ -303,6 +317,7 @@ class TrialRun:
         is_last = logged.epoch == self.settings.epochs
         extra = {f"epoch_mean/{name}": value for name, value in event.means.items()}
 
+        # Rank 0 evaluates, and the others wait for its action. Losses that are not finite end the trial in `add_row`.
         is_evaluated = is_last or logged.epoch % config.evaluation.every_n_epochs == 0
         if self.group.is_rank_zero and is_evaluated and is_finite(logged):
             try:
@@ -333,6 +348,7 @@ class TrialRun:
         manifest = None
         log = self.recorder.log
         if log is not None and self.recorder.disk_full is None:
+            # The thread may read the log when it has more rows: those past this size belong to later steps.
             size = log.size
             try:
                 manifest = self.checkpointer.written()
@@ -341,15 +357,18 @@ class TrialRun:
                 if not is_full(error):
                     raise
                 self.recorder.disk_full = error
+        # The time that this took is no step's.
         self.heartbeat.at_work()
         return manifest
 
     def _finish(self) -> None:
         """Writes the finished trial's weights; of its checkpoints `keep_finished` stay."""
         keep, step = self.job.config.checkpoint, self.state.step
+        # A state that is not finite is not written, so that the last step has no checkpoint then.
         if checkpoint_steps(self.job.trial)[:1] != [step]:
             raise Diverged("the weights are not finite after the last step")
         with self.job.committing():
+            # The state stands at the first step of an epoch that is not trained any more: hence `epoch - 1`.
             weights = self.state.generator.state_dict()
             write_weights(self.job.trial, weights, self.state.epoch - 1, step, self.job.fingerprints)
             remove_old_checkpoints(self.job.trial, keep.keep_finished, keep.keeps_epoch)

@@ -55,4 +55,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for an allocation that failed, on a GPU or on the processor."""
     kinds = (OutOfMemory, torch.OutOfMemoryError, MemoryError)
     was_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    # torch's allocator for the processor raises a plain RuntimeError: only the text tells it apart.
     return isinstance(error, kinds) or was_refused or "can't allocate memory" in str(error)

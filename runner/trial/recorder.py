@@ -127,6 +127,7 @@ class Clock:
     def __init__(self, seconds: float, step: int) -> None:
         self.seconds = seconds
         self.step = step
+        # The present lap: its time up to the last pause, and the moment since which the clock has run.
         self._lap = 0.0
         self._since = time.monotonic()
 
@@ -144,6 +145,7 @@ class Clock:
 
     def lap(self, step: int, pictures: int) -> tuple[float, float]:
         """Seconds in all, and pictures a second since the last lap."""
+        # Takes the time up to now into `_lap`.
         self.pause()
         self.go_on()
         lap, self._lap, self.step = self._lap, 0.0, step

@@ -69,11 +69,13 @@ def resolve_resources(resources: Resources, nodes: Sequence[Node], num_trials: i
     gpus = resources.gpus_per_worker
     if gpus == "auto":
         gpus = 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
+    # The cores of a machine that can't host a worker must not count for a worker's share.
     hosts = [node for node in nodes if node.gpus >= gpus] if gpus else list(nodes)
     cpus = resources.cpus_per_worker
     if cpus == "auto":
         cpus = _auto_cpus(hosts, gpus, resources.workers * num_trials)
 
+    # By what the machines have, whatever runs on them now.
     num_fitting = sum(_num_fitting(node, cpus, gpus) for node in nodes)
     if num_fitting < resources.workers:
         raise ResourceError(
@@ -89,8 +91,10 @@ def _auto_cpus(hosts: Sequence[Node], gpus: float, num_workers: int) -> int:
     if not hosts:
         return 1
     if gpus:
+        # The smallest share fits on every machine, with all of its GPUs in use.
         shares = [int(node.cpus * gpus // node.gpus) for node in hosts]
         return max(1, min(MAX_AUTO_CPUS_PER_GPU, *shares))
+    # -(-a // b) is a / b, rounded up: the workers of a machine, where all machines take the same number.
     return max(1, int(max(node.cpus for node in hosts)) // -(-num_workers // len(hosts)))
 
 
@@ -99,6 +103,7 @@ def _num_fitting(node: Node, cpus: int, gpus: float) -> int:
     by_cpu = int(node.cpus // cpus)
     if not gpus:
         return by_cpu
+    # With 0.3 GPU a worker, a GPU takes int(1 // 0.3) = 3 workers, and the rest of it stays unused.
     by_gpu = int(node.gpus // gpus) if gpus >= 1 else int(node.gpus) * int(1 // gpus)
     return min(by_cpu, by_gpu)
 

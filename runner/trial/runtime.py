@@ -44,6 +44,7 @@ def resolve_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
 
 def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) -> None:
     """Writes trial.yaml; log.txt says what differs from the start before this one."""
+    # If trial.yaml is lost or damaged, the manifests of checkpoints still have what was recorded.
     recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.fingerprints)
     wanted = job.config.training.precision
     refuse_emulation(job.name, recorded, wanted, device)
@@ -75,11 +76,13 @@ def set_up_torch(runtime: RuntimeSettings, *, deterministic: bool) -> None:
     torch.set_num_threads(runtime.threads)
 
     if deterministic:
+        # Without this setting torch's deterministic mode refuses matrix products on CUDA.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # As use_deterministic_algorithms, which loads torch's compiler for it: two seconds of a trial's start.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass over every new tensor
 
+    # The benchmark chooses kernels by their measured times, which differ from run to run.
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = runtime.precision != "fp32"
 
