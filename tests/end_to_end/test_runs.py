@@ -218,58 +218,6 @@ def test_however_it_is_stopped_and_started_again_at_once_it_ends_with_the_same_w
     assert (tracked.summary["status"], tracked.summary["restarts"]) == ("finished", len(ways_to_stop))
 
 
-def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
-    storage = tmp_path / "results"
-    secret = "0123456789abcdef0123456789abcdef01234567"
-    environment = {"WANDB_API_KEY": secret, "RAY_metrics_report_interval_ms": "500"}
-    process = start("runner.train", write_experiment(tmp_path, training=LONG), "--storage", storage, env=environment)
-    dashboard, printed = dashboard_address(process)
-    wait_for_step(process, trial_of(storage), 50)
-    family = descendants(process.pid)
-    for pid in family:
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            continue
-        if "wandb" not in family[pid]:  # the tracking service of the main process, which speaks to W&B
-            assert secret.encode() not in environment, family[pid]
-    open_ones = open_to_other_machines(family | {process.pid: "the command"})
-    assert all(title.startswith(WORKER) for title in open_ones), "torch's meeting place of workers can't be on loopback"
-    # Every process that loads more than it needs makes each trial start seconds later.
-    titles = {title for pid, title in family.items() if has_torch(pid)}
-    assert {title.split(".")[0] for title in titles} <= {WORKER, DRIVER, STATE}
-    assert not has_torch(process.pid)
-    assert not [title for title in family.values() if title.startswith(("ray::TrainController", "ray::DatasetManager"))]
-    (worker,) = (pid for pid, title in family.items() if title.startswith(WORKER))
-    os.kill(worker, signal.SIGKILL)
-    metrics: dict[tuple[str, str, str], float] = {}
-
-    def shows_the_restart() -> bool:
-        metrics.update(node_metrics(family))
-        return metrics.get(("ray_pix2pix_restarts_total", "small", "trial"), 0) == 1
-
-    wait_until(process, shows_the_restart)
-    assert {name for name, _, _ in metrics} == {
-        *(f"ray_pix2pix_{name}" for name in (*LOSS_NAMES, "steps_per_second", "restarts_total"))
-    }
-    runs = ask_dashboard(dashboard, "/api/train/v2/runs/v1")["train_runs"]
-    assert [run["name"] for run in runs] == ["trial"]
-    output = printed + finish(process)
-    assert process.returncode == 0, output
-    assert_same_end(trial_of(storage), trial_of(undisturbed))
-    losses = [row["l1_loss"] for row in read_metrics(trial_of(storage))]
-    assert metrics["ray_pix2pix_l1_loss", "small", "trial"] in losses
-    (row,) = json.loads((storage / "small" / "results.json").read_text())
-    assert row["restarts"] == 1
-    assert row["steps_lost"] > 0
-    stores = [files_of_store(place) for place in (storage, undisturbed)]
-    assert stores[0] == stores[1], "Ray Data and the plain loop make the same files"
-    assert "Ray dashboard: http://127.0.0.1:" in output
-    assert secret not in output
-    assert not [path for path in storage.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-    assert stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode) == 0o600
-
-
 def fault(function: str, call: int, when: str, do: str, trial: str, times: int) -> dict[str, object]:
     module = "runner.trial.loop"
     names = {"module": module, "function": f"{module}.{function}", "trial": trial}
@@ -327,7 +275,7 @@ def train_without_ray(rank: int, store: Path, folder: Path) -> None:
     torch.use_deterministic_algorithms(True)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     settings = TrainingSettings(
-        epochs=5, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
+        epochs=10, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
     )
     state = TrainState(ModelSettings(4, 16, 64), settings, torch.device("cpu"))
     group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
@@ -339,18 +287,73 @@ def train_without_ray(rank: int, store: Path, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_were_not(tmp_path: Path) -> None:
+def assert_secret_stays_in_the_command(secret: str, family: dict[int, str]) -> None:
+    for pid in family:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if "wandb" not in family[pid]:  # the tracking service of the main process, which speaks to W&B
+            assert secret.encode() not in environment, family[pid]
+
+
+def assert_no_process_loads_more_than_it_needs(process: Command, family: dict[int, str]) -> None:
+    """Every process that does makes each trial start seconds later."""
+    titles = {title for pid, title in family.items() if has_torch(pid)}
+    assert {title.split(".")[0] for title in titles} <= {WORKER, DRIVER, STATE}
+    assert not has_torch(process.pid)
+    assert not [title for title in family.values() if title.startswith(("ray::TrainController", "ray::DatasetManager"))]
+
+
+def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_were_not(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    """With the dashboard: Ray restarts both by itself, the metrics show it, and nothing is open to others meanwhile."""
     storage = tmp_path / "results"
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    environment = {"WANDB_API_KEY": secret, "RAY_metrics_report_interval_ms": "500"}
     path = write_experiment(
-        tmp_path, training={"epochs": 5, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
+        tmp_path, training={"epochs": 10, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
     )
-    process = start("runner.train", path, "--storage", storage, "--no-dashboard")
+    process = start("runner.train", path, "--storage", storage, env=environment)
+    dashboard, printed = dashboard_address(process)
     wait_for_step(process, trial_of(storage), 50)
-    workers = [pid for pid, title in descendants(process.pid).items() if title.startswith(WORKER)]
+    family = descendants(process.pid)
+    assert_secret_stays_in_the_command(secret, family)
+    assert_no_process_loads_more_than_it_needs(process, family)
+    open_ones = open_to_other_machines(family | {process.pid: "the command"})
+    assert all(title.startswith(WORKER) for title in open_ones), "torch's meeting place of workers can't be on loopback"
+
+    workers = [pid for pid, title in family.items() if title.startswith(WORKER)]
     assert len(workers) == 2
     os.kill(max(workers), signal.SIGKILL)
-    output = finish(process)
+    metrics: dict[tuple[str, str, str], float] = {}
+
+    def shows_the_restart() -> bool:
+        metrics.update(node_metrics(family))
+        return metrics.get(("ray_pix2pix_restarts_total", "small", "trial"), 0) == 1
+
+    wait_until(process, shows_the_restart)
+    assert {name for name, _, _ in metrics} == {
+        *(f"ray_pix2pix_{name}" for name in (*LOSS_NAMES, "steps_per_second", "restarts_total"))
+    }
+    runs = ask_dashboard(dashboard, "/api/train/v2/runs/v1")["train_runs"]
+    assert [run["name"] for run in runs] == ["trial"]
+
+    output = printed + finish(process)
     assert process.returncode == 0, output
+    losses = [row["l1_loss"] for row in read_metrics(trial_of(storage))]
+    assert metrics["ray_pix2pix_l1_loss", "small", "trial"] in losses
+    (row,) = json.loads((storage / "small" / "results.json").read_text())
+    assert row["restarts"] == 1
+    assert row["steps_lost"] > 0
+    assert "Ray dashboard: http://127.0.0.1:" in output
+    assert secret not in output
+    assert not [path for path in storage.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode) == 0o600
+
+    stores = [files_of_store(place) for place in (storage, undisturbed)]
+    assert stores[0] == stores[1], "Ray Data and the plain loop make the same files"
     (store,) = (storage / "patches").iterdir()
     processes = [FORK_SERVER.Process(target=train_without_ray, args=(rank, store, tmp_path)) for rank in range(2)]
     for each in processes:
