@@ -9,12 +9,13 @@ from typing import NamedTuple
 from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
-from runner.data.sources import Source, find_source, store_fingerprint
-from runner.errors import ConfigError, DataError
+from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
+from runner.errors import ConfigError, DataError, StorageError
+from runner.number_format import byte_size
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.storage.folder import Storage, open_storage
-from runner.storage.run_folder import trial_path
+from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
 
 
@@ -100,8 +101,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
         experiment, options, storage, located, trials, pending, resources, [*notes, *weight_notes]
     )  # fmt: skip
     if pending:
-        from runner.sweep.disk import check_room  # after the rules that need not look at pictures
-
+        # The last rule, because it looks at every picture.
         check_room(plan)
     return plan
 
@@ -195,3 +195,40 @@ def _check_precision(folder: Storage, pending: Sequence[Trial], device: str) -> 
         from runner.trial.runtime import refuse_emulation
 
         refuse_emulation(trial.name, recorded, trial.config.training.precision, torch.device(device))
+
+
+def check_room(plan: SweepPlan) -> None:
+    """Raises StorageError where the disk has less room than the run will need."""
+    from runner.sweep.disk import count_patches, disk_needed  # loaded after the quick rules
+
+    # Stores are made once for all trials of a patching, unless they are there.
+    to_make: dict[str, int] = {}
+    for trial in plan.pending:
+        data = trial.config.data
+        located = plan.data[data.patching]
+        if located.source is not None and not plan.storage.at(PATCHES).exists(located.fingerprint):
+            to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
+
+    # What stands there already of pending trials will be replaced.
+    there = sum(plan.folder.at(f"{trial_path(trial.name)}/{CHECKPOINTS}").total_bytes() for trial in plan.pending)
+    # How many trials a cluster runs at once is not known yet: it is one at least.
+    at_once = plan.resources.max_concurrent if plan.resources else 1
+    configs = [trial.config for trial in plan.pending]
+    needed = disk_needed(configs, at_once, to_make) + _initial_weights_to_copy(plan) - there
+
+    free = plan.storage.free_bytes()
+    if free < needed:
+        raise StorageError(
+            f"--storage: {plan.storage.shown} needs room for {byte_size(needed)}, but only {byte_size(free)} are free "
+            "there. Make room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run "
+            "shows what takes how much)."
+        )
+
+
+def _initial_weights_to_copy(plan: SweepPlan) -> int:
+    """Bytes of the files that trials start from, where the experiment has no copy of them yet."""
+    # By digest, because trials that start from the same content share one copy.
+    files = {trial.fingerprints.initial_weights: trial.config.model.initial_weights for trial in plan.pending}
+    copies = plan.folder.at(INITIAL_WEIGHTS)
+    paths = [Path(path) for digest, path in files.items() if path and not copies.exists(digest)]
+    return sum(path.stat().st_size for path in paths if path.is_file())

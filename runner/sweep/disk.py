@@ -1,21 +1,14 @@
-"""How much room a run needs on its storage, by arithmetic, and whether there is that much."""
+"""How much room a run needs on its storage, by arithmetic."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from gan.data.patches import patch_schema
 from gan.data.patching import patch_origins
 from gan.data.pictures import PictureError, check_pair_size, picture_size
 from gan.networks.sizes import state_size
 from runner.config.schema import Data, Experiment
-from runner.data.sources import SPLITS, Source, read_picture
-from runner.errors import StorageError
-from runner.number_format import byte_size
-from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
-
-if TYPE_CHECKING:
-    from runner.sweep.check import SweepPlan
+from runner.data.sources import Source, read_picture
 
 # Height and width in pixels of one half of a synthetic pair.
 SYNTHETIC_HALF = (600, 600)
@@ -26,32 +19,6 @@ class TrialDisk(NamedTuple):
 
     finished: int
     running: int
-
-
-def check_room(plan: "SweepPlan") -> None:
-    """Raises StorageError where the disk has less room than the run will need."""
-    # Stores are made once for all trials of a patching, unless they are there.
-    to_make: dict[str, int] = {}
-    for trial in plan.pending:
-        data = trial.config.data
-        located = plan.data[data.patching]
-        if located.source is not None and not plan.storage.at(PATCHES).exists(located.fingerprint):
-            to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
-
-    # What stands there already of pending trials will be replaced.
-    there = sum(plan.folder.at(f"{trial_path(trial.name)}/{CHECKPOINTS}").total_bytes() for trial in plan.pending)
-    # How many trials a cluster runs at once is not known yet: it is one at least.
-    at_once = plan.resources.max_concurrent if plan.resources else 1
-    configs = [trial.config for trial in plan.pending]
-    needed = disk_needed(configs, at_once, to_make) + _initial_weights_to_copy(plan) - there
-
-    free = plan.storage.free_bytes()
-    if free < needed:
-        raise StorageError(
-            f"--storage: {plan.storage.shown} needs room for {byte_size(needed)}, but only {byte_size(free)} are free "
-            "there. Make room, use another --storage, or lower checkpoint.keep or checkpoint.keep_finished (--dry-run "
-            "shows what takes how much)."
-        )
 
 
 def disk_needed(configs: Sequence[Experiment], at_once: int, num_patches: Mapping[str, int]) -> int:
@@ -107,12 +74,3 @@ def count_patches(source: Source, data: Data, split: str) -> int:
 
         count += len(patch_origins(height, width, data.patching, data.patch_size))
     return count
-
-
-def _initial_weights_to_copy(plan: "SweepPlan") -> int:
-    """Bytes of the files that trials start from, where the experiment has no copy of them yet."""
-    # By digest, because trials that start from the same content share one copy.
-    files = {trial.fingerprints.initial_weights: trial.config.model.initial_weights for trial in plan.pending}
-    copies = plan.folder.at(INITIAL_WEIGHTS)
-    paths = [Path(path) for digest, path in files.items() if path and not copies.exists(digest)]
-    return sum(path.stat().st_size for path in paths if path.is_file())

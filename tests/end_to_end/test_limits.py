@@ -103,7 +103,9 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_with_room_it_goes_
     assert refused.code == 2, refused.output
     assert "needs room for" in refused.output
     assert not (tiny_trial(storage.parent) / "checkpoints").exists()
-    ended = train_tiny(tmp_path, storage=storage, settings={"runner.sweep.disk.check_room": not_checked, **SAVE_ALWAYS})
+    ended = train_tiny(
+        tmp_path, storage=storage, settings={"runner.sweep.check.check_room": not_checked, **SAVE_ALWAYS}
+    )
     assert ended.code == 75, ended.output
     assert "no room on the disk" in ended.output
     for path in (tiny_trial(storage.parent) / "checkpoints").iterdir():
