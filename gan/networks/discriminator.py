@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan.networks.norm import new_norm
+from gan.networks.norm import NewNorm, new_norm
 
 # The last two layers see 7 pixels. Each strided layer before them turns r pixels into 2 r + 2.
 NUM_STRIDED_LAYERS = {16: 1, 70: 3, 286: 5}
@@ -22,17 +22,21 @@ class Discriminator(nn.Module):
     Args:
         channels: width of the first layer, 1 or more.
         receptive_field: side in pixels of what one logit sees: 1, 16, 70 or 286.
+        norm: makes the norm of a layer.
 
     Raises:
         ValueError: for another receptive field.
     """
 
-    def __init__(self, channels: int = 64, receptive_field: int = 70) -> None:
+    def __init__(self, channels: int = 64, receptive_field: int = 70, norm: NewNorm = new_norm) -> None:
         super().__init__()
         if receptive_field not in RECEPTIVE_FIELDS:
             raise ValueError(f"receptive_field is {receptive_field}: use one of {RECEPTIVE_FIELDS}")
         self.receptive_field = receptive_field
-        self.layers = _pixel_layers(channels) if receptive_field == 1 else _patch_layers(channels, receptive_field)
+        if receptive_field == 1:
+            self.layers = _pixel_layers(channels, norm)
+        else:
+            self.layers = _patch_layers(channels, receptive_field, norm)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (N, 1, h, w), above 0 for "real".
@@ -47,19 +51,19 @@ class Discriminator(nn.Module):
         return logits
 
 
-def _pixel_layers(channels: int) -> nn.Sequential:
+def _pixel_layers(channels: int, norm: NewNorm) -> nn.Sequential:
     """Three 1x1 convolutions: each pixel is judged alone; a bias in the first only."""
     return nn.Sequential(
         nn.Conv2d(6, channels, 1),
         nn.LeakyReLU(LEAK),
         nn.Conv2d(channels, 2 * channels, 1, bias=False),
-        new_norm(2 * channels),
+        norm(2 * channels),
         nn.LeakyReLU(LEAK),
         nn.Conv2d(2 * channels, 1, 1, bias=False),
     )
 
 
-def _patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
+def _patch_layers(channels: int, receptive_field: int, norm: NewNorm) -> nn.Sequential:
     """4x4 convolutions, the last two of stride 1; a bias in the first and the last only."""
     layers: list[nn.Module] = [nn.Conv2d(6, channels, 4, stride=2, padding=1), nn.LeakyReLU(LEAK)]
 
@@ -70,7 +74,7 @@ def _patch_layers(channels: int, receptive_field: int) -> nn.Sequential:
         next_width = channels * min(2**layer, _MAX_WIDTH)
         layers += [
             nn.Conv2d(width, next_width, 4, stride=stride, padding=1, bias=False),
-            new_norm(next_width),
+            norm(next_width),
             nn.LeakyReLU(LEAK),
         ]
         width = next_width

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan.networks.convolution import Downsample, Upsample
-from gan.networks.norm import new_norm
+from gan.networks.norm import NewNorm, new_norm
 
 LEAK = 0.2  # of the encoder's leaky ReLU
 # The paper's decoder begins with three blocks that have dropout of 0.5 (CD512).
@@ -17,12 +17,12 @@ _MAX_WIDTH = 8
 
 
 class DownBlock(nn.Module):
-    """4x4 convolution of stride 2, then a norm where asked for."""
+    """4x4 convolution of stride 2, then a norm, or the identity."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, has_norm: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: nn.Module) -> None:
         super().__init__()
         self.conv = Downsample(in_channels, out_channels)
-        self.norm = new_norm(out_channels) if has_norm else nn.Identity()
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, O, H/2, W/2)."""
@@ -33,10 +33,10 @@ class DownBlock(nn.Module):
 class UpBlock(nn.Module):
     """4x4 transposed convolution of stride 2, a norm, then dropout by a given mask."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: nn.Module) -> None:
         super().__init__()
         self.conv = Upsample(in_channels, out_channels)
-        self.norm = new_norm(out_channels)
+        self.norm = norm
 
     def forward(self, x: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
         """(N, C, H, W) to (N, O, 2H, 2W)."""
@@ -57,9 +57,10 @@ class Generator(nn.Module):
     Args:
         channels: width of the first level, 1 or more.
         patch_size: side of the pictures in pixels, a power of two from 64 on.
+        norm: makes the norm of a layer.
     """
 
-    def __init__(self, channels: int = 64, patch_size: int = 256) -> None:
+    def __init__(self, channels: int = 64, patch_size: int = 256, norm: NewNorm = new_norm) -> None:
         super().__init__()
         levels = int(math.log2(patch_size))
         widths = [channels * min(2**level, _MAX_WIDTH) for level in range(levels)]
@@ -68,12 +69,18 @@ class Generator(nn.Module):
 
         bottleneck = levels - 1
         self.down = nn.ModuleList(
-            DownBlock(widths[level - 1] if level else 3, widths[level], has_norm=0 < level < bottleneck)
+            DownBlock(
+                widths[level - 1] if level else 3,
+                widths[level],
+                norm(widths[level]) if 0 < level < bottleneck else nn.Identity(),
+            )
             for level in range(levels)
         )
         # All blocks but the first also take what the encoder had at their level: twice the width.
         self.up = nn.ModuleList(
-            UpBlock(widths[level] if level == bottleneck else 2 * widths[level], widths[level - 1])
+            UpBlock(
+                widths[level] if level == bottleneck else 2 * widths[level], widths[level - 1], norm(widths[level - 1])
+            )
             for level in range(bottleneck, 0, -1)
         )
         self.last = Upsample(2 * widths[0], 3, bias=True)

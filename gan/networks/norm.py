@@ -5,7 +5,12 @@ averaged over workers. `gan.networks.sizes` has its numbers, and `runner.models.
 batch norm has a kernel of its own in `gan.gpu.batch_norm`; any other norm is PyTorch's.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from torch import nn
+
+NewNorm: TypeAlias = Callable[[int], nn.Module]  # from a number of channels
 
 
 def new_norm(channels: int) -> nn.Module:

@@ -170,10 +170,9 @@ def test_a_generator_with_another_norm_is_refused_where_the_format_has_batch_nor
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(
-        "gan.networks.generator.new_norm", lambda channels: torch.nn.InstanceNorm2d(channels, affine=True)
-    )
-    trial = lay_trial(tmp_path, lived_in(2, 64))
+    generator = Generator(2, 64, lambda channels: torch.nn.InstanceNorm2d(channels, affine=True))
+    monkeypatch.setattr(ModelSettings, "new_generator", lambda _: generator)
+    trial = lay_trial(tmp_path, generator)
     error = refused(export(trial, form, tmp_path / "out"), capsys)
     assert f"--format {form}: the generator has InstanceNorm2d, and only" in error
     assert not (tmp_path / "out").exists()
