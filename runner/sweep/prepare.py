@@ -62,7 +62,7 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
 
 
 def set_damaged_checkpoints_aside(plan: SweepPlan, session: Session) -> None:
-    """Names and moves damaged checkpoints; raises StorageError, with nothing changed, where a trial has no other."""
+    """Names and renames damaged checkpoints; raises StorageError, with nothing deleted, where a trial has no other."""
     folders = {trial.name: plan.folder.at(trial_path(trial.name)) for trial in plan.pending}
     begun = [trial for trial in plan.pending if folders[trial.name].exists(CHECKPOINTS)]
     if not begun:
@@ -78,7 +78,7 @@ def set_damaged_checkpoints_aside(plan: SweepPlan, session: Session) -> None:
             refused.append(f"{plan.folder.shown}/{trial_path(trial.name)}/{CHECKPOINTS}: {error}")
     if refused:
         raise StorageError(
-            "\n".join(refused) + "\nNothing was changed. Bring a good checkpoint back, or move the folder "
+            "\n".join(refused) + "\nNothing was deleted. Bring a good checkpoint back, or move the folder "
             "`checkpoints` away to train the trial from its first step."
         )
 
