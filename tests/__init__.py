@@ -7,5 +7,6 @@ from pathlib import Path
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Threads that wait give their core to the test beside them: spinning, two threads take ten times as long there.
+# A thread that waits gives its core to the test beside it: where threads spin, both take up to ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -94,9 +94,10 @@ def signals_as_they_were() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Small tensors are quickest on one thread, and sums then have one order."""
+def same_torch() -> None:
+    """One thread, on which small tensors are quickest; the same random numbers, whichever tests ran before."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

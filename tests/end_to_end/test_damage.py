@@ -1,5 +1,6 @@
 """Whatever a run has left is damaged, one thing at a time: it goes on from what is good, or says that nothing is."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import yaml
 
 from runner.records.trial_file import record_digest
 from tests.support.commands import TINY, assert_same_end, run, write_experiment
+from tests.support.damage import FILE_DAMAGES, cut_to, flip_a_bit, remove
 from tests.support.kill_points import KillPoint, tiny_trial, train_tiny
 
 pytestmark = pytest.mark.slow
@@ -35,30 +37,6 @@ def run_folder(half_done: Path, tmp_path: Path) -> Path:
 
 def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in (tiny_trial(folder) / "checkpoints").iterdir())
-
-
-def cut_to(keep: Callable[[int], int]) -> Callable[[Path], None]:
-    def cut(path: Path) -> None:
-        content = path.read_bytes()
-        path.write_bytes(content[: keep(len(content))])
-
-    return cut
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def make_unreadable(path: Path) -> None:
-    """A folder in the file's place, which not even root can read as a file."""
-    path.unlink()
-    path.mkdir()
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def edit_manifest(**changes: object) -> Callable[[Path], None]:
@@ -94,23 +72,19 @@ def tear_everything(path: Path) -> None:
             cut_to(lambda size: size // 2)(file)
 
 
-FILE_DAMAGES: dict[str, Callable[[Path], None]] = {
-    "empty": cut_to(lambda size: 0),
-    "half": cut_to(lambda size: size // 2),
-    "all but one byte": cut_to(lambda size: size - 1),
-    "one bit flipped": flip_a_bit,
-    "missing": remove,
-    "unreadable": make_unreadable,
-}
 NEWEST = "tiny/trials/trial/checkpoints/step_00000012"
 TRIAL = "tiny/trials/trial"
 
 # What is damaged, how, and whether the newest checkpoint must then be set aside.
 MATRIX: dict[str, tuple[str, Callable[[Path], None], bool]] = {
+    # Each file in one way, each way in one file; test_checkpoints.py sees each file damaged in each way.
     **{
-        f"{name}: {how}": (f"{NEWEST}/{name}", damage, True)
-        for name in [*(f"{group}.safetensors" for group in STATE_FILES), "metrics.jsonl", "manifest.json"]
-        for how, damage in FILE_DAMAGES.items()
+        f"{name}: {how}": (f"{NEWEST}/{name}", FILE_DAMAGES[how], True)
+        for name, how in zip(
+            [*(f"{group}.safetensors" for group in STATE_FILES), "metrics.jsonl", "manifest.json"],
+            itertools.cycle(["half", "one bit flipped", "missing", "unreadable", "all but one byte", "empty"]),
+            strict=False,
+        )
     },
     "manifest: not an object": (f"{NEWEST}/manifest.json", replace_by(b"[]"), True),
     "manifest: other settings": (f"{NEWEST}/manifest.json", edit_manifest(runtime={"threads": 2}), True),

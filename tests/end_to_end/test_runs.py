@@ -46,7 +46,7 @@ from tests.support.wandb_trials import offline_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("own_home")]
 
-LONG = {"epochs": 20}
+LONG = {"epochs": 12}
 WORKER = "ray::RayTrainWorker"
 DRIVER = "ray::ImplicitFunc"
 STATE = "ray::TrainStateActor"  # of the dashboard
@@ -275,7 +275,7 @@ def train_without_ray(rank: int, store: Path, folder: Path) -> None:
     torch.use_deterministic_algorithms(True)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     settings = TrainingSettings(
-        epochs=10, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
+        epochs=7, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
     )
     state = TrainState(ModelSettings(4, 16, 64), settings, torch.device("cpu"))
     group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
@@ -313,7 +313,7 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_wer
     secret = "0123456789abcdef0123456789abcdef01234567"
     environment = {"WANDB_API_KEY": secret, "RAY_metrics_report_interval_ms": "500"}
     path = write_experiment(
-        tmp_path, training={"epochs": 10, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
+        tmp_path, training={"epochs": 7, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
     )
     process = start("runner.train", path, "--storage", storage, env=environment)
     dashboard, printed = dashboard_address(process)

@@ -111,7 +111,6 @@ def fast_losses(patches: Patches, precision: str) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def plain(real_patches: Patches) -> list[dict[str, float]]:
-    torch.set_num_threads(2)
     return plain_losses(real_patches)
 
 
@@ -119,7 +118,6 @@ def plain(real_patches: Patches) -> list[dict[str, float]]:
 def test_300_steps_on_real_pairs_learn_what_a_plain_loop_learns(
     real_patches: Patches, plain: list[dict[str, float]], precision: str, tolerance: float
 ) -> None:
-    torch.set_num_threads(2)
     losses = fast_losses(real_patches, precision)
     assert len(losses) == STEPS
     assert np.isfinite([list(step.values()) for step in losses]).all()

@@ -22,16 +22,17 @@ from runner.records.checkpoints import (
 )
 from runner.storage.folder import Storage
 from runner.storage.tensor_writer import write_tensors
+from tests.support.damage import FILE_DAMAGES
 
 IDS = Fingerprints("config", "data")
 MANIFEST = "manifest.json"
 
 
+GROUPS = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "progress")
+
+
 def groups(step: int) -> dict[str, dict[str, torch.Tensor]]:
-    return {
-        "generator": {"weight": torch.full((4, 3), float(step)), "bias": torch.arange(3)},
-        "progress": {"place": torch.tensor([step, 1, 0])},
-    }
+    return {name: {"weight": torch.full((4, 3), float(step)), "number": torch.arange(3)} for name in GROUPS}
 
 
 LOG = b'{"step": 5}\n'
@@ -61,22 +62,12 @@ def test_what_was_written_is_read(trial: Storage) -> None:
             assert torch.equal(tensors[group][name], tensor)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-
-
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
-@pytest.mark.parametrize("name", ["generator.safetensors", "progress.safetensors", "metrics.jsonl", MANIFEST])
+@pytest.mark.parametrize("how", FILE_DAMAGES)
+@pytest.mark.parametrize("name", [*(f"{group}.safetensors" for group in GROUPS), "metrics.jsonl", MANIFEST])
 def test_a_damaged_checkpoint_is_named_set_aside_and_the_next_older_one_used(
-    trial: Storage, tmp_path: Path, name: str, damage: object
+    trial: Storage, tmp_path: Path, name: str, how: str
 ) -> None:
-    damage(tmp_path / "checkpoints" / "step_00000010" / name)  # type: ignore[operator]
+    FILE_DAMAGES[how](tmp_path / "checkpoints" / "step_00000010" / name)
     said: list[str] = []
     found = newest_checkpoint(trial, IDS, said.append)
     assert found is not None
@@ -122,7 +113,7 @@ def test_nothing_is_committed_once_another_attempt_has_taken_over(trial: Storage
 
 def test_where_all_are_damaged_none_is_touched_and_each_is_named(trial: Storage, tmp_path: Path) -> None:
     for step in ("05", "10"):
-        truncate(tmp_path / "checkpoints" / f"step_000000{step}" / "generator.safetensors")
+        FILE_DAMAGES["all but one byte"](tmp_path / "checkpoints" / f"step_000000{step}" / "generator.safetensors")
     before = trial.names("checkpoints")
     for _ in range(2):
         with pytest.raises(NoGoodCheckpoint, match=r"(?s)step_00000010: generator.*step_00000005: generator"):
