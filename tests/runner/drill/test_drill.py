@@ -182,7 +182,7 @@ def drill_arguments(table: Path, storage: Path | None) -> argparse.Namespace:
 def test_a_run_that_did_not_survive_makes_the_exit_code_1_and_what_has_no_time_is_not_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drill, "EPOCHS_IN_SHORT", 1)  # nothing happens during the training
+    monkeypatch.setattr(drill, "_EPOCHS_IN_SHORT", 1)  # nothing happens during the training
     faults = (
         Fault("endless", "takes for ever", tamper, lambda kills: Cost(ray_starts=10**6)),
         Fault("tampered", "weights tampered with", tamper, lambda kills: Cost(quick_starts=1)),
