@@ -33,7 +33,9 @@ def deal(items: list[pytest.Item], num_processes: int) -> list[pytest.Item]:
         missing = max(size - len(part), 0)
         part += quick[:missing]
         del quick[:missing]
-    return [item for part in parts for item in part]
+    dealt = [item for part in parts for item in part]
+    assert len(dealt) == len(items), "no test may be lost here"
+    return dealt
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
