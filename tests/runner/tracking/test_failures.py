@@ -288,7 +288,7 @@ def test_a_server_that_is_still_silent_when_all_is_done_is_given_up(
     tmp_path: Path, undisturbed: Path, server: LocalServer
 ) -> None:
     server.answers.clear()
-    settings = {"runner.tracking.tracker.END_WAIT_S": 1.0}
+    settings = {"runner.tracking.tracker.END_WAIT_S": 10.0}
     ended = train_online(tmp_path, undisturbed, server.url, wait_s=600.0, settings=settings)
     assert_ended_as_without_wandb(tmp_path, undisturbed, ended)
     assert "W&B does not finish: it is given up" in ended.output
