@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from gan.gpu.availability import has_kernels
 from gan.gpu.streams import SideStream
+from gan.networks.architecture import LEAK
 from gan.networks.convolution import MAX_PRODUCT_POSITIONS, PADDING, STRIDE, is_channels_last
 from gan.networks.discriminator import Discriminator
-from gan.networks.generator import LEAK, Generator
+from gan.networks.generator import Generator
 
-RELU = 0.0  # the slope below 0 of the plain ReLU
+_RELU = 0.0  # the slope below 0 of the plain ReLU
 
 
 def encode(
@@ -37,7 +38,7 @@ def encode(
     levels: Sequence[Any] = list(generator.down)[start:stop]
     for down in levels:
         # The next level takes the leaky ReLU. The decoder takes the plain one, and applies none itself to skips.
-        x, skip = batch_norm_act(down.norm, downsample(x, down.conv.weight, stream), (LEAK, RELU))
+        x, skip = batch_norm_act(down.norm, downsample(x, down.conv.weight, stream), (LEAK, _RELU))
         skips.append(skip)
     return [x, *skips]
 
@@ -57,7 +58,7 @@ def decode(
     for (block, up), skip in zip(blocks, skips, strict=True):
         mask = dropout_masks[block] if block < len(dropout_masks) else None
         x = upsample(x, up.conv.weight, stream=stream)
-        (x,) = batch_norm_act(up.norm, x, [RELU], mask, skip)
+        (x,) = batch_norm_act(up.norm, x, [_RELU], mask, skip)
 
     if stop is None or stop > len(generator.up):
         x = torch.tanh(upsample(x, generator.last.weight, generator.last.bias, stream))

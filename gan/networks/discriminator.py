@@ -3,13 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from gan.networks.architecture import LEAK, MAX_WIDTH, NUM_STRIDED_LAYERS
 from gan.networks.norm import NewNorm, new_norm
 
-# The last two layers see 7 pixels. Each strided layer before them turns r pixels into 2 r + 2.
-NUM_STRIDED_LAYERS = {16: 1, 70: 3, 286: 5}
 RECEPTIVE_FIELDS = (1, *NUM_STRIDED_LAYERS)
-LEAK = 0.2
-_MAX_WIDTH = 8
 
 
 class Discriminator(nn.Module):
@@ -71,7 +68,7 @@ def _patch_layers(channels: int, receptive_field: int, norm: NewNorm) -> nn.Sequ
     num_strided = NUM_STRIDED_LAYERS[receptive_field]
     for layer in range(1, num_strided + 1):
         stride = 2 if layer < num_strided else 1
-        next_width = channels * min(2**layer, _MAX_WIDTH)
+        next_width = channels * min(2**layer, MAX_WIDTH)
         layers += [
             nn.Conv2d(width, next_width, 4, stride=stride, padding=1, bias=False),
             norm(next_width),

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gan.networks.architecture import LEAK, MAX_WIDTH
 from gan.networks.convolution import Downsample, Upsample
 from gan.networks.norm import NewNorm, new_norm
 
-LEAK = 0.2  # of the encoder's leaky ReLU
 # The paper's decoder begins with three blocks that have dropout of 0.5 (CD512).
-NUM_DROPOUT_BLOCKS = 3
-_MAX_WIDTH = 8
+_NUM_DROPOUT_BLOCKS = 3
 
 
 class DownBlock(nn.Module):
@@ -63,7 +62,7 @@ class Generator(nn.Module):
     def __init__(self, channels: int = 64, patch_size: int = 256, norm: NewNorm = new_norm) -> None:
         super().__init__()
         levels = int(math.log2(patch_size))
-        widths = [channels * min(2**level, _MAX_WIDTH) for level in range(levels)]
+        widths = [channels * min(2**level, MAX_WIDTH) for level in range(levels)]
         self.patch_size = patch_size
         self.widths = widths
 
@@ -89,7 +88,7 @@ class Generator(nn.Module):
     def dropout_shapes(self) -> list[tuple[int, int, int]]:
         """(channels, height, width) of each dropout mask for one picture, from the bottleneck on."""
         # The first block comes up from 1x1 to 2x2 pixels.
-        return [(self.widths[-2 - block], 2 ** (block + 1), 2 ** (block + 1)) for block in range(NUM_DROPOUT_BLOCKS)]
+        return [(self.widths[-2 - block], 2 ** (block + 1), 2 ** (block + 1)) for block in range(_NUM_DROPOUT_BLOCKS)]
 
     def forward(self, source: Tensor, dropout_masks: Sequence[Tensor] = ()) -> Tensor:
         """The fake target, in [-1, 1].

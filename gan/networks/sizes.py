@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gan.networks.architecture import MAX_WIDTH, NUM_STRIDED_LAYERS
 from gan.networks.model import ModelSettings
 
-BYTES_OF_FLOAT = 4
-BYTES_OF_COUNT = 8
+_BYTES_OF_FLOAT = 4
+_BYTES_OF_COUNT = 8
 KERNEL = 16  # 4x4
-MAX_WIDTH = 8
-NUM_STRIDED_LAYERS = {16: 1, 70: 3, 286: 5}
 
 
 class NetworkSize(NamedTuple):
@@ -33,7 +32,7 @@ def state_size(model: ModelSettings) -> StateSize:
     discriminator = discriminator_size(model.channels, model.receptive_field)
     num_parameters = generator.num_parameters + discriminator.num_parameters
     num_bytes = generator.num_bytes + discriminator.num_bytes
-    return StateSize(generator.num_bytes, num_bytes + 2 * num_parameters * BYTES_OF_FLOAT)
+    return StateSize(generator.num_bytes, num_bytes + 2 * num_parameters * _BYTES_OF_FLOAT)
 
 
 def generator_size(channels: int, patch_size: int) -> NetworkSize:
@@ -42,21 +41,21 @@ def generator_size(channels: int, patch_size: int) -> NetworkSize:
     down = zip([3, *widths], widths, strict=False)
     up = zip([widths[-1], *(2 * width for width in widths[-2:0:-1])], widths[-2::-1], strict=True)
     weights = sum(KERNEL * inputs * outputs for inputs, outputs in [*down, *up, (2 * widths[0], 3)])
-    return network_size(weights, biases=3, norms=[*widths[1:-1], *widths[:-1]])
+    return _network_size(weights, biases=3, norms=[*widths[1:-1], *widths[:-1]])
 
 
 def discriminator_size(channels: int, receptive_field: int) -> NetworkSize:
     """Of gan.networks.discriminator.Discriminator."""
     if receptive_field == 1:
         weights = 6 * channels + channels * 2 * channels + 2 * channels
-        return network_size(weights, biases=channels, norms=[2 * channels])
+        return _network_size(weights, biases=channels, norms=[2 * channels])
     widths = [channels * min(2**layer, MAX_WIDTH) for layer in range(NUM_STRIDED_LAYERS[receptive_field] + 1)]
     weights = sum(KERNEL * inputs * outputs for inputs, outputs in zip([6, *widths], [*widths, 1], strict=True))
-    return network_size(weights, biases=channels + 1, norms=widths[1:])
+    return _network_size(weights, biases=channels + 1, norms=widths[1:])
 
 
-def network_size(weights: int, biases: int, norms: Sequence[int]) -> NetworkSize:
+def _network_size(weights: int, biases: int, norms: Sequence[int]) -> NetworkSize:
     """Of a network with batch norms of these widths: each has two parameters and two statistics a channel."""
     num_parameters = weights + biases + 2 * sum(norms)
-    statistics = 2 * sum(norms) * BYTES_OF_FLOAT + len(norms) * BYTES_OF_COUNT
-    return NetworkSize(num_parameters, num_parameters * BYTES_OF_FLOAT + statistics)
+    statistics = 2 * sum(norms) * _BYTES_OF_FLOAT + len(norms) * _BYTES_OF_COUNT
+    return NetworkSize(num_parameters, num_parameters * _BYTES_OF_FLOAT + statistics)

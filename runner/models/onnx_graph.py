@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from gan.networks.architecture import LEAK
 from gan.networks.convolution import KERNEL, PADDING, STRIDE
 from gan.networks.generator import Generator
 from runner.errors import DataError
@@ -20,7 +21,6 @@ SOURCE, FAKE = "source", "fake"
 OPSET = 20
 MODE = "eval: running statistics of batch norm, no dropout"  # for the file's metadata and for the screen
 _IR_VERSION = 9  # the oldest that has the opset: more programs read it than the newest
-_LEAK = 0.2
 # ONNX has a padding for each of the four sides: top, left, bottom, right.
 _GEOMETRY = {"kernel_shape": [KERNEL] * 2, "strides": [STRIDE] * 2, "pads": [PADDING] * 4}
 
@@ -74,7 +74,7 @@ class Graph:
         for level, down in enumerate(downs):
             name = f"down.{level}"
             if level > 0:
-                x = self.add("LeakyRelu", f"{name}.relu", x, alpha=_LEAK)
+                x = self.add("LeakyRelu", f"{name}.relu", x, alpha=LEAK)
             x = self.add("Conv", f"{name}.conv", x, self.weight(f"{name}.conv.weight", down.conv.weight), **_GEOMETRY)
             x = self.add_norm(f"{name}.norm", x, down.norm)
             skips.append(x)
