@@ -77,7 +77,7 @@ class Console:
             is_due = time.monotonic() - last > _PLAIN_INTERVAL_S and trial.status == "running"
             if ended > epoch or is_due:
                 self._shown[trial.name] = (max(ended, epoch), time.monotonic())
-                self.print(plain_line(trial))
+                self.print(_plain_line(trial))
 
     def results(self, rows: Sequence[Mapping[str, Any]], cells: Sequence[RepeatedCell]) -> None:
         """The table of all trials, and one of the means over seeds where there are several."""
@@ -110,7 +110,7 @@ def progress_table(trials: Sequence[TrialProgress]) -> FittingTable:
     return table
 
 
-def plain_line(trial: TrialProgress) -> str:
+def _plain_line(trial: TrialProgress) -> str:
     """The same as one line."""
     losses = [f"{title} {significant_or_dash(trial.row.get(name))}" for name, title in _LOSS_TITLES.items()]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gan.data.patches import Patches
 from gan.data.randomness import EpochPlan
 
-RESIDENT_SHARE = 1 / 8
+_RESIDENT_SHARE = 1 / 8
 LOADED_AT_ONCE = 256
 
 
@@ -47,7 +47,7 @@ def resident_limit(device: torch.device, share: float) -> int:
     """
     if device.type != "cuda":
         return 0
-    return int(torch.cuda.get_device_properties(device).total_memory * min(share, 1.0) * RESIDENT_SHARE)
+    return int(torch.cuda.get_device_properties(device).total_memory * min(share, 1.0) * _RESIDENT_SHARE)
 
 
 class BatchLoader:

@@ -6,12 +6,12 @@ from torch.nn.functional import grid_sample
 
 from gan.gpu.availability import has_kernels
 
-ENLARGED_OF_256 = 286
+_ENLARGED_OF_256 = 286
 
 
 def enlarged_size(patch_size: int) -> int:
     """Side in pixels that a patch is enlarged to before the crop: 286 for 256, in proportion otherwise."""
-    return (2 * patch_size * ENLARGED_OF_256 + 256) // 512
+    return (2 * patch_size * _ENLARGED_OF_256 + 256) // 512
 
 
 def jitter_margin(patch_size: int) -> int:
@@ -33,8 +33,8 @@ def jitter_pair(source: Tensor, target: Tensor, tops: Tensor, lefts: Tensor, fli
         source and target, (N, 3, S, S) float32 in [-1, 1], on the inputs' device.
     """
     size = source.shape[-1]
-    rows = sampled_positions(tops, size)
-    columns = sampled_positions(lefts, size)
+    rows = _sampled_positions(tops, size)
+    columns = _sampled_positions(lefts, size)
     columns = torch.where(flips[:, None].bool(), columns.flip(1), columns)
     # grid_sample takes (N, H, W, 2) with x before y.
     grid = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], dim=-1)
@@ -63,7 +63,7 @@ def jitter_batch(source: Tensor, target: Tensor, places: Tensor) -> tuple[Tensor
     return jitter_pair(source[indices], target[indices], *draws)
 
 
-def sampled_positions(starts: Tensor, size: int) -> Tensor:
+def _sampled_positions(starts: Tensor, size: int) -> Tensor:
     """(N, size) positions along one axis, in grid_sample's [-1, 1], that a crop from `starts` reads."""
     enlarged = enlarged_size(size)
     pixels = torch.arange(size, device=starts.device)[None, :] + starts[:, None]

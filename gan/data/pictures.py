@@ -18,7 +18,7 @@ except ImportError:  # optional: Pillow gives the same bytes, and takes longer
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 FORMATS = ("JPEG", "PNG")
-MAX_PIXELS = 2 * 89_478_485  # Pillow's limit for an error: half a gigabyte of RGB bytes
+_MAX_PIXELS = 2 * 89_478_485  # Pillow's limit for an error: half a gigabyte of RGB bytes
 STRIP_ROWS = 1024
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -84,7 +84,7 @@ def looks_like_pair(picture: NDArray[np.uint8]) -> bool:
     return bool(steps[_SEAM_COLUMNS] > _SEAM_STEP * np.delete(steps, _SEAM_COLUMNS).mean())
 
 
-def decode_picture(data: bytes, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode_picture(data: bytes, formats: Sequence[str] = FORMATS, max_pixels: int = _MAX_PIXELS) -> NDArray[np.uint8]:
     """Decodes a picture, turns it upright by its EXIF orientation, and lays transparent parts on white.
 
     Where a file holds several pictures, this is the first.

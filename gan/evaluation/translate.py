@@ -55,7 +55,7 @@ def translated_strips(
     _check_image(image)
     if tiling.mode not in MODES:
         raise ValueError(f"mode is {tiling.mode!r}: it must be one of {', '.join(MODES)}")
-    overlap = resolve_overlap(tiling.overlap, generator.patch_size)
+    overlap = _resolve_overlap(tiling.overlap, generator.patch_size)
     return _blended_strips(generator, image, tiling.mode, overlap)
 
 
@@ -65,7 +65,7 @@ def _check_image(image: NDArray[np.uint8]) -> None:
         raise ValueError(f"image is {image.dtype} {image.shape}: it must be uint8 (H, W, 3)")
 
 
-def resolve_overlap(overlap: int | None, patch_size: int) -> int:
+def _resolve_overlap(overlap: int | None, patch_size: int) -> int:
     """The overlap in pixels, a quarter of a patch for None; raises ValueError where it is out of range."""
     if overlap is None:
         return patch_size // 4
@@ -76,7 +76,7 @@ def resolve_overlap(overlap: int | None, patch_size: int) -> int:
 
 def num_strips(height: int, patch_size: int, overlap: int | None = None) -> int:
     """The number of rows of tiles for a picture of this height."""
-    return len(covering_origins(max(height, patch_size), patch_size, resolve_overlap(overlap, patch_size)))
+    return len(covering_origins(max(height, patch_size), patch_size, _resolve_overlap(overlap, patch_size)))
 
 
 def _blended_strips(

@@ -17,8 +17,8 @@ from gan.gpu.rows import as_pictures, with_rows
 # One program works on a tile of so many rows (positions) and channels.
 ROWS, CHANNELS = 64, 32
 # The second kernel loads all parts at once by tl.arange, which needs a power of two.
-MAX_PARTS = 32  # a power of two
-ROWS_A_PART = 128
+_MAX_PARTS = 32  # a power of two
+_ROWS_A_PART = 128
 
 
 class FusedBatchNorm(Function):
@@ -88,7 +88,7 @@ def normalise(
         x, mask, skip, results[0], results[-1], partial[0], partial[1], weight, bias, *running, saved[0], saved[1],
         rows, channels, x_stride, skip_stride, height * width, rows_a_part, num_parts, momentum, epsilon,
         FIRST_SLOPE=slopes[0], SECOND_SLOPE=slopes[-1], TWO=len(slopes) == 2, MASKED=mask is not None,
-        SKIPPED=skip is not None, ROWS=ROWS, CHANNELS=CHANNELS, PARTS=MAX_PARTS,
+        SKIPPED=skip is not None, ROWS=ROWS, CHANNELS=CHANNELS, PARTS=_MAX_PARTS,
     )  # fmt: skip
     return Normalised([as_pictures(x, result) for result in results], saved[0], saved[1])
 
@@ -117,7 +117,7 @@ def normalise_backward(
     }  # fmt: skip
     _gradient_sums_kernel[(triton.cdiv(channels, CHANNELS), num_parts)](*arguments, *sizes, rows_a_part, **constants)
     _gradient_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(channels, CHANNELS))](
-        *arguments, grad_x, grad_weight, grad_bias, *sizes, num_parts, **constants, PARTS=MAX_PARTS
+        *arguments, grad_x, grad_weight, grad_bias, *sizes, num_parts, **constants, PARTS=_MAX_PARTS
     )
     return as_pictures(x, grad_x), grad_weight, grad_bias
 
@@ -125,7 +125,7 @@ def normalise_backward(
 def _parts_of(rows: int) -> tuple[int, int]:
     """How rows are parted for sums: so many parts of so many rows; a function of the rows alone, so that sums are
     always taken in the same order."""
-    rows_a_part = max(ROWS_A_PART, triton.cdiv(rows, MAX_PARTS))
+    rows_a_part = max(_ROWS_A_PART, triton.cdiv(rows, _MAX_PARTS))
     return triton.cdiv(rows, rows_a_part), rows_a_part
 
 

@@ -10,7 +10,7 @@ from gan.training.process_group import ProcessGroup
 from gan.training.state import TrainState
 
 # As in the examples of PyTorch's documentation of CUDA graphs.
-NUM_WARM_UP_STEPS = 3
+_NUM_WARM_UP_STEPS = 3
 
 
 def uses_cuda_graph(device: torch.device, group: ProcessGroup) -> bool:
@@ -64,7 +64,7 @@ def warm_up(state: TrainState, run_step: Callable[[Batch], None], batch: Batch) 
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream())
     with state.preserved(), torch.cuda.stream(stream):  # no stream, no effect
-        for _ in range(NUM_WARM_UP_STEPS):
+        for _ in range(_NUM_WARM_UP_STEPS):
             run_step(batch)
     if stream is not None:
         torch.cuda.current_stream().wait_stream(stream)

@@ -45,7 +45,7 @@ def downsample(x: Tensor, weight: Tensor) -> Tensor:
         from gan.gpu.networks import downsample as gpu_downsample  # a processor never needs it
 
         return gpu_downsample(x, weight)
-    if is_small(x.shape[0] * (x.shape[2] // STRIDE) * (x.shape[3] // STRIDE), x):
+    if _is_small(x.shape[0] * (x.shape[2] // STRIDE) * (x.shape[3] // STRIDE), x):
         product: Tensor = _DownsamplingProduct.apply(x, weight)
         return product
     return F.conv2d(x, weight, stride=STRIDE, padding=PADDING)
@@ -57,13 +57,13 @@ def upsample(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         from gan.gpu.networks import upsample as gpu_upsample
 
         return gpu_upsample(x, weight, bias)
-    if bias is None and is_small(x.shape[0] * x.shape[2] * x.shape[3], x):
+    if bias is None and _is_small(x.shape[0] * x.shape[2] * x.shape[3], x):
         product: Tensor = _UpsamplingProduct.apply(x, weight)
         return product
     return F.conv_transpose2d(x, weight, bias, stride=STRIDE, padding=PADDING)
 
 
-def is_small(num_positions: int, x: Tensor) -> bool:
+def _is_small(num_positions: int, x: Tensor) -> bool:
     """True for a layer that is computed as a matrix product.
 
     Args:

@@ -12,11 +12,13 @@ from gan.networks.model import ModelSettings
 from gan.networks.reference import FIRST_LAYER, to_reference
 
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-UPDATES = ".num_batches_tracked"  # of a batch norm: nothing depends on it, and files of old versions of torch have none
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_UPDATES = (
+    ".num_batches_tracked"  # of a batch norm: nothing depends on it, and files of old versions of torch have none
+)
 
 
-class Wanted(NamedTuple):
+class _Wanted(NamedTuple):
     """A tensor of the generator: its name there, and its shape."""
 
     name: str
@@ -33,30 +35,30 @@ def fitted(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, Ten
         ValueError: a layer is missing, too many, of another shape or type, or not finite. The text names the first
             one and the sizes that the tensors are for.
     """
-    wanted = wanted_tensors(tensors, model)
-    if problem := first_misfit(tensors, wanted):
+    wanted = _wanted_tensors(tensors, model)
+    if problem := _first_misfit(tensors, wanted):
         sizes = f"model.channels {model.channels}, data.patch_size {model.patch_size}"
         raise ValueError(f"{problem} ({sizes}); {remedy(tensors, model)}")
     return {name: tensors[theirs] if theirs in tensors else torch.tensor(0) for theirs, (name, _) in wanted.items()}
 
 
-def wanted_tensors(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, Wanted]:
+def _wanted_tensors(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, _Wanted]:
     """What must be in a file for the model's generator, under the names that the file uses."""
     with torch.device("meta"):
         state = model.new_generator().state_dict()
-    wanted = {name: Wanted(name, tuple(tensor.shape)) for name, tensor in state.items()}
+    wanted = {name: _Wanted(name, tuple(tensor.shape)) for name, tensor in state.items()}
     return to_reference(wanted, int(math.log2(model.patch_size))) if f"{FIRST_LAYER}.weight" in tensors else wanted
 
 
-def first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Wanted]) -> str:
+def _first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, _Wanted]) -> str:
     """What is wrong with the first layer, from the picture on, that is not as it is wanted; "" where all are."""
     for name, (_, shape) in wanted.items():
         if name not in tensors:
-            if not name.endswith(UPDATES):
+            if not name.endswith(_UPDATES):
                 return f"its layer {name} is missing"
         elif tensors[name].shape != shape:
             return f"its layer {name} is {by(tensors[name].shape)}, not {by(shape)}"
-        elif not name.endswith(UPDATES) and tensors[name].dtype not in FLOATS:
+        elif not name.endswith(_UPDATES) and tensors[name].dtype not in _FLOATS:
             return f"its layer {name} is of {tensors[name].dtype}, not of floats of 16, 32 or 64 bits"
         elif not torch.isfinite(tensors[name].float()).all():
             return f"its layer {name} is not finite in fp32"
@@ -72,7 +74,7 @@ def remedy(tensors: Mapping[str, Tensor], model: ModelSettings) -> str:
     if first is not None and first.dim() == 4 and SMALLEST_SIZE <= patch_size <= LARGEST_SIZE:
         channels = len(first)
         other = dataclasses.replace(model, channels=channels, patch_size=patch_size)
-        if channels and not first_misfit(tensors, wanted_tensors(tensors, other)):
+        if channels and not _first_misfit(tensors, _wanted_tensors(tensors, other)):
             return f"these weights need model.channels {channels} and data.patch_size {patch_size}"
     return "use the weights of a pix2pix U-Net with batch norm, of pictures of three colours"
 

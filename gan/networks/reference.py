@@ -14,7 +14,7 @@ NAMED_SIZES = {128: "unet_128", 256: "unet_256"}  # what its option --netG offer
 Value = TypeVar("Value")
 
 
-def reference_layers(levels: int) -> dict[str, str]:
+def _reference_layers(levels: int) -> dict[str, str]:
     """Its name of each layer of ours.
 
     Its outermost block is convolution, inner block, ReLU, transposed convolution; its innermost one LeakyReLU,
@@ -41,6 +41,6 @@ def reference_layers(levels: int) -> dict[str, str]:
 
 def to_reference(state: Mapping[str, Value], levels: int) -> dict[str, Value]:
     """What is known by our tensors' names, by its names."""
-    layers = reference_layers(levels)
+    layers = _reference_layers(levels)
     places = {name: name.rpartition(".") for name in state}
     return {f"{layers[layer]}.{tensor}": state[name] for name, (layer, _, tensor) in places.items()}

@@ -10,7 +10,7 @@ from gan.gpu.availability import has_kernels
 
 BETAS = (0.5, 0.999)  # of pix2pix; elsewhere the first is 0.9
 EPSILON = 1e-8
-MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 # So many gradients at a time, cast to fp32, stay in a processor's last cache until they are used; with fewer, starting
 # the threads costs more than that saves.
 CHUNK = 2**20
@@ -67,7 +67,7 @@ class Adam:
         self.num_updates = torch.zeros((), device=device)
         self._betas = betas
         self.moments = {
-            name: [torch.zeros_like(w, requires_grad=False) for _ in MOMENTS] for name, w in weights.items()
+            name: [torch.zeros_like(w, requires_grad=False) for _ in _MOMENTS] for name, w in weights.items()
         }
 
         self._groups: list[list[Span]] = [[]]
@@ -166,7 +166,7 @@ class Adam:
         moments = {
             f"{name}.{key}": value
             for name, values in self.moments.items()
-            for key, value in zip(MOMENTS, values, strict=True)
+            for key, value in zip(_MOMENTS, values, strict=True)
         }
         return {"num_updates": self.num_updates, **moments}
 

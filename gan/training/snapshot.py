@@ -23,7 +23,7 @@ class Snapshot:
         on_gpu = any(tensor.is_cuda for tensor in tensors)
         if not self._groups:
             self._groups = {
-                name: {key: host_tensor(tensor, pinned=on_gpu) for key, tensor in group.items()}
+                name: {key: _host_tensor(tensor, pinned=on_gpu) for key, tensor in group.items()}
                 for name, group in groups.items()
             }
         copies = [tensor for group in self._groups.values() for tensor in group.values()]
@@ -39,7 +39,7 @@ class Snapshot:
         return self._groups
 
 
-def host_tensor(tensor: Tensor, *, pinned: bool) -> Tensor:
+def _host_tensor(tensor: Tensor, *, pinned: bool) -> Tensor:
     """A tensor of the same shape, type and memory format on the host: it is copied into as fast as memory allows."""
     return torch.empty_like(tensor, device="cpu", pin_memory=pinned)
 

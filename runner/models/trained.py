@@ -19,7 +19,7 @@ from runner.records.trial_file import read_trial_file, recorded_config
 from runner.storage.folder import Storage
 from runner.storage.run_folder import PATCHES, WEIGHTS, WEIGHTS_RECORD
 
-LATEST = "latest"
+_LATEST = "latest"
 
 
 class TrainedModel(NamedTuple):
@@ -58,7 +58,7 @@ class Weights(NamedTuple):
     step: int
 
 
-def open_trained_model(folder: str | Path, checkpoint: str = LATEST) -> TrainedModel:
+def open_trained_model(folder: str | Path, checkpoint: str = _LATEST) -> TrainedModel:
     """Reads the generator of a trial.
 
     Args:
@@ -90,15 +90,15 @@ def open_trained_model(folder: str | Path, checkpoint: str = LATEST) -> TrainedM
 
 def _find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -> Weights:
     """The weights that were asked for; raises DataError where they are missing or damaged."""
-    if checkpoint != LATEST and not checkpoint.isdigit():
-        raise DataError(f"--checkpoint is {checkpoint!r}: give `{LATEST}` or the number of an epoch")
+    if checkpoint != _LATEST and not checkpoint.isdigit():
+        raise DataError(f"--checkpoint is {checkpoint!r}: give `{_LATEST}` or the number of an epoch")
     damaged: list[str] = []
     # The first sound weights are taken. The iterator does not read the older ones.
     for weights in _sound_weights(trial, fingerprints, checkpoint, damaged):
         return weights
 
     problems = "".join(f"\n  {problem}" for problem in damaged)
-    if checkpoint == LATEST:
+    if checkpoint == _LATEST:
         raise DataError(f"{trial.shown}: it has no weights and no checkpoint that can be used{problems}")
     # 0 stands for a checkpoint in the middle of an epoch.
     epochs = sorted({finished_epoch(trial, step) for step in checkpoint_steps(trial)} - {0})
@@ -118,7 +118,7 @@ def _sound_weights(
     newer = [step for step in steps if finished is not None and step > finished.step]
     for step in newer:
         yield from _sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
-    if finished is not None and checkpoint in (LATEST, str(finished.epochs)):
+    if finished is not None and checkpoint in (_LATEST, str(finished.epochs)):
         yield finished
     for step in steps[len(newer) :]:
         yield from _sound_checkpoint(trial, fingerprints, step, checkpoint, damaged)
@@ -129,7 +129,7 @@ def _sound_checkpoint(
 ) -> Iterator[Weights]:
     """The generator of a checkpoint, where it fits and is not damaged."""
     epoch = finished_epoch(trial, step)
-    if checkpoint not in (LATEST, str(epoch)):
+    if checkpoint not in (_LATEST, str(epoch)):
         return
     try:
         # The discriminator and the states of the optimizers are not needed.

@@ -16,7 +16,7 @@ from runner.process.processes import marked, num_cores
 from runner.trial.resources import Node
 
 # What Ray reads at import or passes on to the processes it starts.
-RAY_SETTINGS = {
+_RAY_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # logs beside ours, for which the main process would load torch
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -30,12 +30,12 @@ RAY_SETTINGS = {
 # A socket's path may have 107 bytes, of which Ray's own part takes 68.
 MAX_TEMPORARY_PATH = 39
 SHORT_TEMPORARY_PATH = "/tmp/ray"
-SECRET_PREFIXES = ("WANDB_",)
+_SECRET_PREFIXES = ("WANDB_",)
 
 
 def set_up_ray(address: str | None, *, dashboard: bool) -> None:
     """Sets what Ray reads when it is imported, and what its processes inherit."""
-    os.environ.update({name: value for name, value in RAY_SETTINGS.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in _RAY_SETTINGS.items() if name not in os.environ})
     # What the dashboard's view of trainings needs costs one process more.
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(dashboard)))
     if address is None:  # a machine alone gets no notice before it goes, and nobody else is to reach it
@@ -65,7 +65,7 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     # A cluster's nodes need nothing of this project but its dependencies: the code goes along.
     root = Path(__file__).parents[2]
     packages = {"py_modules": [str(root / "runner"), str(root / "gan")]}
-    joined: dict[str, Any] = {"runtime_env": packages | {"env_vars": RAY_SETTINGS}}
+    joined: dict[str, Any] = {"runtime_env": packages | {"env_vars": _RAY_SETTINGS}}
 
     # Ray's processes inherit the environment: without secrets, and with the mark by which they are found.
     with _without_secrets(), contextlib.nullcontext() if address else marked(token), private.own_process_groups():
@@ -116,7 +116,7 @@ def cluster_nodes() -> list[Node]:
 @contextlib.contextmanager
 def _without_secrets() -> Iterator[None]:
     """Takes the keys of this process out of the environment while others inherit from it."""
-    hidden = {name: value for name, value in os.environ.items() if name.startswith(SECRET_PREFIXES)}
+    hidden = {name: value for name, value in os.environ.items() if name.startswith(_SECRET_PREFIXES)}
     for name in hidden:
         del os.environ[name]
     try:

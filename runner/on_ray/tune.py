@@ -14,8 +14,8 @@ from runner.trial.job import TrialJob
 from runner.trial.resources import TrialResources
 
 # A driver waits for its workers and computes nothing; Tune refuses an empty request.
-DRIVER_RESOURCES = {"CPU": 0, HEAD_NODE: 0.001}
-DRIVER_FAILURES = 3
+_DRIVER_RESOURCES = {"CPU": 0, HEAD_NODE: 0.001}
+_DRIVER_FAILURES = 3
 
 
 def start_coordinator() -> Any:
@@ -51,7 +51,7 @@ def run_tune(
         run_trial(param_space, by_name, trial_resources, ray_folder, coordinator)
 
     tuner = tune.Tuner(
-        tune.with_resources(drive, DRIVER_RESOURCES),
+        tune.with_resources(drive, _DRIVER_RESOURCES),
         param_space={"cell": tune.grid_search([_cell(job) for job in jobs])},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=trial_resources.max_concurrent,
@@ -65,7 +65,7 @@ def run_tune(
             storage_path=ray_folder,
             verbose=0,
             # Of the driver alone: Ray Train counts the failures of the workers (see new_trainer).
-            failure_config=tune.FailureConfig(max_failures=DRIVER_FAILURES),
+            failure_config=tune.FailureConfig(max_failures=_DRIVER_FAILURES),
         ),
     )
 

@@ -19,7 +19,7 @@ from runner.trial.job import TrialJob
 from runner.trial.loop import train_trial
 
 # Workers wait for rank 0's evaluation, however long that takes: the hang watchdog sees to workers that hang.
-CONTROL_TIMEOUT = timedelta(days=30)
+_CONTROL_TIMEOUT = timedelta(days=30)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world_size = context.get_world_size()
     # On the processor, so that agreeing on an action never waits for a GPU.
-    control_group = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if world_size > 1 else None
+    control_group = dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT) if world_size > 1 else None
     group = ProcessGroup(context.get_world_rank(), world_size, control_group)
 
     # As bytes: the Coordinator has no use for what an actor's handle loads with it, which is Ray Train.

@@ -21,7 +21,7 @@ from runner.process.stop_request import Stopped
 from runner.storage.folder import Storage
 from runner.storage.run_folder import LOCK, RAY_FOLDER
 
-LEASE_S = 30.0
+_LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 
 _START_PREFIX = "start_"
@@ -206,7 +206,7 @@ def _find_silent(
         return None
 
     age_s = time.time() - float(first.get("heartbeat", 0))
-    wait_s = max(LEASE_S - max(age_s, 0.0), 1.5 * HEARTBEAT_S)
+    wait_s = max(_LEASE_S - max(age_s, 0.0), 1.5 * HEARTBEAT_S)
     notify(
         f"process {first.get('pid')} on {first.get('host')} has held this experiment: waiting {wait_s:.0f} s "
         "to see whether it is alive"

@@ -11,9 +11,9 @@ from types import FrameType
 
 from runner.errors import Exit
 
-INTERRUPT = "Ctrl-C"
-TERMINATED = "SIGTERM"
-TIME_LIMIT = "time limit"
+_INTERRUPT = "Ctrl-C"
+_TERMINATED = "SIGTERM"
+_TIME_LIMIT = "time limit"
 
 MIN_ALLOWANCE_S = 8.0
 _MAX_ALLOWANCE_S = 60.0
@@ -56,7 +56,7 @@ class StopRequest:
     @property
     def exit_code(self) -> Exit:
         """What a command ends with that was asked to stop."""
-        return Exit.INTERRUPTED if self.reason == INTERRUPT else Exit.STOPPED
+        return Exit.INTERRUPTED if self.reason == _INTERRUPT else Exit.STOPPED
 
     def set(self, reason: str) -> None:
         """Asks all trials to stop."""
@@ -69,7 +69,7 @@ class StopRequest:
             more_s: seconds to add to the allowance.
         """
         if self.deadline is not None and time.monotonic() > self.deadline - self.allowance_s - more_s:
-            self.set(TIME_LIMIT)
+            self.set(_TIME_LIMIT)
         return bool(self.reason)
 
 
@@ -86,15 +86,15 @@ def stop_signals(stop: StopRequest) -> Iterator[Callable[[], None]]:
         return
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if stop.reason == INTERRUPT:
+        if stop.reason == _INTERRUPT:
             stop.before_exit()
             # print() is not safe here: the signal may have interrupted another print.
             os.write(2, b"\nended at once; the same command goes on from the last checkpoint\n")
             os._exit(Exit.INTERRUPTED)
-        stop.set(INTERRUPT)
+        stop.set(_INTERRUPT)
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
-        stop.set(TERMINATED)
+        stop.set(_TERMINATED)
 
     handlers = {signal.SIGINT: on_interrupt, signal.SIGTERM: on_terminate}
 

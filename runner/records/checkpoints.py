@@ -219,7 +219,7 @@ def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callab
             continue
         # Only now, when there is one to go on from: what can't be replaced is not touched.
         for bad, problem in damaged.items():
-            notify(f"checkpoint {checkpoint_name(bad)}: {problem}; set aside as {set_aside(trial, bad)}")
+            notify(f"checkpoint {checkpoint_name(bad)}: {problem}; set aside as {_set_aside(trial, bad)}")
         return found
 
     if damaged:
@@ -242,7 +242,7 @@ def _put_back_replaced(trial: Storage) -> None:
             folder.rename(replaced, name)
 
 
-def set_aside(trial: Storage, step: int) -> str:
+def _set_aside(trial: Storage, step: int) -> str:
     """Renames a damaged checkpoint, so that it is not used again; returns its new name."""
     name = checkpoint_name(step)
     # The random part: a second one of the same step may be set aside later.

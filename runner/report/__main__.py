@@ -25,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where the page goes (default: report.html in the experiment's folder, or in the current one for several)",
     )  # fmt: skip
     add_traceback(parser)
-    return run_command(parser, run_report, argv)
+    return run_command(parser, _run_report, argv)
 
 
-def run_report(arguments: argparse.Namespace) -> Exit:
+def _run_report(arguments: argparse.Namespace) -> Exit:
     """Writes the page, and prints which files were written."""
     # Loads pydantic and Jinja, which --help must not wait for.
     from runner.report.command import write_report

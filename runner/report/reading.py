@@ -31,11 +31,11 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
 
     lease = read_lease(experiment)
     is_held = lease is not None and is_alive(lease, None)
-    trials = read_trials(experiment)
+    trials = _read_trials(experiment)
     return experiment, [TrialResult(trial.params, _read_row(experiment, trial, is_held)) for trial in trials]
 
 
-def read_trials(experiment: Storage) -> list[Trial]:
+def _read_trials(experiment: Storage) -> list[Trial]:
     """The experiment's trials in their folders."""
     path = experiment.local_path / EXPERIMENT_FILE
     trials = plan_trials(load_experiment(path), str(path))

@@ -18,7 +18,7 @@ from runner.trial.progress import TrialProgress
 from runner.trial.resources import Node, TrialResources, this_machine
 
 # A Ray that is going down may never reply, and the monitor's thread must not wait for ever.
-REPLY_TIMEOUT_S = 10
+_REPLY_TIMEOUT_S = 10
 
 
 class Backend(Protocol):
@@ -186,7 +186,7 @@ class OnRay:
             return self._stop_reason
         import ray
 
-        return str(ray.get(self._coordinator.stop_reason.remote(), timeout=REPLY_TIMEOUT_S))
+        return str(ray.get(self._coordinator.stop_reason.remote(), timeout=_REPLY_TIMEOUT_S))
 
     def progress(self) -> Mapping[str, Progress]:
         """The Coordinator actor's."""
@@ -194,7 +194,7 @@ class OnRay:
             return {}
         import ray
 
-        return dict(ray.get(self._coordinator.progress.remote(), timeout=REPLY_TIMEOUT_S))
+        return dict(ray.get(self._coordinator.progress.remote(), timeout=_REPLY_TIMEOUT_S))
 
     def publish(self, experiment: str, trials: Sequence[TrialProgress]) -> None:
         """Exports Ray metrics, where there is a dashboard, once trials run."""

@@ -102,7 +102,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     )  # fmt: skip
     if pending:
         # The last rule, because it looks at every picture.
-        check_room(plan)
+        _check_room(plan)
     return plan
 
 
@@ -197,7 +197,7 @@ def _check_precision(folder: Storage, pending: Sequence[Trial], device: str) -> 
         refuse_emulation(trial.name, recorded, trial.config.training.precision, torch.device(device))
 
 
-def check_room(plan: SweepPlan) -> None:
+def _check_room(plan: SweepPlan) -> None:
     """Raises StorageError where the disk has less room than the run will need."""
     from runner.sweep.disk import count_patches, disk_needed  # loaded after the quick rules
 

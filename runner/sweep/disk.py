@@ -11,7 +11,7 @@ from runner.config.schema import Data, Experiment
 from runner.data.sources import Source, read_picture
 
 # Height and width in pixels of one half of a synthetic pair.
-SYNTHETIC_HALF = (600, 600)
+_SYNTHETIC_HALF = (600, 600)
 
 
 class TrialDisk(NamedTuple):
@@ -62,7 +62,7 @@ def count_patches(source: Source, data: Data, split: str) -> int:
 
         # Synthetic pictures are not drawn yet, so there is no header to read.
         if source.seed is not None:
-            height, width = SYNTHETIC_HALF
+            height, width = _SYNTHETIC_HALF
         else:
             try:
                 full_width, height = picture_size(read_picture(picture, None))

@@ -34,6 +34,7 @@ def _count_training_patches(plan: SweepPlan) -> dict[str, int]:
         data = trial.config.data
         if data.patching in num_patches:
             continue
+
         located = plan.data[data.patching]
         # A store has the exact number. The headers of pictures say nothing about damage further on in a file.
         store, _ = find_store(plan.storage.at(PATCHES), located.fingerprint)
@@ -43,6 +44,7 @@ def _count_training_patches(plan: SweepPlan) -> dict[str, int]:
             num_patches[data.patching] = count_patches(located.source, data, "train")
         else:
             raise DataError(f"data.source is {data.source!r}: it is gone, and so are the patches that were made of it")
+
     return num_patches
 
 

@@ -23,8 +23,8 @@ from runner.trial.job import TrialJob
 from runner.trial.progress import TrialProgress
 
 INTERVAL_S = 0.5
-RESULTS_INTERVAL_S = 30.0
-STOP_INTERVAL_S = 0.2
+_RESULTS_INTERVAL_S = 30.0
+_STOP_INTERVAL_S = 0.2
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Monitor:
             # A mount or a pipe that fails for a while must not end the thread: the next look tries again.
             with contextlib.suppress(OSError, Superseded):
                 self._look()
-                if time.monotonic() - self._results_at > RESULTS_INTERVAL_S:
+                if time.monotonic() - self._results_at > _RESULTS_INTERVAL_S:
                     self._results_at = time.monotonic()
                     self._update_results()
 
@@ -145,7 +145,7 @@ class Monitor:
 
     def _forward_stop(self) -> None:
         """A thread of its own: a page of many trials may hold the other one up for seconds."""
-        while not self._over.wait(STOP_INTERVAL_S):
+        while not self._over.wait(_STOP_INTERVAL_S):
             slowest = max((trial.step_s for trial in self._trials), default=0.0)
             # A step can't be broken off: the longer the steps, the earlier before the deadline the trials must know.
             if self._stop.is_due(2 * slowest):

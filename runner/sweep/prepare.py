@@ -40,7 +40,7 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
         return Prepared({}, None)
     session.backend.begin()  # it starts while the storage is looked at
 
-    set_damaged_checkpoints_aside(plan, session)
+    _set_damaged_checkpoints_aside(plan, session)
     if any(trial.fingerprints.initial_weights for trial in plan.pending):
         from runner.records.initial_weights import keep_copies  # torch comes with it
 
@@ -61,7 +61,7 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
     return Prepared(stores, resources)
 
 
-def set_damaged_checkpoints_aside(plan: SweepPlan, session: Session) -> None:
+def _set_damaged_checkpoints_aside(plan: SweepPlan, session: Session) -> None:
     """Names and renames damaged checkpoints; raises StorageError, with nothing deleted, where a trial has no other."""
     folders = {trial.name: plan.folder.at(trial_path(trial.name)) for trial in plan.pending}
     begun = [trial for trial in plan.pending if folders[trial.name].exists(CHECKPOINTS)]
@@ -97,7 +97,7 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         data = trial.config.data
         if data.patching in stores:
             continue
-        source, fingerprint = plan.data[data.patching].source, plan.data[data.patching].fingerprint
+        fingerprint, source = plan.data[data.patching]
         store = prepare_patches(data, source, fingerprint, plan.storage.at(PATCHES), cut, session.console.print)
         stores[data.patching] = store
         for line in describe_store(store):

@@ -14,7 +14,7 @@ from runner.process.stop_request import StopRequest
 from runner.sweep.backends import Backend
 
 INTERVAL_S = 0.5
-GRACE_S = 5.0
+_GRACE_S = 5.0
 
 
 @contextlib.contextmanager
@@ -34,12 +34,12 @@ def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Itera
 def _watch(backend: Backend, stop: StopRequest, console: Console, over: threading.Event) -> None:
     lost_at = None
     while not over.wait(INTERVAL_S):
-        # The loss must last for GRACE_S: until then the command may still end by itself.
+        # The loss must last for _GRACE_S: until then the command may still end by itself.
         if not (stop.reason and backend.is_lost()):
             lost_at = None
             continue
         lost_at = lost_at or time.monotonic()
-        if time.monotonic() - lost_at < GRACE_S:
+        if time.monotonic() - lost_at < _GRACE_S:
             continue
 
         # All that counts is on the disk already.

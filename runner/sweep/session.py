@@ -59,6 +59,7 @@ def _acquire_lease(plan: SweepPlan, stop: StopRequest, console: Console) -> Leas
             notify=console.print,
             is_stopped=stop.is_due,
         )
+
     except OSError as error:
         if is_full(error):
             raise

@@ -19,8 +19,8 @@ from runner.trial.job import TrialJob
 SAVE_SHARE = 0.035  # of the time, what saving may cost
 MIN_INTERVAL_S = 10.0
 PREEMPTION_INTERVAL_S = 5.0
-WRITER_NICENESS = 10
-NUM_STEPS = 50  # whose times are kept, to compare steps during a write with
+_WRITER_NICENESS = 10
+_NUM_STEPS = 50  # whose times are kept, to compare steps during a write with
 
 
 class AsyncCheckpointer:
@@ -64,7 +64,7 @@ class AsyncCheckpointer:
         self._started = self._last_save_at = time.monotonic()
         self.cost_s = self._total_cost_s = 0.0
         self._stall_s = self._processor_s = 0.0
-        self._saved_position = position_of(restored)
+        self._saved_position = _position_of(restored)
 
     def is_due(self, *, preemption_notice: bool) -> bool:
         """True when a save costs little enough by now, and the one before it is written. To be called before each step.
@@ -109,7 +109,7 @@ class AsyncCheckpointer:
         Raises:
             OSError: the write before this one failed; see `is_full`.
         """
-        if position_of(state) == self._saved_position:
+        if _position_of(state) == self._saved_position:
             return
         # Training waits from here on: for the write before this one, whose memory is filled again, and for the copy.
         start = time.monotonic()
@@ -122,7 +122,7 @@ class AsyncCheckpointer:
 
         self._last_save_at = time.monotonic()
         self._stall_s = self._last_save_at - start
-        self._saved_position = position_of(state)
+        self._saved_position = _position_of(state)
         self._write = self._pool.submit(self._write_snapshot, position, log)
 
     def wait(self) -> dict[str, Any] | None:
@@ -192,7 +192,7 @@ class StepTimes:
     """How long steps take: those during a write apart from the others."""
 
     def __init__(self) -> None:
-        self._alone: deque[float] = deque(maxlen=NUM_STEPS)
+        self._alone: deque[float] = deque(maxlen=_NUM_STEPS)
         self._during_write: list[float] = []
         self._last_at: float | None = None
         self._was_writing = False
@@ -213,7 +213,7 @@ class StepTimes:
         return sum(during_write) - len(during_write) * median(self._alone)
 
 
-def position_of(state: TrainState) -> tuple[int, int]:
+def _position_of(state: TrainState) -> tuple[int, int]:
     """Step and epoch: an epoch's end and the next epoch's start have the same step."""
     return state.step, state.epoch
 
@@ -221,4 +221,4 @@ def position_of(state: TrainState) -> tuple[int, int]:
 def _yield_to_training() -> None:
     """Lets the training's threads go first where there are not cores enough (Linux counts this by thread)."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WRITER_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WRITER_NICENESS)

@@ -36,7 +36,7 @@ from runner.trial.recorder import EvaluationBrokenOff, Recorder, is_finite
 from runner.trial.runtime import RuntimeSettings, resolve_runtime, set_up_torch
 
 PREEMPTION_CHECK_INTERVAL_S = 5.0
-MAX_MEMORY_DEATHS = 2
+_MAX_MEMORY_DEATHS = 2
 
 
 class Action(IntEnum):
@@ -200,7 +200,7 @@ class TrialRun:
         deaths = ended_for_lack_of_memory(read_starts(job.trial))
         if deaths:
             job.log_line("the worker before this one seems to have been ended by the system for lack of memory")
-        if deaths >= MAX_MEMORY_DEATHS:
+        if deaths >= _MAX_MEMORY_DEATHS:
             raise OutOfMemory(f"the system has ended its workers for lack of memory {deaths} times in a row")
 
         threads = f"{runtime.threads} thread{'s' * (runtime.threads != 1)}"
@@ -347,6 +347,7 @@ class TrialRun:
         """Begins a checkpoint of the state as it is; the manifest of the one before it."""
         manifest = None
         log = self.recorder.log
+
         if log is not None and self.recorder.disk_full is None:
             # The thread may read the log when it has more rows: those past this size belong to later steps.
             size = log.size
@@ -357,6 +358,7 @@ class TrialRun:
                 if not is_full(error):
                     raise
                 self.recorder.disk_full = error
+
         # The time that this took is no step's.
         self.heartbeat.at_work()
         return manifest

@@ -9,8 +9,8 @@ from runner.errors import ResourceError
 from runner.number_format import counted
 from runner.process.processes import num_cores
 
-MAX_AUTO_CPUS_PER_GPU = 8
-GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, either below Windows
+_MAX_AUTO_CPUS_PER_GPU = 8
+_GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, either below Windows
 
 
 class Node(NamedTuple):
@@ -45,7 +45,7 @@ class TrialResources(NamedTuple):
 
 def this_machine() -> Node:
     """The cores that this process may use, and the GPUs that torch sees; torch is asked where there may be some."""
-    if not any(device for pattern in GPU_DEVICES for device in Path("/dev").glob(pattern)):
+    if not any(device for pattern in _GPU_DEVICES for device in Path("/dev").glob(pattern)):
         return Node(num_cores(), 0)
     import torch
 
@@ -93,7 +93,7 @@ def _auto_cpus(hosts: Sequence[Node], gpus: float, num_workers: int) -> int:
     if gpus:
         # The smallest share fits on every machine, with all of its GPUs in use.
         shares = [int(node.cpus * gpus // node.gpus) for node in hosts]
-        return max(1, min(MAX_AUTO_CPUS_PER_GPU, *shares))
+        return max(1, min(_MAX_AUTO_CPUS_PER_GPU, *shares))
     # -(-a // b) is a / b, rounded up: the workers of a machine, where all machines take the same number.
     return max(1, int(max(node.cpus for node in hosts)) // -(-num_workers // len(hosts)))
 

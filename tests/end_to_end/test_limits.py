@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_with_room_it_goes_
     assert "needs room for" in refused.output
     assert not (tiny_trial(storage.parent) / "checkpoints").exists()
     ended = train_tiny(
-        tmp_path, storage=storage, settings={"runner.sweep.check.check_room": not_checked, **SAVE_ALWAYS}
+        tmp_path, storage=storage, settings={"runner.sweep.check._check_room": not_checked, **SAVE_ALWAYS}
     )
     assert ended.code == 75, ended.output
     assert "no room on the disk" in ended.output

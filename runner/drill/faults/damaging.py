@@ -37,7 +37,7 @@ def truncate(folder: Path) -> None:
     _halve(folder / _WEIGHTS_OF_STATE)
 
 
-def flip_bit(folder: Path) -> None:
+def _flip_bit(folder: Path) -> None:
     """Flips one bit in the middle of a checkpoint's weights."""
     path = folder / _WEIGHTS_OF_STATE
     content = bytearray(path.read_bytes())
@@ -45,12 +45,12 @@ def flip_bit(folder: Path) -> None:
     path.write_bytes(content)
 
 
-def remove_manifest(folder: Path) -> None:
+def _remove_manifest(folder: Path) -> None:
     """Removes a checkpoint's list of files."""
     (folder / MANIFEST).unlink()
 
 
-DAMAGES: tuple[Callable[[Path], None], ...] = (truncate, flip_bit, remove_manifest)
+DAMAGES: tuple[Callable[[Path], None], ...] = (truncate, _flip_bit, _remove_manifest)
 
 
 def damage_checkpoints(target: TargetRun) -> None:
