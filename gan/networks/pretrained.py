@@ -13,9 +13,8 @@ from gan.networks.reference import FIRST_LAYER, to_reference
 
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_UPDATES = (
-    ".num_batches_tracked"  # of a batch norm: nothing depends on it, and files of old versions of torch have none
-)
+# The end of a batch norm's count of updates: nothing depends on it, and files of old versions of torch have none.
+_UPDATES = ".num_batches_tracked"
 
 
 class _Wanted(NamedTuple):

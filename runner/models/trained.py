@@ -1,7 +1,5 @@
 """A trained generator, read from a trial's folder and verified. Nothing in the folder is changed."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +13,9 @@ from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.errors import DataError
 from runner.records.checkpoints import DamagedCheckpoint, checkpoint_steps, finished_epoch, read_checkpoint
-from runner.records.trial_file import read_trial_file, recorded_config
+from runner.records.trial_file import read_finished_weights, read_trial_file, recorded_config
 from runner.storage.folder import Storage
-from runner.storage.run_folder import PATCHES, WEIGHTS, WEIGHTS_RECORD
+from runner.storage.run_folder import PATCHES
 
 _LATEST = "latest"
 
@@ -144,14 +142,10 @@ def _sound_checkpoint(
 
 def final_weights(trial: Storage, fingerprints: Fingerprints) -> Weights | None:
     """The verified weights of a finished trial; None where they are missing or damaged."""
+    finished = read_finished_weights(trial, fingerprints)
+    if finished is None:
+        return None
     try:
-        record = json.loads(trial.read(WEIGHTS_RECORD))
-        content = trial.read(WEIGHTS)
-        # Weights of other settings or other data are not this trial's.
-        if (record["config_fingerprint"], record["data_fingerprint"]) != (fingerprints.config, fingerprints.data):
-            return None
-        if hashlib.sha256(content).hexdigest() != record["sha256"]:
-            return None
-        return Weights(safetensors.torch.load(content), int(record["epochs"]), int(record["step"]))
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return Weights(safetensors.torch.load(finished.content), finished.epochs, finished.step)
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError):
         return None

@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -15,12 +15,7 @@ from runner.config.loading import validate
 from runner.config.schema import Experiment
 from runner.errors import ConfigError, DataError
 from runner.storage.folder import Storage
-from runner.storage.run_folder import (
-    OUTCOME,
-    TRIAL_FILE,
-    WEIGHTS,
-    WEIGHTS_RECORD,
-)
+from runner.storage.run_folder import OUTCOME, TRIAL_FILE, WEIGHTS, WEIGHTS_RECORD
 
 # The packages whose kernels or file formats a trial's bits depend on.
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
@@ -160,15 +155,35 @@ def read_outcome(trial: Storage) -> dict[str, str]:
         return {"status": "", "reason": ""}
 
 
-def finished_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
-    """The epochs that the finished trial was trained for; 0 where it is not finished, or its weights are damaged."""
+class FinishedWeights(NamedTuple):
+    """The weights of a finished trial.
+
+    Attributes:
+        epochs, step: how long it was trained.
+        content: the bytes of the safetensors file.
+    """
+
+    epochs: int
+    step: int
+    content: bytes
+
+
+def read_finished_weights(trial: Storage, fingerprints: Fingerprints) -> FinishedWeights | None:
+    """The weights of a finished trial, their SHA-256 verified; None where there are none, or they are damaged."""
     try:
         record = json.loads(trial.read(WEIGHTS_RECORD))
         # Weights of other settings or other data, or half a file, do not make this trial finished.
         if (record["config_fingerprint"], record["data_fingerprint"]) != (fingerprints.config, fingerprints.data):
-            return 0
-        if hashlib.sha256(trial.read(WEIGHTS)).hexdigest() != record["sha256"]:
-            return 0
-        return int(record["epochs"])
+            return None
+        content = trial.read(WEIGHTS)
+        if hashlib.sha256(content).hexdigest() != record["sha256"]:
+            return None
+        return FinishedWeights(int(record["epochs"]), int(record["step"]), content)
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return None
+
+
+def finished_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
+    """The epochs that the finished trial was trained for; 0 where it is not finished, or its weights are damaged."""
+    finished = read_finished_weights(trial, fingerprints)
+    return finished.epochs if finished is not None else 0

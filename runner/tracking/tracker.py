@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runner.process.lease import Superseded
+from runner.records.results import ENDED_BADLY
 from runner.tracking.wandb_session import kill_service
 from runner.tracking.wandb_sweep import WandbSweep
 from runner.tracking.wandb_trial import WandbTrial
@@ -14,7 +15,7 @@ INTERVAL_S = 1.0
 # How long W&B may take at the end, with weights to upload on a slow line; its own timeouts are much shorter.
 END_WAIT_S = 900.0
 _GRACE_S = 10.0
-_ENDED = ("finished", "failed", "diverged", "out_of_memory")
+_ENDED = ("finished", *ENDED_BADLY)
 
 
 class Tracker:
