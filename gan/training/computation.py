@@ -1,6 +1,5 @@
 """How a device computes a step: plainly on a processor, in another order on a GPU."""
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -44,12 +43,12 @@ def batch_step(state: TrainState, lambda_l1: float, batch_size: int, group: Proc
 def _step_of(state: TrainState, lambda_l1: float, group: ProcessGroup) -> Step:
     """The step as the state's device takes it."""
     if state.device.type != "cuda":
-        return functools.partial(train_step, state, lambda_l1=lambda_l1, group=group)
+        return lambda source, target, masks: train_step(state, source, target, masks, lambda_l1, group)
     from gan.gpu.step import gpu_train_step
     from gan.gpu.streams import StepStreams
 
     streams = StepStreams.on(state.device)
-    return functools.partial(gpu_train_step, state, streams, lambda_l1=lambda_l1, group=group)
+    return lambda source, target, masks: gpu_train_step(state, streams, source, target, masks, lambda_l1, group)
 
 
 def describe_computation(device: torch.device, precision: str, group: ProcessGroup) -> str:
