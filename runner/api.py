@@ -107,10 +107,10 @@ def load_results(folder: str | Path) -> "Results":
     """
     experiment, results = read_results(str(folder))
     trials = [
-        TrialResults(experiment.at(trial_path(result.row["trial"])).local_path, result.params, result.row)
+        TrialResults(experiment.local_copy(trial_path(result.row["trial"])), result.params, result.row)
         for result in results
     ]
-    return Results(experiment.local_path, trials)
+    return Results(experiment.local_copy(), trials)
 
 
 @dataclass(frozen=True)

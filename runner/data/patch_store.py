@@ -39,7 +39,7 @@ class PatchStore(NamedTuple):
 
     def paths(self, split: str) -> list[Path]:
         """The files of a split's shards, in order."""
-        return [self.folder.local_path / shard["name"] for shard in self.meta["splits"][split]["shards"]]
+        return [self.folder.local_copy(shard["name"]) for shard in self.meta["splits"][split]["shards"]]
 
 
 def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, str]:
@@ -88,7 +88,7 @@ def _shards_problem(folder: Storage, shards: dict[str, dict[str, Any]]) -> str:
         if (size := folder.size(name)) != shard["bytes"]:
             return f"{name} has {size} bytes instead of {shard['bytes']}"
 
-    damaged = first_damaged(folder.local_path, {name: shard["xxh3"] for name, shard in shards.items()})
+    damaged = first_damaged(folder.local_copy(), {name: shard["xxh3"] for name, shard in shards.items()})
     return f"{damaged} does not match its checksum" if damaged else ""
 
 

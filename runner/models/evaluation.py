@@ -166,7 +166,7 @@ def _validation_patches(trained: TrainedModel, data: str | None, notify: Callabl
     config = trained.config.data
     if data is None:
         store = _trial_store(trained, notify)
-        yield Patches.open(store.folder.local_path, "val", config.direction)
+        yield Patches.open(store.folder.local_copy(), "val", config.direction)
         return
 
     # The folder stays until the caller's block ends: its patches are mapped into memory and read on demand.

@@ -72,7 +72,7 @@ def _check_pictures(trained: TrainedModel) -> tuple[Tensor, str]:
     store, _ = find_store(trained.stores, trained.fingerprints.data)
     if store is None:
         return _waves(trained.config.data.patch_size), "drawn pictures (the trial's patches are gone)"
-    patches = Patches.open(store.folder.local_path, "val", trained.config.data.direction)
+    patches = Patches.open(store.folder.local_copy(), "val", trained.config.data.direction)
     sources, _ = patches[fixed_sample(len(patches), _NUM_PICTURES)]
     # Where the store has fewer patches, some of them are used twice.
     return rescale(sources)[torch.arange(_NUM_PICTURES) % len(sources)], "validation patches"

@@ -44,8 +44,7 @@ class TrainedModel(NamedTuple):
     def stores(self) -> Storage:
         """The folder of the patch stores, which the trial's storage shares."""
         # STORAGE/EXPERIMENT/trials/TRIAL
-        storage = (self.trial.local_path.resolve() / "../../..").resolve()
-        return Storage.open(storage).at(PATCHES)
+        return self.trial.above(3).at(PATCHES)
 
 
 class Weights(NamedTuple):

@@ -26,11 +26,14 @@ def write_report(folders: Sequence[str], out: str | None) -> list[str]:
     experiments, results = zip(*(read_results(folder) for folder in folders), strict=True)
     page = Report(experiments).render(results)
 
-    file = Path(out) if out else Path(REPORT) if len(folders) > 1 else experiments[0].local_path / REPORT
-    # Checked before anything is written.
-    if file.is_dir() or not file.parent.is_dir():
-        problem = "is a folder" if file.is_dir() else "lies in no folder that exists"
-        raise StorageError(f"--out: {file} {problem}: give a file's name, such as comparison.html")
+    target, file = experiments[0], Path(experiments[0].root, REPORT)
+    if out or len(folders) > 1:
+        file = Path(out or REPORT)
+        # Checked before anything is written.
+        if file.is_dir() or not file.parent.is_dir():
+            problem = "is a folder" if file.is_dir() else "lies in no folder that exists"
+            raise StorageError(f"--out: {file} {problem}: give a file's name, such as comparison.html")
+        target = Storage.open(file.parent)
 
     lines = []
     try:
@@ -38,7 +41,7 @@ def write_report(folders: Sequence[str], out: str | None) -> list[str]:
         if len(folders) == 1:
             write_results(experiments[0], results[0])
             lines.append(f"{experiments[0].shown}/{RESULTS_CSV} and {RESULTS_JSON}")
-        Storage.open(file.parent).write(file.name, page)
+        target.write(file.name, page)
     except OSError as error:
         raise StorageError(f"{file} can't be written ({error.strerror or error}): give another with --out") from error
     lines.append(f"{file}: {counted(sum(map(len, results)), 'trial')}, {byte_size(len(page))}")

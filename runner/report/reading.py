@@ -37,7 +37,7 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
 
 def _read_trials(experiment: Storage) -> list[Trial]:
     """The experiment's trials in their folders."""
-    path = experiment.local_path / EXPERIMENT_FILE
+    path = experiment.local_copy(EXPERIMENT_FILE)
     trials = plan_trials(load_experiment(path), str(path))
 
     # What the trials recorded decides which folder is whose. The data may be gone by now.
@@ -74,7 +74,7 @@ def read_page_trial(
 
 def read_drawn(experiment: Storage) -> dict[str, Range]:
     """The ranges that an experiment draws parameters from, by name; raises ConfigError where its file is broken."""
-    path = experiment.local_path / EXPERIMENT_FILE
+    path = experiment.local_copy(EXPERIMENT_FILE)
     return dict(read_search_space(validate(read_yaml(path), str(path)).sweep).ranges)
 
 

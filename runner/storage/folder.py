@@ -41,13 +41,30 @@ class Storage:
 
     @classmethod
     def open(cls, path: str | Path) -> "Storage":
-        """The folder at a path."""
+        """The folder at a path. Raises StorageError for a URI."""
+        if "://" in str(path):
+            raise StorageError(f"{path}: object stores are not supported yet; give a local or shared folder.")
         return cls(str(Path(path).absolute()))
 
     @property
     def local_path(self) -> Path:
-        """The folder's path, for memory maps and for libraries that need one."""
+        """The folder's path. Only for what is a folder on this machine by nature: the drill's, and `--out`."""
         return Path(self.root)
+
+    def local_copy(self, name: str = "") -> Path:
+        """A path where this machine can read a file, or a folder and all that is in it: here, its own.
+
+        For memory maps, and for libraries that take a path. What is written there need not reach the storage.
+        """
+        return self._path(name) if name else self.local_path
+
+    def scratch(self, name: str) -> Path:
+        """A folder of this machine for a library that writes files itself, as Ray and wandb do: here, one inside."""
+        return self._path(name)
+
+    def above(self, levels: int) -> "Storage":
+        """The folder that many levels above this one; of a link, above the folder that it leads to."""
+        return Storage(str(self.local_path.resolve().parents[levels - 1]))
 
     @property
     def name(self) -> str:
@@ -124,6 +141,22 @@ class Storage:
         space = os.statvfs(existing)
         # Some network drives give all numbers as zero.
         return space.f_bavail * space.f_frsize if space.f_blocks else sys.maxsize
+
+    def check_writable(self) -> None:
+        """Raises StorageError where it is no folder that can be written to, nor can be made. Nothing is created."""
+        # The folder, or the nearest one above it that there is: the others can be made in it.
+        existing = self.local_path
+        try:
+            while not existing.exists():
+                existing = existing.parent
+        except OSError as error:
+            raise StorageError(f"{self.shown}: {existing} can't be entered ({error.strerror}).") from None
+        if not existing.is_dir():
+            raise StorageError(
+                f"{self.shown}: {existing} is a file, so that no folder can be made there; give another."
+            )
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(f"{self.shown}: {existing} can't be written to; give a folder that can.")
 
     # Reading.
 
@@ -308,21 +341,9 @@ def open_storage(path: str, option: str = "--storage") -> Storage:
     Raises:
         StorageError: it can't be a folder that is written to.
     """
-    if "://" in path:
-        raise StorageError(f"{option} is {path!r}: object stores are not supported yet; give a local or shared folder.")
-    storage = Storage.open(path)
-
-    # The folder, or the nearest one above it that there is: the others can be made in it.
-    existing = storage.local_path
     try:
-        while not existing.exists():
-            existing = existing.parent
-    except OSError as error:
-        raise StorageError(f"{option} is {path!r}: {existing} can't be entered ({error.strerror}).") from None
-    if not existing.is_dir():
-        raise StorageError(
-            f"{option} is {path!r}: {existing} is a file, so that no folder can be made there; give another."
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise StorageError(f"{option} is {path!r}: {existing} can't be written to; give a folder that can.")
+        storage = Storage.open(path)
+        storage.check_writable()
+    except StorageError as error:
+        raise StorageError(f"{option} is {error}") from None
     return storage

@@ -35,7 +35,7 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
             if prepared.resources is not None and not session.stop.is_due():
                 to_run = {trial.name for trial in plan.pending}
                 jobs = [trial.job for trial in trials if trial.job.name in to_run]
-                session.backend.train(jobs, prepared.resources, str(plan.folder.at(lease.ray_folder).local_path))
+                session.backend.train(jobs, prepared.resources, str(plan.folder.scratch(lease.ray_folder)))
         # Where another start has taken over, the results are that start's to write.
         lease.check_current()
 

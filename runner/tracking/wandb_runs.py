@@ -173,7 +173,7 @@ class WandbRun:
     @property
     def _folder_hash(self) -> str:
         # Hashed, because no file of a run's folder may hold an absolute path.
-        return _hash(str(self._folder.local_path))
+        return _hash(self._folder.root)
 
     def _read_note(self) -> dict[str, Any]:
         try:

@@ -108,7 +108,7 @@ class WandbSession:
             project=os.environ.get("WANDB_PROJECT") or _DEFAULT_PROJECT,
             job_type=identity.job_type,
             config=dict(identity.config),
-            dir=self._folder.local_path,
+            dir=self._folder.scratch(""),
             reinit="create_new",
             resume="allow" if online else None,
             settings=settings,
@@ -132,7 +132,7 @@ class WandbSession:
 
         artifact = wandb.Artifact(f"generator-{self._identity.id}", type="model", metadata=dict(record))
         with self._staging():
-            artifact.add_file(str(self._folder.local_path / name), name.rpartition("/")[2], skip_cache=True)
+            artifact.add_file(str(self._folder.local_copy(name)), name.rpartition("/")[2], skip_cache=True)
             self._run.log_artifact(artifact)
 
     @contextlib.contextmanager
@@ -142,7 +142,7 @@ class WandbSession:
         An offline run names them by absolute path: if it is moved, it is synced without them.
         """
         before = os.environ.get(_DATA_DIR)
-        os.environ[_DATA_DIR] = str(self._folder.local_path / WANDB_FOLDER)
+        os.environ[_DATA_DIR] = str(self._folder.scratch(WANDB_FOLDER))
         try:
             yield
         finally:
@@ -179,7 +179,7 @@ class WandbSession:
 
     def _check_uploaded(self) -> None:
         """Raises TrackingError where the server took the run but not all of its content, as when a quota is used up."""
-        for log in (self._folder.local_path / WANDB_FOLDER).glob("run-*/logs/debug-internal.log"):
+        for log in self._folder.scratch(WANDB_FOLDER).glob("run-*/logs/debug-internal.log"):
             for line in log.read_text(errors="replace").splitlines():
                 if reason := upload_failure(line):
                     raise TrackingError(reason)

@@ -137,4 +137,4 @@ def _picture(trial: Storage, row: Mapping[str, Any]) -> Path | None:
     if not any(name.startswith("epoch_mean/") for name in row):
         return None
     name = image_name(row["epoch"])
-    return trial.local_path / name if trial.exists(name) else None
+    return trial.local_copy(name) if trial.exists(name) else None

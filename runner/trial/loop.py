@@ -128,8 +128,8 @@ class TrialRun:
         self.heartbeat, self.platform = heartbeat, platform
 
         # What is trained, on what.
-        self.train_patches = Patches.open(job.store.local_path, "train", config.data.direction)
-        val_patches = Patches.open(job.store.local_path, "val", config.data.direction)
+        self.train_patches = Patches.open(job.store.local_copy(), "train", config.data.direction)
+        val_patches = Patches.open(job.store.local_copy(), "val", config.data.direction)
         self.settings = TrainingSettings(
             precision=runtime.precision,
             log_every_n_steps=config.log_every_n_steps,

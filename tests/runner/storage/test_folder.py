@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import runner
+from runner.errors import StorageError
 from runner.records.metrics_log import MetricsReader, read_rows
 from runner.storage.folder import Storage
 from tests.support.commands import reopen_log
@@ -162,3 +164,22 @@ def test_a_large_file_is_in_memory_once_while_it_is_read(tmp_path: Path) -> None
     read_mb, more_mb = map(int, result.stdout.split())
     assert read_mb == size_mb
     assert more_mb < 1.5 * size_mb
+
+
+def test_what_reads_and_writes_a_run_needs_no_folder_of_this_machine() -> None:
+    # Another kind of storage has no `local_path`. The drill and `--out` are about folders.
+    program = Path(runner.__file__).parent
+    folders_only = [program / "storage", program / "drill", program / "models/picture_files.py"]
+    users = [path for path in program.rglob("*.py") if "local_path" in path.read_text()]
+    assert [path.name for path in users if not any(path.is_relative_to(place) for place in folders_only)] == []
+
+
+def test_the_storage_of_a_linked_folder_is_where_the_folder_lies(tmp_path: Path) -> None:
+    (tmp_path / "results/experiment/trials/trial").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "results/experiment/trials/trial")
+    assert Storage.open(tmp_path / "link").above(3).local_path == (tmp_path / "results").resolve()
+
+
+def test_a_uri_is_refused_wherever_a_folder_is_given() -> None:
+    with pytest.raises(StorageError, match="s3://bucket/run: object stores are not supported yet"):
+        Storage.open("s3://bucket/run")
