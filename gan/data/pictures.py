@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import struct
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,19 @@ try:
 except ImportError:  # optional: Pillow gives the same bytes, and takes longer
     simplejpeg = None
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-FORMATS = ("JPEG", "PNG")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp")
+_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")  # Pillow's names
 _MAX_PIXELS = 2 * 89_478_485  # Pillow's limit for an error: half a gigabyte of RGB bytes
 STRIP_ROWS = 1024
 ORIENTATION = 0x0112  # the EXIF tag
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _UPRIGHT = 1  # the value of that tag for a picture that needs no turning
-_SEAM_COLUMNS = 16
-_SEAM_STEP = 6.0  # real pairs have 9 and more; within a map or a satellite picture it is 4.1 at most
+_UNKNOWN = "it is not a JPEG, PNG, TIFF or WebP picture, or damaged at its beginning"
 _QUIET = threading.Lock()
+
+_T = TypeVar("_T")
 
 
 class PictureError(ValueError):
@@ -39,58 +43,60 @@ class Pair(NamedTuple):
     map: NDArray[np.uint8]
 
 
-def read_pair(data: bytes, patch_size: int) -> Pair:
-    """Decodes a JPEG or PNG, turns it upright, and splits it: the left half is the satellite, the right half the map.
+def read_pair(files: Sequence[bytes], patch_size: int) -> Pair:
+    """Decodes the pictures of a pair, and turns them upright.
+
+    Args:
+        files: one picture, whose left half is the satellite and whose right half is the map; or two, the satellite's
+            and the map's.
 
     Raises:
-        PictureError: the bytes can't be decoded, or the picture has an odd width, or halves smaller than a patch.
+        PictureError: the bytes can't be decoded, the halves differ in size, or are smaller than a patch.
     """
-    picture = decode_picture(data)
-    check_pair_size(picture.shape[1], picture.shape[0], patch_size)
-    return split_pair(picture)
+    pictures = _each(files, decode_picture)
+    if len(pictures) == 1:
+        pair = split_pair(pictures[0])
+    else:
+        pair = Pair(*pictures)
+        _check_same_size(*((half.shape[1], half.shape[0]) for half in pair))
+    check_half_size(pair.map.shape[1], pair.map.shape[0], patch_size)
+    return pair
 
 
 def split_pair(picture: NDArray[np.uint8]) -> Pair:
     """The halves of a decoded picture (H, 2W, 3), as views. Raises PictureError where its width is odd."""
     width = picture.shape[1]
-    if width % 2:
-        raise PictureError(f"its width of {width} pixels is odd: it can't be two halves of the same size")
+    _check_even(width)
     return Pair(satellite=picture[:, : width // 2], map=picture[:, width // 2 :])
 
 
-def check_pair_size(width: int, height: int, patch_size: int) -> None:
-    """Raises PictureError where the width is odd, or a half is smaller than a patch."""
-    if width % 2:
-        raise PictureError(f"its width of {width} pixels is odd: it can't be two halves of the same size")
-    if min(width // 2, height) < patch_size:
+def half_size(files: Sequence[bytes]) -> tuple[int, int]:
+    """The (width, height) of each half of a pair, from the headers of its files: see `read_pair`.
+
+    Raises:
+        PictureError: a file does not begin like a picture, or the halves differ in size.
+    """
+    sizes = _each(files, picture_size)
+    if len(sizes) == 1:
+        ((width, height),) = sizes
+        _check_even(width)
+        return width // 2, height
+    _check_same_size(*sizes)
+    return sizes[0]
+
+
+def check_half_size(width: int, height: int, patch_size: int) -> None:
+    """Raises PictureError where the half of a pair is smaller than a patch."""
+    if min(width, height) < patch_size:
         raise PictureError(
-            f"its halves of {width // 2}x{height} pixels are smaller than one patch of {patch_size}x{patch_size}"
+            f"its halves of {width}x{height} pixels are smaller than one patch of {patch_size}x{patch_size}"
         )
 
 
-def looks_like_pair(picture: NDArray[np.uint8]) -> bool:
-    """True for a picture (H, W, 3) that is twice as wide as high, and has a seam in the middle.
-
-    There is a seam where the mean difference between the two middle columns is much larger than that between the
-    columns next to them.
-    """
-    height, width = picture.shape[:2]
-    if width != 2 * height or height <= _SEAM_COLUMNS:
-        return False
-
-    # int16, because differences of uint8 would wrap around.
-    middle = picture[:, height - _SEAM_COLUMNS - 1 : height + _SEAM_COLUMNS + 1].astype(np.int16)
-    steps = np.abs(np.diff(middle, axis=1)).mean(axis=(0, 2))
-    return bool(steps[_SEAM_COLUMNS] > _SEAM_STEP * np.delete(steps, _SEAM_COLUMNS).mean())
-
-
-def decode_picture(data: bytes, formats: Sequence[str] = FORMATS, max_pixels: int = _MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decodes a picture, turns it upright by its EXIF orientation, and lays transparent parts on white.
+def decode_picture(data: bytes, max_pixels: int = _MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decodes a JPEG, PNG, TIFF or WebP, turns it upright by its EXIF orientation, and lays transparent parts on white.
 
     Where a file holds several pictures, this is the first.
-
-    Args:
-        formats: Pillow's names of the formats that are allowed: JPEG, PNG or TIFF.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -98,40 +104,16 @@ def decode_picture(data: bytes, formats: Sequence[str] = FORMATS, max_pixels: in
     Raises:
         PictureError: the bytes are no complete picture in one of these formats, or it has more than `max_pixels`.
     """
-    if not data:
-        raise PictureError("the file is empty")
-
-    try:
-        # The header first: what follows depends on it.
-        with _opened(data, formats) as image:
-            _check_num_pixels(*image.size, max_pixels)
-            is_plain = _is_plain_jpeg(image)
-        pixels = _decode_plain_jpeg(data) if is_plain else None
-        if pixels is not None:
-            return pixels
-
-        with _opened(data, formats) as image:
-            return rgb_pixels(image)
-    except PictureError:
-        raise
-    except UnidentifiedImageError:
-        raise PictureError(f"it is not a {' or '.join(formats)} picture, or damaged at its beginning") from None
-    except Exception as error:  # a decoder may raise anything for damaged bytes
-        raise PictureError(f"it can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+    return _read(data, lambda data: _decode(data, max_pixels))
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """The (width, height) of a JPEG or PNG after it has been turned upright. Reads only its header.
+    """The (width, height) of a picture after it has been turned upright. Reads only its header.
 
     Raises:
-        PictureError: the bytes do not begin like a JPEG or PNG.
+        PictureError: the bytes do not begin like a JPEG, PNG, TIFF or WebP.
     """
-    try:
-        with _opened(data) as image:
-            turned = _orientation_of(image) in (5, 6, 7, 8)  # by a quarter
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except Exception as error:
-        raise PictureError("it is not a JPEG or PNG picture") from error
+    return _read(data, _upright_size)
 
 
 def load_pixels(image: Image.Image) -> None:
@@ -183,6 +165,95 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _each(files: Sequence[bytes], read: Callable[[bytes], _T]) -> list[_T]:
+    """Reads each file of a pair. Where there are two, errors say which of them it was."""
+    if len(files) == 1:
+        return [read(files[0])]
+
+    contents = []
+    for side, data in zip("AB", files, strict=True):
+        try:
+            contents.append(read(data))
+        except PictureError as error:
+            raise PictureError(f"in {side}: {error}") from error
+    return contents
+
+
+def _check_even(width: int) -> None:
+    if width % 2:
+        raise PictureError(f"its width of {width} pixels is odd: it can't be two halves of the same size")
+
+
+def _check_same_size(a: tuple[int, int], b: tuple[int, int]) -> None:
+    if a != b:
+        raise PictureError(f"in A it has {a[0]}x{a[1]} pixels and in B {b[0]}x{b[1]}: both must have the same size")
+
+
+def _read(data: bytes, read: Callable[[bytes], _T]) -> _T:
+    """Reads a file's bytes and, where that fails, once more without metadata, which should cost no picture."""
+    if not data:
+        raise PictureError("the file is empty")
+    try:
+        return read(data)
+    except PictureError:
+        pixels_alone = _without_metadata(data)
+        if pixels_alone is None:
+            raise
+        return read(pixels_alone)
+
+
+def _decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """As `decode_picture`."""
+    try:
+        # The header first: what follows depends on it.
+        with _opened(data) as image:
+            _check_num_pixels(*image.size, max_pixels)
+            is_plain = _is_plain_jpeg(image)
+        pixels = _decode_plain_jpeg(data) if is_plain else None
+        if pixels is not None:
+            return pixels
+
+        with _opened(data) as image:
+            return rgb_pixels(image)
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError(_UNKNOWN) from None
+    except Exception as error:  # a decoder may raise anything for damaged bytes
+        raise PictureError(f"it can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _upright_size(data: bytes) -> tuple[int, int]:
+    """As `picture_size`."""
+    try:
+        with _opened(data) as image:
+            # By a quarter. Pillow gives the size of a TIFF as it will be once it is turned.
+            turned = _orientation_of(image) in (5, 6, 7, 8) and image.format != "TIFF"
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except Exception as error:
+        raise PictureError(_UNKNOWN) from error
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """A PNG without texts and colour profile. None for other data, and where there are none.
+
+    Pillow gives up where these are long or damaged, as 3 MB of editing history are.
+    """
+    if not data.startswith(_PNG_SIGNATURE):
+        return None
+
+    kept, start, is_changed = [_PNG_SIGNATURE], len(_PNG_SIGNATURE), False
+    while start + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + length + 12  # with its length, its kind and its checksum
+        if kind in _PNG_METADATA:
+            is_changed = True
+        else:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept) if is_changed else None
+
+
 def _check_num_pixels(width: int, height: int, max_pixels: int) -> None:
     """Raises PictureError for too many pixels. A small file may claim to be a picture that does not fit in memory."""
     if width * height > max_pixels:
@@ -190,7 +261,7 @@ def _check_num_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def _opened(data: bytes) -> Iterator[Image.Image]:
     """Pillow's picture, of which only the header has been read. Pillow's warnings are suppressed.
 
     Pillow's limit of pixels is lifted, because the callers have limits. Limit and warning filters belong to the whole
@@ -200,7 +271,7 @@ def _opened(data: bytes, formats: Sequence[str] = FORMATS) -> Iterator[Image.Ima
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            with Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 yield image
         finally:
             Image.MAX_IMAGE_PIXELS = limit

@@ -37,7 +37,7 @@ _FIRST_FIELDS: Mapping[str, frozenset[str]] = {
 # What may change when a trial resumes. The data and the initial weights count by their content: where they come from
 # may change, as long as the patch store's fingerprint and the file's SHA-256 are the same.
 _MAY_CHANGE: Mapping[str, frozenset[str]] = {
-    "data": frozenset({"source", "synthetic", "max_bad_fraction"}),
+    "data": frozenset({"source", "layout", "val_fraction", "synthetic", "max_bad_fraction"}),
     "model": frozenset({"initial_weights"}),
     "training": frozenset({"epochs"}),
 }

@@ -50,6 +50,8 @@ class Data(Section):
     """Where pairs come from and how they become patches."""
 
     source: Annotated[str, Field(min_length=1)] = "synthetic"
+    layout: Literal["auto", "pairs", "folders"] = "auto"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     synthetic: Synthetic = Synthetic()
     patching: _Patching = "tiles"
     patch_size: Annotated[int, AfterValidator(_valid_patch_size)] = 256

@@ -79,7 +79,8 @@ def _synthesize(arguments: argparse.Namespace) -> Exit:
         for split in ("train", "val"):
             storage.make_folder(split)
         for picture in track(source.pictures, description="drawing", disable=not sys.stdout.isatty()):
-            storage.write(f"{picture.split}/{picture.name}", read_picture(picture, source.seed))
+            (content,) = read_picture(picture, source.seed)
+            storage.write(f"{picture.split}/{picture.name}", content)
     except OSError as error:
         raise DataError(f"{folder} can't be written ({error.strerror}): give a folder that can") from error
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from runner.config.schema import Data
+from runner.data.changes import write_contents
 from runner.data.checksums import SyncBehind
 from runner.data.patch_store import (
     META,
@@ -68,7 +69,8 @@ def prepare_patches(
             f"data.source is {data.source!r}: it does not exist, and the patch store {fingerprint} that this "
             f"experiment was trained on is {'damaged' if problem else 'gone'} too. Bring one of them back."
         )
-    notify(f"preparing {len(source.pictures)} pictures ({data.patching} of {data.patch_size} pixels)")
+    where = f" from {data.source}, {source.description}" if source.description else ""
+    notify(f"preparing {len(source.pictures)} pictures{where} ({data.patching} of {data.patch_size} pixels)")
     return _build_store(patches, fingerprint, data, source, cut)
 
 
@@ -142,6 +144,7 @@ def _write_store(folder: Storage, fingerprint: str, data: Data, source: Source, 
     for name in folder.temporary_names():
         folder.remove(name)
 
+    write_contents(folder, source)
     folder.write(QUARANTINE, "".join(json.dumps(entry) + "\n" for entry in left_out).encode())
     meta = {
         "format": META_FORMAT,

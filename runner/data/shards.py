@@ -142,11 +142,11 @@ def cut_in_this_process(source: Source, data: Data, folder: Storage) -> Iterator
 def _cut_picture(picture: Picture, seed: int | None, data: Data) -> _CutPicture:
     """Reads or draws one picture, and cuts it. Raises PictureError where it can't be used."""
     try:
-        content = read_picture(picture, seed)
+        files = read_picture(picture, seed)
     except OSError as error:
         raise PictureError(f"it can't be read ({error.strerror})") from error
 
-    pair = read_pair(content, data.patch_size)
+    pair = read_pair(files, data.patch_size)
     height, width = pair.map.shape[:2]  # of one half
     rows = PatchRows(
         picture.name,

@@ -1,32 +1,45 @@
-"""Where pictures of pairs come from: a directory with train/ and val/, or the synthesis."""
+"""Where pictures of pairs come from: a directory, in one of the layouts of `runner.data.layouts`, or the synthesis."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from gan.data.pictures import PictureError
 from runner.config.schema import Data, Synthetic
+from runner.data.layouts import PAIRS, SplitFolders, find_layout, find_validation
+from runner.data.listing import list_files, printable
 from runner.errors import DataError
 
 SPLITS = ("train", "val")
+SYNTHETIC = "synthetic"
 
-_SYNTHETIC = "synthetic"
+_NAMES_SHOWN = 5
+_PUT_PICTURES = (
+    "Put JPEG, PNG, TIFF or WebP pictures there: pairs with the satellite half on the left and the map half on the "
+    "right, or the satellite pictures in A and the maps in B."
+)
 _STORE_FORMAT = 1  # part of the fingerprint: raise it when the same source and settings give other patches
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with both halves of a pair, not read yet.
+    """A pair, not read yet.
 
     Attributes:
-        path: the picture's file; None where it is drawn.
-        index: its position in the split, from which a synthetic picture is drawn.
+        name: unique in its split, and the same in every layout.
+        paths: one file with both halves, or A's file and B's; none where the pair is drawn.
+        index: its position in the split, from which a synthetic pair is drawn.
+        problem: why it can't be read, where that is known without reading; else "".
     """
 
     split: str
     name: str
-    path: str | None
+    paths: tuple[str, ...]
     index: int
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,47 +48,53 @@ class Source:
 
     Attributes:
         seed: what synthetic pictures are drawn from; None for pictures that are read.
+        description: where the pictures are, for the screen.
+        passed_over: files in the folders of pictures that are no pictures.
+        notes: what the person should know about the layout, a sentence each.
     """
 
     pictures: Sequence[Picture]
     seed: int | None = None
+    description: str = ""
+    passed_over: Sequence[Picture] = ()
+    notes: Sequence[str] = ()
+
+    @cached_property
+    def contents(self) -> Mapping[str, str]:
+        """SHA-256 of the file, or of both files, of each picture, under "split/name". Reads all files once."""
+        return {
+            f"{picture.split}/{picture.name}": " ".join(map(_file_digest, picture.paths)) or "None"
+            for picture in self.pictures
+        }
 
 
 def find_source(data: Data) -> Source:
     """Lists the pictures. Reads none of them.
 
     Raises:
-        DataError: the directory or one of its splits does not exist, or a split has no files.
+        DataError: the directory does not exist, has no layout that is known, or a split has no pictures.
     """
-    return synthetic_source(data.synthetic) if data.source == _SYNTHETIC else _directory_source(Path(data.source))
+    return synthetic_source(data.synthetic) if data.source == SYNTHETIC else _directory_source(data)
 
 
 def synthetic_source(synthetic: Synthetic) -> Source:
     """Pictures that are drawn when they are read."""
     counts = {"train": synthetic.train, "val": synthetic.val}
-    pictures = [Picture(split, picture_name(index), None, index) for split in SPLITS for index in range(counts[split])]
+    pictures = [Picture(split, picture_name(index), (), index) for split in SPLITS for index in range(counts[split])]
     return Source(pictures, synthetic.seed)
 
 
-def validation_source(folder: Path) -> Source:
+def validation_source(root: Path) -> Source:
     """Lists pictures for validation alone: those of the folder's val/ or, where it has none, of the folder.
 
     Raises:
-        DataError: the directory does not exist, has a train/ but no val/, or has no pictures.
+        DataError: the directory does not exist, has pictures to train on but no val/, or has no pictures.
     """
-    pairs = folder / "val" if (folder / "val").is_dir() else folder
-    # A folder with train/ alone is refused: validation must not use the pictures of the training.
-    if not pairs.is_dir() or (pairs == folder and (folder / "train").is_dir()):
-        problem = "it has train/ but no val/" if pairs.is_dir() else "there is no such directory"
-        raise DataError(f"--data is {str(folder)!r}: {problem}. Give a directory of pairs, or one with val/.")
-
-    pictures = _pictures_below(pairs, "val")
+    found = find_validation(root)
+    pictures, passed_over = _read_split(found, "val", root)
     if not pictures:
-        raise DataError(
-            f"--data is {str(folder)!r}: {pairs} holds no pairs. Put JPEG or PNG pictures there, each with the "
-            "satellite half on the left and the map half on the right."
-        )
-    return Source(pictures)
+        raise DataError(f"--data is {str(root)!r}: {found.shown(root)} holds no pictures. {_PUT_PICTURES}")
+    return Source(pictures, description=f"{found.layout} in {found.shown(root)}", passed_over=passed_over)
 
 
 def store_fingerprint(source: Source, data: Data) -> str:
@@ -85,20 +104,23 @@ def store_fingerprint(source: Source, data: Data) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_picture(picture: Picture, seed: int | None) -> bytes:
-    """The bytes of a picture's file, read or drawn.
+def read_picture(picture: Picture, seed: int | None) -> list[bytes]:
+    """The bytes of a picture's files, read or drawn: see `gan.data.pictures.read_pair`.
 
     Args:
         seed: the seed of a synthetic source; None for any other.
 
     Raises:
-        OSError: the file can't be read.
+        PictureError: it is not a whole pair.
+        OSError: a file can't be read.
     """
-    if picture.path is not None:
-        return Path(picture.path).read_bytes()
+    if picture.problem:
+        raise PictureError(picture.problem)
+    if picture.paths:
+        return [Path(path).read_bytes() for path in picture.paths]
     from runner.data.synthesis import draw_pair
 
-    return draw_pair(seed or 0, picture.split, picture.index)
+    return [draw_pair(seed or 0, picture.split, picture.index)]
 
 
 def picture_name(index: int) -> str:
@@ -106,42 +128,121 @@ def picture_name(index: int) -> str:
     return f"{index + 1:05d}.jpg"
 
 
-def _directory_source(folder: Path) -> Source:
-    """All files below train/ and val/, except hidden ones, sorted by name. Raises DataError like `find_source`."""
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+def _directory_source(data: Data) -> Source:
+    """The pictures of both splits of a directory. Raises DataError like `find_source`."""
+    root = Path(data.source)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
         raise DataError(
-            f"data.source is {str(folder)!r}: that directory {what}. It must hold train/ and val/ with one "
+            f"data.source is {data.source!r}: that directory {what}. It must hold train/ and val/ with one "
             "picture a pair (left satellite, right map), or be `synthetic`."
         )
-    for split in SPLITS:
-        if not (folder / split).is_dir():
+    layout = find_layout(root, data.layout, data.val_fraction)
+
+    notes = []
+    train, passed_over = _read_split(layout.train, "train", root)
+    if layout.val is not None:
+        val, more = _read_split(layout.val, "val", root)
+        passed_over += more
+        description = f"{layout.train.layout} in {layout.train.shown(root)} and {layout.val.shown(root)}"
+        if data.val_fraction is not None:
+            notes.append(f"data.val_fraction has no effect: {layout.val.shown(root)} is there to validate with")
+    else:
+        train, val = _split_by_name(train, data)
+        description = f"{layout.train.layout} in {layout.train.shown(root)}, {len(val)} of them to validate with"
+
+    for split, pictures, folders in (("train", train, layout.train), ("val", val, layout.val or layout.train)):
+        if not pictures:
             raise DataError(
-                f"data.source is {str(folder)!r}: it has no {split}/ directory. Put the pairs to "
-                f"{'train on' if split == 'train' else 'validate with'} into {folder / split}."
+                f"data.source is {data.source!r}: {folders.shown(root)} holds no pictures to "
+                f"{'train on' if split == 'train' else 'validate with'}. {_PUT_PICTURES}"
             )
+    return Source([*train, *val], description=description, passed_over=passed_over, notes=notes)
 
-    pictures: list[Picture] = []
-    for split in SPLITS:
-        in_split = _pictures_below(folder / split, split)
-        if not in_split:
+
+def _read_split(split: SplitFolders, name: str, root: Path) -> tuple[list[Picture], list[Picture]]:
+    """The pictures of a split, sorted by name, and the files that were passed over."""
+    listings = [list_files(folder) for folder in split.folders]
+    passed_over = [
+        picture
+        for folder, listing in zip(split.folders, listings, strict=True)
+        for picture in _single_files(folder, listing.passed_over, name)
+    ]
+    if split.layout == PAIRS:
+        pictures = _single_files(split.folders[0], listings[0].pictures, name)
+    else:
+        pictures = _match_sides(split.folders, [listing.pictures for listing in listings], name)
+        if pictures and all(picture.problem for picture in pictures):
             raise DataError(
-                f"data.source is {str(folder)!r}: {split}/ holds no pairs. Put JPEG or PNG pictures into "
-                f"{folder / split}, each with the satellite half on the left and the map half on the right."
+                f"{split.shown(root)}: no picture of one has the name of a picture of the other.\n"
+                f"{_first_problems(pictures)}\n"
+                "A and B of a pair must have the same name, apart from the suffix."
             )
-        pictures += in_split
-    return Source(pictures)
+    return pictures, passed_over
 
 
-def _pictures_below(folder: Path, split: str) -> list[Picture]:
-    """All files below a folder, except hidden ones, sorted by name."""
-    # A file system lists files in any order. The order decides the content of the store, so it must be fixed.
-    files = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _single_files(folder: Path, files: Sequence[str], split: str) -> list[Picture]:
+    """One picture a file."""
+    return [
+        Picture(split, printable(file), (str((folder / file).absolute()),), index) for index, file in enumerate(files)
+    ]
+
+
+def _first_problems(pictures: Sequence[Picture]) -> str:
+    lines = [f"  {picture.name}: {picture.problem}" for picture in pictures[:_NAMES_SHOWN]]
+    return "\n".join(lines)
+
+
+def _match_sides(folders: Sequence[Path], files: Sequence[Sequence[str]], split: str) -> list[Picture]:
+    """One picture for each stem that is in A or B, sorted by name; with a problem where it is not once in each."""
+    # Some sets mark the side in the name, too: 1_A.jpg and 1_B.jpg.
+    marks = [f"_{letter}" for letter in "AB"]
+    is_marked = all(_stem(name).endswith(mark) for names, mark in zip(files, marks, strict=True) for name in names)
+
+    sides: list[dict[str, list[str]]] = [{}, {}]
+    for by_stem, names, mark in zip(sides, files, marks, strict=True):
+        for name in names:
+            by_stem.setdefault(_stem(name).removesuffix(mark if is_marked else ""), []).append(name)
+
+    matched = []
+    for stem in sides[0].keys() | sides[1].keys():
+        found = [by_stem.get(stem, []) for by_stem in sides]
+        problem = ""
+        for letter, other, names in (("A", "B", found[0]), ("B", "A", found[1])):
+            if not names:
+                problem = f"it is in {other} and not in {letter}"
+            elif len(names) > 1:
+                problem = f"{letter} has {len(names)} pictures of that name: {', '.join(map(printable, names))}"
+        paths = tuple(
+            str((folder / name).absolute()) for folder, names in zip(folders, found, strict=True) for name in names
+        )
+        matched.append((printable((found[0] or found[1])[0]), paths, problem))
+    return [Picture(split, name, paths, index, problem) for index, (name, paths, problem) in enumerate(sorted(matched))]
+
+
+def _stem(name: str) -> str:
+    """A picture's name without its suffix. A Mac writes letters with accents in another way than other systems."""
+    return unicodedata.normalize("NFC", str(Path(name).with_suffix("")))
+
+
+def _split_by_name(pictures: Sequence[Picture], data: Data) -> tuple[list[Picture], list[Picture]]:
+    """Divides pictures by the SHA-256 of their names, so that the same name is always on the same side."""
+    fraction = data.val_fraction or 0.0
+    num_val = max(1, round(fraction * len(pictures)))
+    if num_val >= len(pictures):
+        raise DataError(
+            f"data.val_fraction is {fraction:g}: of {len(pictures)} picture{'s' if len(pictures) > 1 else ''} in "
+            f"{data.source!r} none would be left to train on. Give a smaller share, or more pictures."
+        )
+
+    chosen = set(sorted((hashlib.sha256(p.name.encode()).digest(), p.name) for p in pictures)[:num_val])
+    in_val = [(hashlib.sha256(p.name.encode()).digest(), p.name) in chosen for p in pictures]
+    train = [picture for picture, is_val in zip(pictures, in_val, strict=True) if not is_val]
+    val = [picture for picture, is_val in zip(pictures, in_val, strict=True) if is_val]
+    return (
+        [replace(picture, index=index) for index, picture in enumerate(train)],
+        [replace(picture, split="val", index=index) for index, picture in enumerate(val)],
     )
-    return [Picture(split, name, str((folder / name).absolute()), index) for index, name in enumerate(files)]
 
 
 def _source_digest(source: Source) -> str:
@@ -154,10 +255,9 @@ def _source_digest(source: Source) -> str:
 
         digest.update(f"synthetic {SYNTHESIS_VERSION} {source.seed}".encode())
 
-    for picture in source.pictures:
-        # An unreadable file counts with its reason, because the store leaves it out.
-        content = picture.path and _file_digest(picture.path)
-        digest.update(f"\n{picture.split}/{picture.name} {content}".encode())
+    # An unreadable file counts with its reason, because the store leaves it out.
+    for name, content in source.contents.items():
+        digest.update(f"\n{name} {content}".encode())
     return digest.hexdigest()
 
 

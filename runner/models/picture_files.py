@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gan.data.pictures import SUFFIXES
 from runner.errors import DataError
 from runner.storage.folder import Storage
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 _OUTPUT_SUFFIX = ".png"
 _MAX_SHOWN = 8
 

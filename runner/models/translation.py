@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.progress import Progress
 
+from gan.data.halves import looks_like_pair
 from gan.data.patches import MAP_TO_SATELLITE
-from gan.data.pictures import PictureError, decode_picture, looks_like_pair, split_pair
+from gan.data.pictures import PictureError, decode_picture, split_pair
 from gan.evaluation.translate import Tiling, num_strips, translated_strips
 from gan.networks.generator import Generator
 from runner.command import show_error
@@ -24,7 +25,6 @@ from runner.process.processes import num_cores
 from runner.storage.folder import Storage, is_full
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
-_FORMATS = ("JPEG", "PNG", "TIFF")
 _MAX_PIXELS = 2**30  # 3 GiB of RGB, and 7 GiB while Pillow decodes it
 
 
@@ -91,7 +91,7 @@ def _translate_file(
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """The pixels of a file, (H, W, 3); raises OSError or PictureError where it can't be read."""
-    return decode_picture(path.read_bytes(), _FORMATS, _MAX_PIXELS)
+    return decode_picture(path.read_bytes(), _MAX_PIXELS)
 
 
 def read_source(picture: PictureFile, direction: str | None, console: Console) -> NDArray[np.uint8]:

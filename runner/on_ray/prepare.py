@@ -4,7 +4,6 @@ import gc
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 import ray.data
@@ -44,7 +43,9 @@ def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardR
 
 def _reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: Storage) -> Iterator[dict[str, str]]:
     """The reports of Ray Data's tasks, one row a shard."""
-    dataset = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards)).map_batches(
+    # As JSON, which holds file names too that are no UTF-8 and could not stand in a table.
+    rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(shards)).map_batches(
         _write_shards,
         batch_format="pyarrow",
         batch_size=None,
@@ -56,12 +57,16 @@ def _reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: St
 
 def _write_shards(table: pa.Table, seed: int | None, data: Data, folder: Storage) -> pa.Table:
     """A task of Ray Data's: each row is a shard, and becomes its report."""
-    return pa.Table.from_pylist([_write_and_report(_shard_of(row), seed, data, folder) for row in table.to_pylist()])
+    return pa.Table.from_pylist(
+        [_write_and_report(_shard_of(row["shard"]), seed, data, folder) for row in table.to_pylist()]
+    )
 
 
-def _shard_of(row: dict[str, Any]) -> Shard:
+def _shard_of(text: str) -> Shard:
     """The shard that a row was made of."""
-    return Shard(row["split"], row["number"], [Picture(**picture) for picture in row["pictures"]])
+    fields = json.loads(text)
+    pictures = [Picture(**{**picture, "paths": tuple(picture["paths"])}) for picture in fields["pictures"]]
+    return Shard(fields["split"], fields["number"], pictures)
 
 
 def _write_and_report(shard: Shard, seed: int | None, data: Data, folder: Storage) -> dict[str, str]:

@@ -40,6 +40,7 @@ def find_trial_folders(
     planned_trials: Sequence[PlannedTrial],
     data_fingerprints: Mapping[str, str],
     initial_weights: Mapping[str, str] = MappingProxyType({}),
+    data_changes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Trial]:
     """Finds each trial's folder, or names a new one.
 
@@ -47,6 +48,7 @@ def find_trial_folders(
         data_fingerprints: the patch store's, under each patching of the trials.
         initial_weights: the SHA-256 of the file that a trial starts from, under the trial's name; trials that start
             from random weights are left out.
+        data_changes: what is known to differ from the pictures that trials were begun with, under each patching.
 
     Raises:
         ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
@@ -74,7 +76,8 @@ def find_trial_folders(
                 name = others[0]
                 same.remove(name)  # no other trial may get it
             elif (content := recorded.get(name)) is not None:
-                raise ConfigError(_explain_change(experiment, planned, fingerprints, content))
+                changes = data_changes.get(planned.config.data.patching, ())
+                raise ConfigError(_explain_change(experiment, planned, fingerprints, content, changes))
 
         folder = experiment.at(trial_path(name))
         # A finished trial goes on where more epochs are wanted now.
@@ -85,7 +88,11 @@ def find_trial_folders(
 
 
 def _explain_change(
-    experiment: Storage, planned: PlannedTrial, fingerprints: Fingerprints, content: Mapping[str, Any]
+    experiment: Storage,
+    planned: PlannedTrial,
+    fingerprints: Fingerprints,
+    content: Mapping[str, Any],
+    data_changes: Sequence[str],
 ) -> str:
     """Both values of each setting that differs from the recorded one, and what to do."""
     was, now = fixed_fields(content["config"]), fixed_fields(planned.config.model_dump())
@@ -107,6 +114,7 @@ def _explain_change(
     ]
     if content.get("data_fingerprint") != fingerprints.data:
         changes.append(f"the data's content was {content.get('data_fingerprint')}, now it is {fingerprints.data}")
+        changes += [f"  {change}" for change in data_changes]
     if not changes:
         changes = [f"the fingerprint of its settings was {content.get('fingerprint')}, now it is {fingerprints.config}"]
 

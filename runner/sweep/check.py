@@ -9,14 +9,18 @@ from typing import NamedTuple
 from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
+from runner.data.changes import changes_since
+from runner.data.plausibility import check_plausible
 from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
-from runner.number_format import byte_size
+from runner.number_format import byte_size, counted
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.storage.folder import Storage, open_storage
 from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
+
+_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,17 @@ class Options:
 
 
 class LocatedData(NamedTuple):
-    """A patch store's fingerprint, and its source unless that is gone."""
+    """A patch store's fingerprint, and its source unless that is gone.
+
+    Attributes:
+        changes: what differs from the source that trials were begun with.
+        notes: what the person should know of the source, a sentence each.
+    """
 
     fingerprint: str
     source: Source | None
+    changes: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 class SweepPlan(NamedTuple):
@@ -85,10 +96,14 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     folder = storage.at(experiment.name)
     # The first trial of a patching stands for it: a dict keeps the last value of a key, hence `reversed`.
     data = {trial.config.data.patching: trial.config for trial in reversed(planned)}
-    located: dict[str, LocatedData] = {patching: _locate_data(folder, config) for patching, config in data.items()}
+    located: dict[str, LocatedData] = {
+        patching: _locate_data(storage, folder, config) for patching, config in data.items()
+    }
+    data_notes = dict.fromkeys(note for found in located.values() for note in found.notes)
     initial_weights, weight_notes = _locate_initial_weights(folder, planned, origin)
     fingerprints = {patching: found.fingerprint for patching, found in located.items()}
-    trials = find_trial_folders(folder, planned, fingerprints, initial_weights)
+    changes: dict[str, Sequence[str]] = {patching: found.changes for patching, found in located.items()}
+    trials = find_trial_folders(folder, planned, fingerprints, initial_weights, changes)
     pending = [trial for trial in trials if _is_pending(trial, options)]
 
     # What they need.
@@ -98,7 +113,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
         _check_precision(folder, pending, resources.device)
     plan = SweepPlan(
-        experiment, options, storage, located, trials, pending, resources, [*notes, *weight_notes]
+        experiment, options, storage, located, trials, pending, resources, [*notes, *data_notes, *weight_notes]
     )  # fmt: skip
     if pending:
         # The last rule, because it looks at every picture.
@@ -134,16 +149,46 @@ def _sweep_notes(space: SearchSpace, overrides: Sequence[str], num_trials: int) 
     return notes
 
 
-def _locate_data(folder: Storage, config: Experiment) -> LocatedData:
-    """Finds the source and what its store will be called; without a source, the store that was used before."""
+def _locate_data(storage: Storage, folder: Storage, config: Experiment) -> LocatedData:
+    """Finds the source and what its store is or will be called; without a source, the store that was used before.
+
+    Raises:
+        DataError: there is neither; or the source, which no store was made of yet, holds no pairs.
+    """
+    recorded = recorded_data_fingerprint(folder, config)
     try:
         source = find_source(config.data)
     except DataError:
-        recorded = recorded_data_fingerprint(folder, config)
         if recorded is None:
             raise
         return LocatedData(recorded, None)
-    return LocatedData(store_fingerprint(source, config.data), source)
+
+    fingerprint, changes = store_fingerprint(source, config.data), None
+    stores = storage.at(PATCHES)
+    if recorded not in (None, fingerprint):
+        changes = changes_since(source, config.data, stores.at(recorded), recorded)
+        # Files that give no patches are no reason to refuse trials that were begun without them.
+        if changes == []:
+            fingerprint = recorded
+
+    notes = [*source.notes, *_passed_over(source)]
+    # What became a store was looked at before.
+    if not stores.exists(fingerprint):
+        notes += check_plausible(source, config.data)
+    return LocatedData(fingerprint, source, changes or [], notes)
+
+
+def _passed_over(source: Source) -> list[str]:
+    """A note on the files that are no pictures."""
+    if not source.passed_over:
+        return []
+    names = list(dict.fromkeys(file.name.rpartition("/")[2] for file in source.passed_over))
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return [
+        f"passed over in the folders of pictures: {counted(len(source.passed_over), 'file')} that "
+        f"{'is no picture' if len(source.passed_over) == 1 else 'are no pictures'} "
+        f"({', '.join(names[:_NAMES_SHOWN])}{more})"
+    ]
 
 
 def _locate_initial_weights(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from gan.data.patches import patch_schema
 from gan.data.patching import patch_origins
-from gan.data.pictures import PictureError, check_pair_size, picture_size
+from gan.data.pictures import PictureError, check_half_size, half_size
 from gan.networks.sizes import state_size
 from runner.config.schema import Data, Experiment
 from runner.data.sources import Source, read_picture
@@ -65,12 +65,10 @@ def count_patches(source: Source, data: Data, split: str) -> int:
             height, width = _SYNTHETIC_HALF
         else:
             try:
-                full_width, height = picture_size(read_picture(picture, None))
-                check_pair_size(full_width, height, data.patch_size)
+                width, height = half_size(read_picture(picture, None))
+                check_half_size(width, height, data.patch_size)
             except (OSError, PictureError):
                 continue
-            # A picture is a pair: its two halves lie side by side.
-            width = full_width // 2
 
         count += len(patch_origins(height, width, data.patching, data.patch_size))
     return count

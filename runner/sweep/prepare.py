@@ -97,8 +97,10 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         data = trial.config.data
         if data.patching in stores:
             continue
-        fingerprint, source = plan.data[data.patching]
-        store = prepare_patches(data, source, fingerprint, plan.storage.at(PATCHES), cut, session.console.print)
+        located = plan.data[data.patching]
+        store = prepare_patches(
+            data, located.source, located.fingerprint, plan.storage.at(PATCHES), cut, session.console.print
+        )
         stores[data.patching] = store
         for line in describe_store(store):
             session.console.print(line)

@@ -70,9 +70,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert message in refused(train(tmp_path, **changes), capsys, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("missing", "message"), [("val", "it has no val/ directory"), ("pairs", "train/ holds no pairs")]
-)
+@pytest.mark.parametrize(("missing", "message"), [("val", "no val/ directory"), ("pairs", "train/ holds no pictures")])
 def test_an_incomplete_directory_is_refused(tmp_path: Path, capsys: Capture, missing: str, message: str) -> None:
     (tmp_path / "pairs" / "train").mkdir(parents=True)
     if missing == "pairs":

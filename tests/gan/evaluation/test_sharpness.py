@@ -20,7 +20,7 @@ SHARPNESS = {"swd": swd, "spectrum": spectrum}
 
 
 def satellite(content: bytes) -> Tensor:
-    pixels = read_pair(content, 256).satellite[:256, :256]
+    pixels = read_pair([content], 256).satellite[:256, :256]
     return rescale(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None])
 
 

@@ -39,7 +39,7 @@ def real_patches(maps: Path) -> Patches:
     """96 patches of 64 pixels from 12 real pairs, four times as coarse as the pictures are."""
     batches = []
     for name in range(1, 13):
-        pair = read_pair((maps / "train" / f"{name}.jpg").read_bytes(), 64)
+        pair = read_pair([(maps / "train" / f"{name}.jpg").read_bytes()], 64)
         halves = [np.ascontiguousarray(half[::4, ::4].transpose(2, 0, 1)) for half in pair]
         origins = [(row, column) for row in (0, 64) for column in (0, 22, 44, 86)]
         cut = [np.stack([half[:, r : r + 64, c : c + 64] for r, c in origins]) for half in halves]

@@ -68,19 +68,19 @@ def test_an_index_outside_is_refused(pairs: Path, tmp_path: Path) -> None:
 
 
 def test_a_bad_file_is_left_out_alone_and_named_with_its_reason(pairs: Path, tmp_path: Path) -> None:
-    (pairs / "train" / "notes.txt").write_text("not a picture")
+    (pairs / "train" / "notes.png").write_text("not a picture")
     (pairs / "train" / "odd.png").write_bytes(gradient_png(0, width=281))
     (pairs / "val" / "torn.png").write_bytes(gradient_png(0)[:-60])
     (pairs / "train" / ".hidden").write_text("nobody's business")
     (pairs / "train" / "large.png").write_bytes(gradient_png(9, width=400, height=200))
     store = prepare(pairs, tmp_path, max_bad_fraction=0.5)
     reasons = {entry["file"]: entry["reason"] for entry in read_quarantine(store)}
-    assert reasons.keys() == {"train/notes.txt", "train/odd.png", "val/torn.png"}
+    assert reasons.keys() == {"train/notes.png", "train/odd.png", "val/torn.png"}
     assert "odd" in reasons["train/odd.png"]
     assert store.num_patches("train") == 5 * 4 + 3 * 3
     said = "\n".join(describe_store(store))
     assert "left out: 3 bad files" in said
-    assert "train/notes.txt: it is not a JPEG or PNG picture" in said
+    assert "train/notes.png: it is not a JPEG, PNG, TIFF or WebP picture" in said
     assert "most pictures are 280x140; also used: 1 of 400x200" in said
 
 
@@ -88,7 +88,7 @@ def test_too_many_bad_files_stop_the_run_and_leave_nothing(pairs: Path, tmp_path
     (pairs / "train" / "bad.png").write_text("bad")
     with pytest.raises(DataError, match=r"1 of 8 files is bad \(12.5 %\)") as caught:
         prepare(pairs, tmp_path)
-    assert "train/bad.png: it is not a JPEG or PNG picture" in str(caught.value)
+    assert "train/bad.png: it is not a JPEG, PNG, TIFF or WebP picture" in str(caught.value)
     assert list((tmp_path / "patches").iterdir()) == []
     prepare(pairs, tmp_path, max_bad_fraction=0.2)
     with pytest.raises(DataError, match="1 of 8"):
