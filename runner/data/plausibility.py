@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from gan.data.halves import Middle, flat_share, middle_of
 from gan.data.pictures import PictureError, decode_picture
-from runner.config.schema import Data
-from runner.data.layouts import PAIRS
 from runner.data.sources import SPLITS, Picture, Source, read_picture
 from runner.errors import DataError
 from runner.process.processes import num_cores
@@ -50,8 +48,12 @@ class Look(NamedTuple):
         return satellite > map_ + _FLATTER_BY
 
 
-def check_plausible(source: Source, data: Data) -> list[str]:
+def check_plausible(source: Source, field: str, *, is_told: bool = False) -> list[str]:
     """Looks at a sample of a directory's pictures.
+
+    Args:
+        field: the beginning of an error: which field or option names the directory, and its value.
+        is_told: the person has said that they are pairs.
 
     Returns:
         What the person should know, a sentence each.
@@ -67,9 +69,9 @@ def check_plausible(source: Source, data: Data) -> list[str]:
 
     notes = []
     if problem := single_pictures(looks):
-        if data.layout != PAIRS:
+        if not is_told:
             raise DataError(
-                f"data.source is {data.source!r}: its pictures do not look like pairs: {problem}.\n"
+                f"{field}: its pictures do not look like pairs: {problem}.\n"
                 "A pair is one picture with the satellite half on the left and the map half on the right. Join the two "
                 "pictures of each pair side by side, or put them into A/train + B/train and A/val + B/val, with the "
                 "same name in both. If they are pairs all the same: --set data.layout=pairs"

@@ -15,6 +15,7 @@ from gan.evaluation.evaluate import METRIC_FUNCTIONS, MetricFunction, Scores, sc
 from gan.evaluation.metrics import METRICS, MODES, Metric
 from runner.config.schema import Data
 from runner.console import Console
+from runner.data.changes import changes_since
 from runner.data.patch_store import (
     PatchStore,
     check_bad_fraction,
@@ -22,6 +23,7 @@ from runner.data.patch_store import (
     find_store,
     first_bad_files,
 )
+from runner.data.plausibility import check_plausible
 from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint, validation_source
@@ -182,6 +184,8 @@ def _cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[
         DataError: too many files can't be used, or all of them.
     """
     source = validation_source(Path(directory))
+    for note in check_plausible(source, f"--data is {directory!r}"):
+        notify(f"note: {note}")
     reports = list(cut_in_this_process(source, config, folder))
     left_out = [entry for report in reports for entry in report.left_out]
     # The error names data.source: here that is the folder of --data, not the trial's own source.
@@ -205,7 +209,7 @@ def _trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchS
         return store
 
     # Only a source with the same content is used: other patches would give other scores.
-    source, why_not = _matching_source(config, fingerprint)
+    source, why_not = _matching_source(config, stores.at(fingerprint), fingerprint)
     if source is None:
         state = f"damaged ({problem})" if problem else "not there"
         raise DataError(
@@ -222,13 +226,15 @@ def _trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchS
         ) from error
 
 
-def _matching_source(config: Data, fingerprint: str) -> tuple[Source | None, str]:
-    """The trial's source if it still gives the patches of that fingerprint, or else the reason why not."""
+def _matching_source(config: Data, store: Storage, fingerprint: str) -> tuple[Source | None, str]:
+    """The trial's source if it still gives the patches of that store, or else the reason why not."""
     try:
         source = find_source(config)
     except DataError:
         return None, "can't be used from here"
     # The fingerprint reads every file of the source, so a single changed picture is noticed.
     if store_fingerprint(source, config) != fingerprint:
-        return None, "has changed since the training"
+        changes = changes_since(source, config, store, fingerprint)
+        if changes != []:
+            return None, f"has changed since the training{f' ({changes[0]})' if changes else ''}"
     return source, ""

@@ -10,6 +10,7 @@ from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
 from runner.data.changes import changes_since
+from runner.data.layouts import PAIRS
 from runner.data.plausibility import check_plausible
 from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
@@ -174,7 +175,8 @@ def _locate_data(storage: Storage, folder: Storage, config: Experiment) -> Locat
     notes = [*source.notes, *_passed_over(source)]
     # What became a store was looked at before.
     if not stores.exists(fingerprint):
-        notes += check_plausible(source, config.data)
+        is_told = config.data.layout == PAIRS
+        notes += check_plausible(source, f"data.source is {config.data.source!r}", is_told=is_told)
     return LocatedData(fingerprint, source, changes or [], notes)
 
 
