@@ -128,6 +128,17 @@ def picture_name(index: int) -> str:
     return f"{index + 1:05d}.jpg"
 
 
+def describe_passed_over(source: Source) -> str:
+    """How many files in the folders of pictures are no pictures, and the names of the first."""
+    num_files = len(source.passed_over)
+    names = list(dict.fromkeys(file.name.rpartition("/")[2] for file in source.passed_over))
+    more = f" and {len(names) - _NAMES_SHOWN} more names" if len(names) > _NAMES_SHOWN else ""
+    return (
+        f"passed over in the folders of pictures: {num_files} file{'s' if num_files > 1 else ''} that "
+        f"{'are no pictures' if num_files > 1 else 'is no picture'} ({', '.join(names[:_NAMES_SHOWN])}{more})"
+    )
+
+
 def _directory_source(data: Data) -> Source:
     """The pictures of both splits of a directory. Raises DataError like `find_source`."""
     root = Path(data.source)

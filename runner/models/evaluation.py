@@ -16,6 +16,7 @@ from gan.evaluation.metrics import METRICS, MODES, Metric
 from runner.config.schema import Data
 from runner.console import Console
 from runner.data.changes import changes_since
+from runner.data.checking.plausibility import check_plausible
 from runner.data.patch_store import (
     PatchStore,
     check_bad_fraction,
@@ -23,7 +24,6 @@ from runner.data.patch_store import (
     find_store,
     first_bad_files,
 )
-from runner.data.plausibility import check_plausible
 from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint, validation_source

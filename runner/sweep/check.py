@@ -10,18 +10,16 @@ from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
 from runner.data.changes import changes_since
+from runner.data.checking.plausibility import check_plausible
 from runner.data.layouts import PAIRS
-from runner.data.plausibility import check_plausible
-from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
+from runner.data.sources import SPLITS, Source, describe_passed_over, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
-from runner.number_format import byte_size, counted
+from runner.number_format import byte_size
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.storage.folder import Storage, open_storage
 from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
-
-_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -172,25 +170,12 @@ def _locate_data(storage: Storage, folder: Storage, config: Experiment) -> Locat
         if changes == []:
             fingerprint = recorded
 
-    notes = [*source.notes, *_passed_over(source)]
+    notes = [*source.notes, *([describe_passed_over(source)] if source.passed_over else [])]
     # What became a store was looked at before.
     if not stores.exists(fingerprint):
         is_told = config.data.layout == PAIRS
         notes += check_plausible(source, f"data.source is {config.data.source!r}", is_told=is_told)
     return LocatedData(fingerprint, source, changes or [], notes)
-
-
-def _passed_over(source: Source) -> list[str]:
-    """A note on the files that are no pictures."""
-    if not source.passed_over:
-        return []
-    names = list(dict.fromkeys(file.name.rpartition("/")[2] for file in source.passed_over))
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return [
-        f"passed over in the folders of pictures: {counted(len(source.passed_over), 'file')} that "
-        f"{'is no picture' if len(source.passed_over) == 1 else 'are no pictures'} "
-        f"({', '.join(names[:_NAMES_SHOWN])}{more})"
-    ]
 
 
 def _locate_initial_weights(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runner.config.schema import Data
-from runner.data.plausibility import check_plausible
+from runner.data.checking.plausibility import check_plausible
 from runner.data.sources import find_source
 from runner.errors import DataError
 from tests.support.pictures import pair_picture, satellite_and_map, smooth_picture

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gan.data.halves import Middle, flat_share, middle_of
 from gan.data.pictures import PictureError, decode_picture
 from runner.data.sources import SPLITS, Picture, Source, read_picture
@@ -26,7 +29,7 @@ class Look(NamedTuple):
 
     Attributes:
         size: (width, height) of the file, or of the two halves together.
-        middle: unknown where the halves are two files.
+        middle: a seam where the halves are two files.
         flat_shares: of the satellite half and of the map half.
     """
 
@@ -126,17 +129,21 @@ def swapped_sides(looks: Sequence[Look]) -> str:
     )
 
 
-def _look_at(picture: Picture) -> Look | None:
-    try:
-        pixels = [decode_picture(data) for data in read_picture(picture, None)]
-    except (OSError, PictureError):
-        return None
-
+def look_of(pixels: Sequence[NDArray[np.uint8]]) -> Look:
+    """What the decoded files of a picture look like: one with both halves, or A and B."""
     if len(pixels) == 2:
-        left, right = pixels
-        return Look((left.shape[1] + right.shape[1], left.shape[0]), Middle.SEAM, (flat_share(left), flat_share(right)))
+        a, b = pixels
+        return Look((a.shape[1] + b.shape[1], a.shape[0]), Middle.SEAM, (flat_share(a), flat_share(b)))
+
     (whole,) = pixels
     height, width = whole.shape[:2]
     # A picture of odd width has no halves. It is refused later, and looked at here all the same.
     halves = whole[:, : width // 2], whole[:, width - width // 2 :]
     return Look((width, height), middle_of(whole), (flat_share(halves[0]), flat_share(halves[1])))
+
+
+def _look_at(picture: Picture) -> Look | None:
+    try:
+        return look_of([decode_picture(data) for data in read_picture(picture, None)])
+    except (OSError, PictureError):
+        return None
