@@ -8,6 +8,7 @@ import bz2
 import contextlib
 import lzma
 import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -24,6 +25,7 @@ BLOCK_BYTES = 2**20
 _XZ_MEMORY_BYTES = 2**28  # `xz -9` needs a quarter of it
 _MAX_TAR_HEADER_BYTES = 2**15  # of one member, with its extended headers; a path has at most 4 kB
 _MAX_TAR_PADDING_BYTES = 2**24
+_LONG_NUMBER = re.compile(rb"[0-9]{1000}")
 _MAX_ZIP_DIRECTORY_BYTES = 2**26
 
 _ZIP_ENCRYPTED = 0x1 | 0x40 | 0x2000
@@ -246,6 +248,9 @@ class _TarStream:
             raise ArchiveError("it is damaged: the header of a member is too large.")
         self._header_bytes -= count
         self.last_block = b"".join(self._blocks(count))
+        # Some versions of tarfile take a time that grows with the square of it.
+        if _LONG_NUMBER.search(self.last_block):
+            raise ArchiveError("it is damaged: the header of a member has a number of too many digits.")
         return self.last_block
 
     def seek(self, position: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.data.fetching.known_sets import KNOWN_SETS, KnownSet
-from runner.data.fetching.web import WebAddress, without_secrets
+from runner.data.fetching.web import WebAddress
 from runner.errors import DataError
 
 
@@ -44,13 +44,10 @@ def find_origin(text: str) -> Origin:
 
     try:
         path = Path(text).expanduser()
-        exists = path.exists()
+        exists = path.exists()  # with a name that is too long, this alone is an error
     except (OSError, RuntimeError) as error:
         raise DataError(f"there is no file {text} ({error}).") from None
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) and not exists:
-        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-            scheme = text.partition(":")[0]
-            raise DataError(f"{scheme}:... is no address that can be fetched: give one that begins with https://.")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         address = WebAddress.parse(text)
         return Origin(address.shown, address=address)
 
@@ -70,6 +67,8 @@ def _unknown(text: str) -> str:
         close = difflib.get_close_matches(text.lower(), KNOWN_SETS, n=1)
         hint = f": did you mean `{close[0]}`?" if close else "."
         return f"{text!r} is no data set that is known by name{hint} Names are {names}; a URL or a path will do, too."
+    if re.search(r":.*@", text):  # an address without its beginning
+        text = text.rpartition("@")[2]
     if "/" in text and re.match(r"[\w-]+(\.[\w-]+)+/", text):
-        return f"there is no file {without_secrets(text)}. If it is an address, begin it with https://."
+        return f"there is no file {text.partition('?')[0]}. If it is an address, begin it with https://."
     return f"there is no file {text}. Give an archive's path, a URL, or one of the names {names}."

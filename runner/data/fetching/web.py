@@ -60,6 +60,9 @@ class WebAddress:
                 f"{shown} begins with {parts.scheme}: only http and https are fetched. Download it by other means, "
                 "and give the archive's path."
             )
+        if "@" in parts.path and parts.username is None and port is not None:
+            # A password with a slash: what stands before the slash looks like a host and a port.
+            raise DataError(f"{shown} is no plain address: write @ in a path as %40, and / in a password as %2F.")
         if not name or not re.fullmatch(r"[\w.:%-]+", name):
             raise DataError(f"{shown} names no host: write {parts.scheme}://HOST/PATH.")
 
@@ -75,7 +78,8 @@ class WebAddress:
     @property
     def shown(self) -> str:
         """The address for messages and records. The query is left out, because it may hold a key."""
-        return without_secrets(self.url)
+        bare, mark, _ = self.url.partition("?")
+        return bare + ("?..." if mark else "")
 
     @property
     def identity(self) -> str:
@@ -153,12 +157,14 @@ def open_address(address: WebAddress, headers: Mapping[str, str], timeout_s: flo
     ):
         director.add_handler(handler)
 
+    scheme, mark, _ = _proxy(address).partition("://")
+    if mark and scheme not in _SCHEMES:
+        # urllib would speak HTTP to it all the same.
+        raise Unreachable(f"it can't be asked{_through(address)}: only proxies that begin with http:// are used")
     try:
-        answer = director.open(_request(address, headers), timeout=timeout_s)
+        answer: HTTPResponse = director.open(_request(address, headers), timeout=timeout_s)
     except (OSError, HTTPException, ValueError) as error:
         raise explained(error, address) from None
-    if not isinstance(answer, HTTPResponse):  # urllib has no handler for a proxy of another kind, such as SOCKS
-        raise Unreachable(f"the proxy can't be used{_through(address)}: give one that begins with http://")
     return answer
 
 
@@ -180,8 +186,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
     ) -> HTTPResponse | None:
         """Refuses other schemes before the base class does, whose error shows the whole address."""
-        target = urljoin(req.full_url, headers.get("location") or headers.get("uri") or "")
-        if urlsplit(target).scheme not in _SCHEMES:
+        target = headers.get("location") or headers.get("uri") or ""
+        try:
+            scheme = urlsplit(urljoin(req.full_url, target)).scheme
+        except ValueError:
+            scheme = ""
+        if scheme not in _SCHEMES:
             fp.close()
             raise Unreachable(f"it redirects to {without_secrets(target)}, and only http and https are followed")
         return super().http_error_302(req, fp, code, msg, headers)
@@ -266,8 +276,12 @@ def _retry_after_s(text: str | None) -> float | None:
 
 def _through(address: WebAddress) -> str:
     """Which proxy is used, because it may be the cause; nothing where there is none."""
+    proxy = _proxy(address)
+    shown = without_secrets(proxy if "//" in proxy else f"//{proxy}")
+    return f", asked through {shown} ({urlsplit(address.url).scheme}_proxy)" if proxy else ""
+
+
+def _proxy(address: WebAddress) -> str:
+    """The proxy that the environment names for an address; empty where there is none."""
     parts = urlsplit(address.url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if not proxy or urllib.request.proxy_bypass(parts.netloc):
-        return ""
-    return f", asked through {without_secrets(proxy if '//' in proxy else f'//{proxy}')} ({parts.scheme}_proxy)"
+    return "" if urllib.request.proxy_bypass(parts.netloc) else urllib.request.getproxies().get(parts.scheme, "")
