@@ -1,12 +1,14 @@
-"""`python -m runner.data synthesize DIR`: the command that draws data sets of pairs."""
+"""`python -m runner.data VERB`: the commands that make and fetch data sets of pairs."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.command import add_traceback, new_parser, run_command
+from runner.command import add_traceback, new_parser, run_command, unwound_on_sigterm
 from runner.config.schema import Synthetic
+from runner.data.fetching.known_sets import KNOWN_SETS
 from runner.errors import DataError, Exit
 
 
@@ -14,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns its exit code."""
     parser = new_parser(
         "runner.data",
-        "Makes data sets of map and satellite pairs.",
+        "Makes and fetches data sets of pairs.",
         "python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
     )
 
@@ -35,7 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seed", metavar="S", type=_seed, default=defaults.seed, help="what the scenes are drawn from"
     )
     add_traceback(synthesize)
-    return run_command(parser, _synthesize, argv)
+    synthesize.set_defaults(work=_synthesize)
+
+    fetch = verbs.add_parser(
+        "fetch",
+        help="download or unpack a data set into DIR",
+        description="Downloads an archive, checks it, unpacks it safely and puts it in place as a whole. A broken\n"
+        "download goes on by the same command. Proxies are taken from http_proxy, https_proxy and no_proxy.",
+        epilog="example:\n  python -m runner.data fetch maps data/maps",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fetch.add_argument(
+        "source", metavar="NAME|URL|ARCHIVE",
+        help=f"{', '.join(KNOWN_SETS)} of the original pix2pix page; an http(s) address; or a tar (gz, bz2, xz) or zip",
+    )  # fmt: skip
+    fetch.add_argument("directory", metavar="DIR", help="a folder that is new or empty")
+    fetch.add_argument("--sha256", metavar="HEX", type=_sha256, help="refuse an archive with another SHA-256")
+    add_traceback(fetch)
+    fetch.set_defaults(work=_fetch)
+    return run_command(parser, lambda arguments: arguments.work(arguments), argv)
 
 
 def _count(text: str) -> int:
@@ -50,6 +70,13 @@ def _seed(text: str) -> int:
     if not text.isdigit() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is no seed: give a whole number from 0 to 2**63 - 1")
     return int(text)
+
+
+def _sha256(text: str) -> str:
+    """Parses a SHA-256. Returns it in lower case."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no SHA-256: give 64 hexadecimal digits")
+    return text.lower()
 
 
 def _synthesize(arguments: argparse.Namespace) -> Exit:
@@ -85,6 +112,15 @@ def _synthesize(arguments: argparse.Namespace) -> Exit:
         raise DataError(f"{folder} can't be written ({error.strerror}): give a folder that can") from error
 
     print(f"{arguments.train} + {arguments.val} pairs in {folder}; use them with --set data.source={folder}")
+    return Exit.FINISHED
+
+
+def _fetch(arguments: argparse.Namespace) -> Exit:
+    """Fetches a data set. Raises UserError where it can't be had."""
+    from runner.data.fetching.fetch import fetch
+
+    with unwound_on_sigterm():
+        fetch(arguments.source, arguments.directory, arguments.sha256)
     return Exit.FINISHED
 
 
