@@ -1,4 +1,4 @@
-"""`python -m runner.data VERB`: the commands that make and fetch data sets of pairs."""
+"""`python -m runner.data VERB`: the commands that make, examine and fetch data sets of pairs."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns its exit code."""
     parser = new_parser(
         "runner.data",
-        "Makes and fetches data sets of pairs.",
+        "Makes, examines and fetches data sets of pairs.",
         "python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
     )
 
@@ -38,6 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_traceback(synthesize)
     synthesize.set_defaults(work=_synthesize)
+
+    check = verbs.add_parser(
+        "check",
+        help="examine the pictures of DIR",
+        description="Reads all pictures and says what needs attention: what can't be used, what is no pair, swapped\n"
+        "sides, one colour, mixed shapes, and what is in train and in val. Exit code 1 where there is something.",
+        epilog="example:\n  python -m runner.data check data/maps --sheet maps.jpg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("directory", metavar="DIR", help="what data.source would name")
+    check.add_argument("--json", metavar="FILE", help="write all that was found, too")
+    check.add_argument("--sheet", metavar="FILE.jpg", help="write small pictures to look at, the troubled ones first")
+    add_traceback(check)
+    check.set_defaults(work=_check)
 
     fetch = verbs.add_parser(
         "fetch",
@@ -113,6 +127,13 @@ def _synthesize(arguments: argparse.Namespace) -> Exit:
 
     print(f"{arguments.train} + {arguments.val} pairs in {folder}; use them with --set data.source={folder}")
     return Exit.FINISHED
+
+
+def _check(arguments: argparse.Namespace) -> Exit:
+    """Examines a data set. Raises UserError where it is none."""
+    from runner.data.checking.command import check_data
+
+    return check_data(arguments.directory, arguments.json, arguments.sheet)
 
 
 def _fetch(arguments: argparse.Namespace) -> Exit:

@@ -27,7 +27,8 @@ class Facts(NamedTuple):
         digest: SHA-256 of that content.
         look: its size, its middle, and how flat its halves are.
         constant_sides: which of A and B have one colour only.
-        thumbnail: the brightness of A in (16, 16), its mean 0 and its length 1. None where A has one colour.
+        thumbnail: the brightness of A and B in (2, 16, 16), the mean of each 0 and the length of all 1. A side of one
+            colour is zero. None where both are.
     """
 
     picture: Picture
@@ -78,15 +79,13 @@ def _facts_of(picture: Picture) -> Facts:
         return Facts(picture, str(error), num_bytes, digest)
 
     halves = _halves(pixels)
-    constant = "".join(
-        side for side, half in zip("AB", halves, strict=True) if float(half.std(axis=(0, 1)).max()) < _ONE_COLOUR
-    )
+    constant = "".join(side for side, half in zip("AB", halves, strict=True) if _is_constant(half))
     problem = ""
     if len(pixels) == 1 and pixels[0].shape[1] % 2:
         problem = f"its width of {pixels[0].shape[1]} pixels is odd: it can't be two halves of the same size"
     elif halves[0].shape != halves[1].shape:
         problem = "A and B differ in size"
-    return Facts(picture, problem, num_bytes, digest, look_of(pixels), constant, _thumbnail(halves[0]))
+    return Facts(picture, problem, num_bytes, digest, look_of(pixels), constant, _thumbnail(halves))
 
 
 def _halves(pixels: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -103,12 +102,18 @@ def _is_constant(half: NDArray[np.uint8]) -> bool:
     return channels.size > 0 and float(channels.std(axis=1).max()) < _ONE_COLOUR
 
 
-def _thumbnail(half: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+def _thumbnail(halves: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32] | None:
     """See `Facts.thumbnail`."""
-    if min(half.shape[:2]) < 1:
-        return None
-    small = Image.fromarray(half).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    values = np.asarray(small, np.float32)
-    values = values - values.mean()
-    length = float(np.linalg.norm(values))
-    return (values / length).astype(np.float32) if length > _ONE_COLOUR * THUMBNAIL else None
+    sides = np.zeros((2, THUMBNAIL, THUMBNAIL), np.float32)
+    for side, half in zip(sides, halves, strict=True):
+        if not half.size:
+            continue
+        small = Image.fromarray(half).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        values = np.asarray(small, np.float32)
+        values = values - values.mean()
+        length = float(np.linalg.norm(values))
+        if length > _ONE_COLOUR * THUMBNAIL:
+            side[...] = values / length
+
+    length = float(np.linalg.norm(sides))
+    return (sides / length).astype(np.float32) if length else None

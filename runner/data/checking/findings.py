@@ -78,11 +78,11 @@ def examine(source: Source, advance: Callable[[], None] = lambda: None) -> Repor
     usable = [fact for fact in facts if not fact.problem]
     kinds = (
         _unusable(facts),
-        _single(facts),
+        _single(facts, usable),
         _swapped(usable),
         _constant(usable),
         _mixed_shapes(usable),
-        _duplicates(facts),
+        _duplicates(usable),
         _near_duplicates(usable),
     )
     return Report(source, facts, [finding for finding in kinds if finding is not None])
@@ -93,14 +93,14 @@ def _unusable(facts: Sequence[Facts]) -> Finding | None:
     return Finding("unusable", f"{counted(len(files), 'picture')} can't be used", files) if files else None
 
 
-def _single(facts: Sequence[Facts]) -> Finding | None:
+def _single(facts: Sequence[Facts], usable: Sequence[Facts]) -> Finding | None:
     """Pictures that are no pairs: all of them, or some among pairs."""
     looks = [fact.look for fact in facts if fact.look is not None]
     if problem := single_pictures(looks):
         return Finding("no pairs", f"the pictures do not look like pairs: {problem}")
 
     # A picture whose middle says nothing is no reason to worry among others like it.
-    files = {fact.name: "" for fact in facts if fact.look is not None and fact.look.middle is Middle.CONTINUED}
+    files = {fact.name: "" for fact in usable if fact.look is not None and fact.look.middle is Middle.CONTINUED}
     text = f"{counted(len(files), 'picture')} among pairs {_verb(files, 'looks', 'look')} like a single picture"
     return Finding("no pairs", f"{text}: the left half goes on in the right half", files) if files else None
 
@@ -135,13 +135,13 @@ def _mixed_shapes(usable: Sequence[Facts]) -> Finding | None:
     return Finding("mixed shapes", f"most pictures have {common} pixels, and {others}", files)
 
 
-def _duplicates(facts: Sequence[Facts]) -> Finding | None:
+def _duplicates(usable: Sequence[Facts]) -> Finding | None:
     """Files with the same bytes, wherever they are."""
     first: dict[str, Facts] = {}
     files, num_leaks = {}, 0
-    for fact in facts:
+    for fact in usable:
         other = first.setdefault(fact.digest, fact)
-        if fact.digest and other is not fact:
+        if other is not fact:
             files[fact.name] = f"as {other.name}"
             num_leaks += other.picture.split != fact.picture.split
     leak = f"; {num_leaks} of val {'is' if num_leaks == 1 else 'are'} in train, too: validation would be too good"
@@ -159,7 +159,7 @@ def _near_duplicates(usable: Sequence[Facts]) -> Finding | None:
         return None
 
     thumbnails = np.stack([thumbnail for _, thumbnail in val])
-    upright, mirrored = (each.reshape(len(val), -1) for each in (thumbnails, thumbnails[:, :, ::-1]))
+    upright, mirrored = (each.reshape(len(val), -1) for each in (thumbnails, thumbnails[..., ::-1]))
     files: dict[str, str] = {}
     for start in range(0, len(train), _COMPARED_AT_ONCE):
         block = train[start : start + _COMPARED_AT_ONCE]
