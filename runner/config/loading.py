@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from runner.config.experiment_yaml import apply_override, read_yaml
+from runner.config.experiment_yaml import WrittenExperiment, read_yaml
 from runner.config.messages import explain
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import Choice, read_search_space
@@ -36,29 +36,35 @@ class PlannedTrial:
     config: Experiment
 
 
-def load_experiment(source: ExperimentSource, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(source: ExperimentSource | WrittenExperiment, overrides: Sequence[str] = ()) -> Experiment:
     """Loads an experiment and checks every rule, of each of its trials too.
 
     Args:
-        source: the path of a YAML file, or the mapping that such a file holds.
+        source: the path of a YAML file, or the mapping that such a file holds, or what `read_experiment` made of it.
         overrides: fields to set, as `KEY=VALUE`.
 
     Raises:
-        ConfigError: with the file, the field, its value, the rule and what to do.
+        ConfigError: with the file, the line, the field, its value, the rule and what to do.
     """
-    values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_yaml(Path(source))
-    for override in overrides:
-        apply_override(values, override)
-
-    # The trials are planned to find wrong values in the sweep, too.
-    experiment = validate(values, origin_of(source))
-    plan_trials(experiment, origin_of(source))
+    written = read_experiment(source, overrides)
+    with written.errors_name_lines():
+        # The trials are planned to find wrong values in the sweep, too.
+        experiment = validate(written.values, written.origin)
+        plan_trials(experiment, written.origin)
     return experiment
 
 
-def origin_of(source: ExperimentSource) -> str:
-    """How errors name an experiment: by its path, where it has one."""
-    return "the experiment" if isinstance(source, Mapping) else str(source)
+def read_experiment(source: ExperimentSource | WrittenExperiment, overrides: Sequence[str] = ()) -> WrittenExperiment:
+    """What an experiment says, no rule checked; raises ConfigError where that is no YAML."""
+    if isinstance(source, WrittenExperiment):
+        written = copy.deepcopy(source)
+    elif isinstance(source, Mapping):
+        written = WrittenExperiment("the experiment", copy.deepcopy(dict(source)))
+    else:
+        written = read_yaml(Path(source))
+    for override in overrides:
+        written.override(override)
+    return written
 
 
 def validate(values: Mapping[str, Any], origin: str) -> Experiment:

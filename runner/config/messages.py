@@ -2,12 +2,15 @@
 
 import difflib
 import json
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from runner.config.schema import Experiment
+from runner.config.scalars import how_to_write, is_bare
+from runner.config.schema import ALL_FIELDS, UNITS, Experiment
 from runner.number_format import shortest
 
 # pydantic's names of the rules.
@@ -36,10 +39,7 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
     field, value, context = _dotted(location), problem["input"], problem.get("ctx", {})
 
     if problem["type"] == "extra_forbidden":
-        known = _known_fields(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known fields: {', '.join(known)}"
-        return f"`{field}` is not a field of an experiment; ", hint
+        return f"`{field}` is not a field of an experiment; ", _suggest(location)
     if problem["type"] == "value_error" and isinstance(value, dict):
         # A rule of several fields together: its text names them itself.
         return "", str(context["error"])
@@ -52,7 +52,34 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
     else:
         limits = {name: shortest(limit) for name, limit in context.items()}
         rule = _RULES.get(problem["type"], problem["msg"]).format(**limits)
+        if rule.endswith("number"):
+            rule += f" of {UNITS[field]}" if field in UNITS else ""
+            rule += how_to_write(value) if isinstance(value, str) else ""
     return f"{field} is {show(value)}: it ", rule
+
+
+def _suggest(location: Sequence[Any]) -> str:
+    """What an unknown field may have been meant to be."""
+    *section, name = map(str, location)
+    known = _known_fields(section)
+    strange = ", ".join(f"U+{ord(character):04X}" for character in dict.fromkeys(name) if not character.isascii())
+    remark = f"its {strange} only looks like a usual character; " if strange else ""
+
+    if name in ALL_FIELDS:
+        parent, _, field = name.rpartition(".")
+        return f"write `{field}:` in the section `{parent}:`"
+    # Of this section, or one that stands in the wrong section, perhaps for a wrong indentation.
+    here = {_plain(field): field for field in known}
+    elsewhere = {field.rpartition(".")[2]: field for field in (*ALL_FIELDS, *Experiment.model_fields)}
+    for candidates, cutoff in ((here, 0.6), (elsewhere, 0.8)):
+        if close := difflib.get_close_matches(_plain(name), candidates, n=1, cutoff=cutoff):
+            return f"{remark}did you mean `{candidates[close[0]]}`?"
+    return f"{remark}known fields: {', '.join(known)}"
+
+
+def _plain(name: str) -> str:
+    """A field's name as it would be written: in small ASCII letters, with _ between words."""
+    return re.sub(r"[^a-z0-9]+", "_", unicodedata.normalize("NFKD", name).lower()).strip("_")
 
 
 def _dotted(location: Sequence[Any]) -> str:
@@ -87,7 +114,10 @@ def _known_fields(location: Sequence[Any]) -> list[str]:
 
 def show(value: Any) -> str:
     """A value as the file would have it, on one line, at most 60 characters."""
-    text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
+    if isinstance(value, str) and is_bare(value):
+        text = value
+    else:
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import itertools
 import math
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, localcontext
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from runner.config.messages import explain, show
-from runner.config.schema import NOT_SWEPT, SWEEP_FIELDS, SWEEP_SECTIONS
+from runner.config.schema import NOT_SWEPT, SWEEP_FIELDS, SWEEP_SECTIONS, base_types
 from runner.errors import ConfigError
 
 SAMPLES, SEEDS, SEED = "samples", "seeds", "seed"
@@ -212,8 +211,7 @@ def _number_kind(field: str) -> type | None:
     section, name = SWEEP_FIELDS[field].split(".")
     if section not in SWEEP_SECTIONS:
         return None
-    annotation = SWEEP_SECTIONS[section].model_fields[name].annotation
-    kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *typing.get_args(annotation))}
+    kinds = base_types(SWEEP_SECTIONS[section].model_fields[name].annotation)
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 

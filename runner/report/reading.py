@@ -75,7 +75,7 @@ def read_page_trial(
 def read_drawn(experiment: Storage) -> dict[str, Range]:
     """The ranges that an experiment draws parameters from, by name; raises ConfigError where its file is broken."""
     path = experiment.local_copy(EXPERIMENT_FILE)
-    return dict(read_search_space(validate(read_yaml(path), str(path)).sweep).ranges)
+    return dict(read_search_space(validate(read_yaml(path).values, str(path)).sweep).ranges)
 
 
 def _read_row(experiment: Storage, trial: Trial, is_held: bool) -> dict[str, Any]:
