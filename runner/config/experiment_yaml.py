@@ -24,7 +24,8 @@ _MAX_BYTES = 500_000  # a sweep of 10,000 values has 200,000
 _MAX_VALUES = 50_000
 _MAX_DEPTH = 12  # an experiment has 4 levels
 
-_FIELD = re.compile(r"`?([A-Za-z_]\w*(?:\.\w+|\[\d+\])*)`?")
+# The name of a field in a text: in backquotes whatever it is, or of letters.
+_FIELD = re.compile(r"`[^`]+`|[A-Za-z_]\w*(?:\.\w+|\[\d+\])*")
 
 
 @dataclass
@@ -55,16 +56,18 @@ class WrittenExperiment:
         text = line.removeprefix(f"{self.origin}: ")
         # The field that the line begins with; in a line about the whole experiment the first one that it names.
         first = _FIELD.match(text)
-        named = [first[1]] if first else []
+        named = [first[0]] if first else []
         if text != line:
             named += [found for found in _FIELD.findall(text) if "." in found]
-        for found in named:
-            if place := self._place_of(found):
-                return f"{place}: {text}"
-        return line
+        places = (self._place_of(name.strip("`")) for name in named)
+        place = next(filter(None, places), None)
+        return f"{place}: {text}" if place else line
 
     def _place_of(self, name: str) -> str | None:
         """Where a field is written, or the nearest of the fields that it is in."""
+        if name.endswith("..."):
+            # A long name is shortened in messages.
+            return next((place for known, place in self.places.items() if known.startswith(name[:-3])), None)
         while name and name not in self.places:
             name = re.sub(r"(?:^|\.|\[)[^.\[]*$", "", name)
         return self.places[name] if name else None
@@ -160,8 +163,8 @@ def _parse(text: str, place_of: Callable[[yaml.Mark], str], places: dict[str, st
         line = text.count("\n", 0, error.position)
         place = place_of(yaml.Mark("", 0, line, 0, None, 0))
         raise ConfigError(
-            f"{place}: it is not valid YAML: the character U+{ord(error.character):04X} is not allowed. Give the path "
-            "of an experiment file."
+            f"{place}: it is not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed. Give the "
+            "path of an experiment file."
         ) from None
     except RecursionError:
         raise ConfigError(f"{place_of(yaml.Mark('', 0, 0, 0, None, 0))}: it is nested too deeply") from None

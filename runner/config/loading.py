@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from runner.config.experiment_yaml import WrittenExperiment, read_yaml
 from runner.config.messages import explain
@@ -69,12 +69,8 @@ def read_experiment(source: ExperimentSource | WrittenExperiment, overrides: Seq
 
 def validate(values: Mapping[str, Any], origin: str) -> Experiment:
     """The typed experiment; raises ConfigError that names up to eight wrong fields."""
-    if "name" not in values:
-        raise ConfigError(f"{origin}: `name` is missing: give the experiment a name, for example `name: my_sweep`")
-    # A section that is empty in the file, as `training:` with nothing after it, has its defaults.
-    filled = {key: {} if value is None and _has_fields(key) else value for key, value in values.items()}
     try:
-        return Experiment.model_validate(filled)
+        return Experiment.model_validate(dict(values))
     except ValidationError as error:
         # A field of several types breaks one rule for each: one line says them all.
         rules: dict[str, list[str]] = {}
@@ -87,11 +83,6 @@ def validate(values: Mapping[str, Any], origin: str) -> Experiment:
         if len(lines) > len(shown):
             shown.append(f"and {len(lines) - len(shown)} more")
         raise ConfigError("\n".join(f"{origin}: {line}" for line in shown)) from None
-
-
-def _has_fields(key: str) -> bool:
-    """True for the sections of an experiment, `sweep` among them."""
-    return key in Experiment.model_fields and isinstance(Experiment.model_fields[key].default, BaseModel | dict)
 
 
 def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:

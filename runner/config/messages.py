@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,7 +39,10 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
     field, value, context = _dotted(location), problem["input"], problem.get("ctx", {})
 
     if problem["type"] == "extra_forbidden":
-        return f"`{field}` is not a field of an experiment; ", _suggest(location)
+        hint = suggest(str(location[-1]), _known_fields(location[:-1]), ALL_FIELDS)
+        return f"`{field}` is not a field of an experiment; ", hint
+    if problem["type"] == "missing":
+        return f"`{field}` is missing: ", f"give the experiment a {field}, for example `{field}: my_sweep`"
     if problem["type"] == "value_error" and isinstance(value, dict):
         # A rule of several fields together: its text names them itself.
         return "", str(context["error"])
@@ -58,34 +61,46 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
     return f"{field} is {show(value)}: it ", rule
 
 
-def _suggest(location: Sequence[Any]) -> str:
-    """What an unknown field may have been meant to be."""
-    *section, name = map(str, location)
-    known = _known_fields(section)
+def suggest(name: str, known: Collection[str], elsewhere: Collection[str] = ()) -> str:
+    """What an unknown field may have been meant to be.
+
+    Args:
+        known: the fields that could stand in its place.
+        elsewhere: the dotted names of fields in other sections.
+    """
     strange = ", ".join(f"U+{ord(character):04X}" for character in dict.fromkeys(name) if not character.isascii())
     remark = f"its {strange} only looks like a usual character; " if strange else ""
-
-    if name in ALL_FIELDS:
+    if name in elsewhere:
         parent, _, field = name.rpartition(".")
         return f"write `{field}:` in the section `{parent}:`"
-    # Of this section, or one that stands in the wrong section, perhaps for a wrong indentation.
-    here = {_plain(field): field for field in known}
-    elsewhere = {field.rpartition(".")[2]: field for field in (*ALL_FIELDS, *Experiment.model_fields)}
-    for candidates, cutoff in ((here, 0.6), (elsewhere, 0.8)):
+
+    here: dict[str, list[str]] = {}
+    there: dict[str, list[str]] = {}
+    for field in known:
+        here[_plain(field)] = [field]
+    for field in elsewhere:
+        there.setdefault(field.rpartition(".")[2], []).append(field)
+    # The right name in the wrong section, perhaps for a wrong indentation, is more likely than another name.
+    for candidates, cutoff in ((here, 1), (there, 1), (here, 0.6), (there, 0.8)):
         if close := difflib.get_close_matches(_plain(name), candidates, n=1, cutoff=cutoff):
-            return f"{remark}did you mean `{candidates[close[0]]}`?"
+            return f"{remark}did you mean {' or '.join(f'`{field}`' for field in candidates[close[0]])}?"
     return f"{remark}known fields: {', '.join(known)}"
+
+
+# Cyrillic letters that look like these.
+_LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0458", "aeopcyxisj")
 
 
 def _plain(name: str) -> str:
     """A field's name as it would be written: in small ASCII letters, with _ between words."""
-    return re.sub(r"[^a-z0-9]+", "_", unicodedata.normalize("NFKD", name).lower()).strip("_")
+    letters = unicodedata.normalize("NFKD", name).lower().translate(_LOOKALIKES)
+    return re.sub(r"[^a-z0-9]+", "_", letters).strip("_")
 
 
 def _dotted(location: Sequence[Any]) -> str:
     """`sweep.batch_size[2]` for ("sweep", "batch_size", 2)."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.removeprefix(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{_shorten(part)}" for part in location)
+    return "".join(parts).removeprefix(".")
 
 
 def _field_location(location: Sequence[Any]) -> list[Any]:
@@ -118,6 +133,10 @@ def show(value: Any) -> str:
         text = value
     else:
         text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return _shorten(text)
+
+
+def _shorten(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 

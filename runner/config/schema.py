@@ -62,12 +62,26 @@ def _expand_home(path: str) -> str:
 _Path = Annotated[str, Field(min_length=1), AfterValidator(_expand_home)]
 
 
+def _is_section(parent: type[BaseModel], name: str) -> bool:
+    """True for a field that has fields itself, `sweep` among them."""
+    return name in parent.model_fields and isinstance(parent.model_fields[name].default, BaseModel | dict)
+
+
 class Section(BaseModel):
     """A frozen group of fields. Unknown fields are errors, and values of another type are not converted."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_have_defaults(cls, values: Any) -> Any:
+        """`training:` with nothing after it is null in YAML."""
+        if not isinstance(values, dict):
+            return values
+        empty: dict[str, Any] = {name: {} for name, value in values.items() if value is None and _is_section(cls, name)}
+        return values | empty
 
 
 class Synthetic(Section):

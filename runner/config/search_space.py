@@ -5,7 +5,6 @@ repeats all of it. The value of sample i for a field depends only on (training.s
 machine: a sweep that gets more samples or more fields keeps the trials that it has.
 """
 
-import difflib
 import hashlib
 import itertools
 import math
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from runner.config.messages import explain, show
+from runner.config.messages import explain, show, suggest
 from runner.config.schema import NOT_SWEPT, SWEEP_FIELDS, SWEEP_SECTIONS, base_types
 from runner.errors import ConfigError
 
@@ -151,8 +150,7 @@ def _swept_field(key: str) -> str:
             f"`sweep.{key}` is not a field that can be swept, because trials would be named after a path: give each "
             "file an experiment of its own, and compare them with `python -m runner.report EXPERIMENT_DIR...`"
         )
-    close = difflib.get_close_matches(short, [*SWEEP_FIELDS, SAMPLES, SEEDS], n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"it can be one of {', '.join(SWEEP_FIELDS)}"
+    hint = suggest(short, [*SWEEP_FIELDS, SAMPLES, SEEDS])
     raise ConfigError(f"`sweep.{key}` is not a field that can be swept; {hint}")
 
 
