@@ -106,7 +106,7 @@ def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
         of_sample: dict[str, PlannedTrial] = {}
         for cell in cells:
             config = _fill_in(experiment, cell, origin)
-            params = {field: _read_field(config, SWEEP_FIELDS[field]) for field in cell}
+            params = {field: read_field(config, SWEEP_FIELDS[field]) for field in cell}
             name = trial_name(params)
             # Twice within a sample is a mistake in the file. A later sample may draw the same values by chance.
             if name in of_sample:
@@ -136,7 +136,8 @@ def _fill_in(experiment: Experiment, cell: Mapping[str, Choice], origin: str) ->
         raise ConfigError(message) from None
 
 
-def _read_field(config: Experiment, path: str) -> Any:
+def read_field(config: Experiment, path: str) -> Any:
+    """The value of a field that can be swept, such as `training.seed`."""
     section, field = path.split(".")
     return getattr(getattr(config, section), field)
 

@@ -4,7 +4,6 @@ The text below a field is its meaning. `make docs` makes docs/configuration.md a
 Before a field is added to Data, Model or Training, read runner.config.fingerprint: older runs depend on its default.
 """
 
-import os
 import re
 import types
 import typing
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
 from gan.networks.model import ModelSettings
+from runner.storage.folder import expand_home
 from runner.storage.run_folder import PATCHES
 
 _NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
@@ -34,6 +34,8 @@ def _whole_number(value: Any) -> Any:
     return value
 
 
+_PatchSize = Literal[64, 128, 256, 512, 1024]
+PATCH_SIZES: tuple[int, ...] = typing.get_args(_PatchSize)
 _Positive = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _Epochs = Annotated[_Positive, _unit("epochs")]
@@ -49,17 +51,7 @@ def _valid_name(name: str) -> str:
     return name
 
 
-def _expand_home(path: str) -> str:
-    """A path that begins with `~` or `~person`, from the home folder on."""
-    expanded = os.path.expanduser(path)  # noqa: PTH111 - pathlib would change what is not a home folder, too
-    if expanded.startswith("~"):
-        raise ValueError(
-            f"begins with a home folder that is unknown: give the whole path, or ./{path} if that is meant"
-        )
-    return expanded
-
-
-_Path = Annotated[str, Field(min_length=1), AfterValidator(_expand_home)]
+_Path = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]
 
 
 def _is_section(parent: type[BaseModel], name: str) -> bool:
@@ -117,7 +109,7 @@ class Data(Section):
     patching: Literal["tiles", "resize"] = "tiles"
     """`tiles` cuts each half into as many whole patches as fit; `resize` shrinks it to one patch."""
 
-    patch_size: Annotated[Literal[64, 128, 256, 512, 1024], BeforeValidator(_whole_number), _unit("pixels")] = 256
+    patch_size: Annotated[_PatchSize, BeforeValidator(_whole_number), _unit("pixels")] = 256
     """Height and width of a patch. No half of a picture may be smaller."""
 
     direction: Literal["map_to_satellite", "satellite_to_map"] = "map_to_satellite"

@@ -1,8 +1,8 @@
 """Experiment files as people break them, and what is wrong with the answer to one.
 
-A mutation says what the file means now, or that it must be refused. `shortcomings` runs the command on it, and lists what
-the answer lacks: a refusal must have exit code 2, the file, the line, the field or the value, the rule, the nearest name
-where there is one, at most 25 lines, and leave nothing behind.
+A mutation says what the file means now, or that it must be refused. `shortcomings` runs the command on it, and lists
+what the answer lacks: a refusal has exit code 2, the file, the line, the field or its value, the rule, the nearest name
+where there is one, and at most 25 lines, and leaves nothing behind.
 
     python -m tests.support.mutations [NUMBER of each file] [SEED]
 """
@@ -78,9 +78,38 @@ def mutations(path: Path, seed: int = 0) -> Iterator[Mutation]:
         yield from file.accidents(chance)
 
 
-# What a person may write for a value, under the kind of field: what must be refused, and what is accepted with its meaning.
-_NO_NUMBERS = ("ten", "[3]", "{a: 1}", "true", "yes", "010", "1:30", "0x10", "0b11", "1_0", "2024-01-15", ".inf", ".nan", "nan",
-               "inf", "'4'", '"4"', "5%", "4s", "30m", "4 epochs", "4.0.0", "1.5e", "--4", "４", "4٫5", "1 000", "~x", "four")  # fmt: skip
+# What a person may write for a value, under the kind of field: what must be refused; what is accepted, and its meaning.
+_NO_NUMBERS = (
+    "ten",
+    "[3]",
+    "{a: 1}",
+    "true",
+    "yes",
+    "010",
+    "1:30",
+    "0x10",
+    "0b11",
+    "1_0",
+    "2024-01-15",
+    ".inf",
+    ".nan",
+    "nan",
+    "inf",
+    "'4'",
+    '"4"',
+    "5%",
+    "4s",
+    "30m",
+    "4 epochs",
+    "4.0.0",
+    "1.5e",
+    "--4",
+    "４",
+    "4٫5",
+    "1 000",
+    "~x",
+    "four",
+)
 REFUSED: Mapping[str, tuple[str, ...]] = {
     "whole": (*_NO_NUMBERS, "2.5", "4.0", "1e3", "-1", "-0.5", "1e-4", "null", "~", ""),
     "number": (*_NO_NUMBERS, "-1", "-0.5", "1e999", "1e-999", "0100", "00.5", "null", "~", ""),
@@ -101,7 +130,7 @@ REFUSED: Mapping[str, tuple[str, ...]] = {
         "a\\b",
         "-a",
         "a?",
-    ),  # fmt: skip
+    ),
     "source": (
         "nowhere/at/all",
         "[a]",
@@ -132,7 +161,7 @@ REFUSED: Mapping[str, tuple[str, ...]] = {
         "{a: 1}",
         "{uniform: [1, 2]}",
         "[4s]",
-    ),  # fmt: skip
+    ),
     "range": (
         "3",
         "{}",
@@ -148,7 +177,7 @@ REFUSED: Mapping[str, tuple[str, ...]] = {
         "{uniform: [-1, 1]}",
         "{log_uniform: ['1', 2]}",
         "{uniform: [0x1, 0x2]}",
-    ),  # fmt: skip
+    ),
     "section": ("3", "text", "[a]", "true", "''", "[]", "- epochs"),
 }
 ACCEPTED: Mapping[str, Mapping[str, Any]] = {
@@ -166,15 +195,14 @@ ACCEPTED: Mapping[str, Mapping[str, Any]] = {
         "'a'": "a",
         "1_000": "1_000",
         "off": "off",
-    },  # fmt: skip
+    },
     "source": {"'synthetic'": "synthetic", '"synthetic"': "synthetic"},
     "patching": {"'tiles'": "tiles"},
     "list": {},
     "range": {},
     "section": {"": {}, "null": {}, "~": {}, "{}": {}},
 }
-_LOOKALIKES = {"a": "а", "e": "е", "o": "о", "c": "с", "p": "р", "i": "і", "s": "ѕ", "_": "＿"}  # noqa: RUF001 - that is it
-_TEXTS = ("data.source", "data.patching")
+_LOOKALIKES = {"a": "а", "e": "е", "o": "о", "c": "с", "p": "р", "i": "і", "s": "ѕ", "_": "＿"}
 
 
 class File:
@@ -205,7 +233,7 @@ class File:
         number, other = chance.randrange(len(lines)), chance.randrange(len(lines))
         without = lines[:number] + lines[number + 1 :]
         yield self._accident("a line less", "".join(without))
-        yield self._accident("a line elsewhere", "".join(without[:other] + [lines[number]] + without[other:]))
+        yield self._accident("a line elsewhere", "".join([*without[:other], lines[number], *without[other:]]))
         spaces = " " * chance.choice((1, 2, 3, 4))
         deeper = [spaces + lines[number]] if chance.random() < 0.5 else [lines[number].removeprefix(spaces)]
         yield self._accident("another indentation", "".join(lines[:number] + deeper + lines[number + 1 :]))
