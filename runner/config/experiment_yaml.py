@@ -59,8 +59,9 @@ class WrittenExperiment:
         named = [first[0]] if first else []
         if text != line:
             named += [found for found in _FIELD.findall(text) if "." in found]
-        places = (self._place_of(name.strip("`")) for name in named)
-        place = next(filter(None, places), None)
+        names = [name.strip("`") for name in named]
+        written = [self.places[name] for name in names if name in self.places]
+        place = next(filter(None, [*written, *map(self._place_of, names)]), None)
         return f"{place}: {text}" if place else line
 
     def _place_of(self, name: str) -> str | None:

@@ -148,11 +148,11 @@ class Training(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
     """Adam's learning rate, of both networks."""
 
-    decay_start_epoch: _Epochs | None = None
+    decay_start_epoch: _Positive | None = None
     """The last epoch with the whole learning rate. From here it falls along a line; without the two fields it stays as
     it is."""
 
-    decay_end_epoch: _Epochs | None = None
+    decay_end_epoch: _Positive | None = None
     """The last epoch with a learning rate above 0."""
 
     seed: _Seed = 0
@@ -251,7 +251,7 @@ class Experiment(Section):
     name: Annotated[
         str, AfterValidator(_valid_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME_PATTERN}$"})
     ]
-    """The experiment's name, and that of its folder in the storage."""
+    """The experiment's name, and that of its folder in the storage: letters, digits, - _ . only."""
 
     data: Data = Data()
     model: Model = Model()

@@ -171,7 +171,7 @@ def _read_range(key: str, field: str, values: Mapping[str, Any]) -> Range:
     kind = _number_kind(field)
 
     # May the field have a range, and is this one written as a range?
-    if field == SEED or kind is None:
+    if kind is None or not has_range(field):
         remedy = f"use `{SEEDS}: 3` for three of them, or a list" if field == SEED else "give a list of them"
         reason = "repeats are counted, not drawn" if field == SEED else "its values are no range of numbers"
         raise ConfigError(f"sweep.{key} is {show(values)}, but {reason}: {remedy}")
@@ -201,6 +201,11 @@ def _read_range(key: str, field: str, values: Mapping[str, Any]) -> Range:
 def is_number(value: Any) -> bool:
     """True for a number of YAML, of which booleans are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def has_range(field: str) -> bool:
+    """True for a swept field, by its short name, that can be drawn from a range."""
+    return field != SEED and _number_kind(field) is not None
 
 
 def _number_kind(field: str) -> type | None:
