@@ -238,11 +238,11 @@ def _check_epochs(folder: Storage, trials: Sequence[Trial]) -> None:
     too_far = []
     for trial in trials:
         least = least_epochs(folder.at(trial_path(trial.name)))
-        if trial.config.training.epochs < least:
+        epochs = trial.config.training.epochs
+        if epochs < least:
             state = f"has finished {counted(least, 'epoch')}" if trial.is_finished else f"is in epoch {least}"
-            too_far.append(
-                (least, f"training.epochs is {trial.config.training.epochs}, but trial {trial.name} {state}")
-            )
+            which = f"trial {trial.name}" if trial.params else "this trial"
+            too_far.append((least, f"training.epochs is {epochs}, but {which} {state}"))
 
     if too_far:
         lines = [line for _, line in too_far[:_TRIALS_SHOWN]]

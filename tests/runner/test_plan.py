@@ -66,7 +66,7 @@ def test_pictures_smaller_than_a_patch_are_refused_with_the_patch_size_that_fits
     changes = {"data": {"source": str(write_data(tmp_path / "pairs", size=150)), "patch_size": 256}}
     code, said = dry_run(tmp_path, capsys, **changes)
     assert code == 2
-    assert "line 5: data.patch_size is 256, but 8 of 8 pictures have smaller halves, the smallest of 150x150" in said
+    assert "line 4: data.patch_size is 256, but 8 of 8 pictures have smaller halves, the smallest of 150x150" in said
     assert "use a patch_size of 128 or less, or larger pictures" in said
     assert said.strip() == f"error: {refused_by_the_run(tmp_path, **changes)}"
 
@@ -190,7 +190,7 @@ def test_trials_that_the_sweep_does_not_name_any_more_are_said_and_stay_in_the_r
     assert [trial.name for trial in results] == names
     assert results["lambda_l1=10"].parameters == {"lambda_l1": 10, "batch_size": 2}
     assert results.is_finished
-    rows = list(csv.DictReader((experiment / "results.csv").open()))
+    rows = list(csv.DictReader((experiment / "results.csv").read_text().splitlines()))
     assert [(row["trial"], row["status"], row["batch_size"]) for row in rows] == [(n, "finished", "2") for n in names]
     assert [row["trial"] for row in json.loads((experiment / "results.json").read_text())] == names
     assert (experiment / "report.html").read_text().count("lambda_l1=10<") > 0
