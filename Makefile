@@ -3,7 +3,7 @@ PYTHON ?= python3
 # Tests at once: one that starts Ray takes a core and some 3 GB.
 JOBS ?= 2
 
-.PHONY: demo test soak check bench clean .venv
+.PHONY: demo test soak check bench docs clean .venv
 
 demo: .venv  ## a finished sweep with a table and pictures, within minutes
 	.venv/bin/python -m runner.tune experiments/quickstart.yaml
@@ -11,9 +11,10 @@ demo: .venv  ## a finished sweep with a table and pictures, within minutes
 test: .venv  ## all tests; a test that needs the real pairs skips where they are absent
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
-soak: .venv  ## half an hour of faults: all of the drill's, and 400 runs that are killed at random places
+soak: .venv  ## half an hour of faults: all of the drill's, 400 runs that are killed at random places, 4,800 broken files
 	.venv/bin/python -m runner.drill --minutes 20
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/end_to_end/test_crashes.py --kill-seeds 400
+	.venv/bin/python -m pytest tests/runner/config/test_mutations.py --mutations 600
 
 check: .venv  ## lint, format, types
 	.venv/bin/ruff check .
@@ -25,6 +26,9 @@ bench: .venv  ## speed, as ratios in one run
 	.venv/bin/python -m benchmarks.data --pictures 600 --repeats 2
 	.venv/bin/python -m benchmarks.checkpoint --repeats 3
 	.venv/bin/python -m benchmarks.runner --repeats 1
+
+docs: .venv  ## what is made of the code: the reference of experiment files
+	.venv/bin/python -m runner.config docs
 
 # The stamp is set last, so that a broken-off installation is not taken for a whole one.
 .venv: .venv/installed

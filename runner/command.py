@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from runner.errors import Exit, UserError
+from runner.storage.folder import expand_home
 
 _MAX_ERROR_LINES = 25
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -34,16 +35,28 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
 
 
+def user_path(text: str) -> str:
+    """Parses a path: `~` is the home folder, which shells leave as it is in `--storage=~/x`."""
+    try:
+        return expand_home(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that runner.tune and runner.train share."""
     # What to run, and where.
-    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="the experiment file")
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", type=user_path, help="the experiment file")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[],
         help="override a field, for example --set training.epochs=2 (repeatable)",
     )  # fmt: skip
     parser.add_argument(
-        "--storage", metavar="DIR_OR_URI", default="results", help="where results go (default: ./results)"
+        "--storage",
+        metavar="DIR_OR_URI",
+        type=user_path,
+        default="results",
+        help="where results go (default: ./results)",
     )
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS"),

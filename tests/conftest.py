@@ -25,6 +25,9 @@ PEER = Path(os.environ.get("PEER_DIR", ROOT.parent / "shared" / "peers" / "pytor
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make soak` asks for."""
     parser.addoption("--kill-seeds", type=int, default=16, metavar="N", help="runs that are killed at random places")
+    parser.addoption(
+        "--mutations", type=int, default=12, metavar="N", help="ways to break each shipped experiment file"
+    )
 
 
 @pytest.hookimpl(trylast=True)

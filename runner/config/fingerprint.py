@@ -87,6 +87,12 @@ def fixed_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def may_change(field: str) -> bool:
+    """True for a field, by its dotted name, that may have another value when a trial goes on."""
+    section, _, name = field.partition(".")
+    return section not in _MAY_CHANGE or name.partition(".")[0] in _MAY_CHANGE[section]
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"training.batch_size": 4, ...} of nested mappings."""
     flat: dict[str, Any] = {}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from runner.config.experiment_yaml import apply_override, read_yaml
+from runner.config.experiment_yaml import WrittenExperiment, read_yaml
 from runner.config.messages import explain
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import Choice, read_search_space
@@ -36,39 +36,41 @@ class PlannedTrial:
     config: Experiment
 
 
-def load_experiment(source: ExperimentSource, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(source: ExperimentSource | WrittenExperiment, overrides: Sequence[str] = ()) -> Experiment:
     """Loads an experiment and checks every rule, of each of its trials too.
 
     Args:
-        source: the path of a YAML file, or the mapping that such a file holds.
+        source: the path of a YAML file, or the mapping that such a file holds, or what `read_experiment` made of it.
         overrides: fields to set, as `KEY=VALUE`.
 
     Raises:
-        ConfigError: with the file, the field, its value, the rule and what to do.
+        ConfigError: with the file, the line, the field, its value, the rule and what to do.
     """
-    values = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_yaml(Path(source))
-    for override in overrides:
-        apply_override(values, override)
-
-    # The trials are planned to find wrong values in the sweep, too.
-    experiment = validate(values, origin_of(source))
-    plan_trials(experiment, origin_of(source))
+    written = read_experiment(source, overrides)
+    with written.errors_name_lines():
+        # The trials are planned to find wrong values in the sweep, too.
+        experiment = validate(written.values, written.origin)
+        plan_trials(experiment, written.origin)
     return experiment
 
 
-def origin_of(source: ExperimentSource) -> str:
-    """How errors name an experiment: by its path, where it has one."""
-    return "the experiment" if isinstance(source, Mapping) else str(source)
+def read_experiment(source: ExperimentSource | WrittenExperiment, overrides: Sequence[str] = ()) -> WrittenExperiment:
+    """What an experiment says, no rule checked; raises ConfigError where that is no YAML."""
+    if isinstance(source, WrittenExperiment):
+        written = copy.deepcopy(source)
+    elif isinstance(source, Mapping):
+        written = WrittenExperiment("the experiment", copy.deepcopy(dict(source)))
+    else:
+        written = read_yaml(Path(source))
+    for override in overrides:
+        written.override(override)
+    return written
 
 
 def validate(values: Mapping[str, Any], origin: str) -> Experiment:
     """The typed experiment; raises ConfigError that names up to eight wrong fields."""
-    if "name" not in values:
-        raise ConfigError(f"{origin}: `name` is missing: give the experiment a name, for example `name: my_sweep`")
-    # A section that is empty in the file, as `training:` with nothing after it, has its defaults.
-    filled = {key: {} if value is None and _has_fields(key) else value for key, value in values.items()}
     try:
-        return Experiment.model_validate(filled)
+        return Experiment.model_validate(dict(values))
     except ValidationError as error:
         # A field of several types breaks one rule for each: one line says them all.
         rules: dict[str, list[str]] = {}
@@ -81,11 +83,6 @@ def validate(values: Mapping[str, Any], origin: str) -> Experiment:
         if len(lines) > len(shown):
             shown.append(f"and {len(lines) - len(shown)} more")
         raise ConfigError("\n".join(f"{origin}: {line}" for line in shown)) from None
-
-
-def _has_fields(key: str) -> bool:
-    """True for the sections of an experiment, `sweep` among them."""
-    return key in Experiment.model_fields and isinstance(Experiment.model_fields[key].default, BaseModel | dict)
 
 
 def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
@@ -109,7 +106,7 @@ def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
         of_sample: dict[str, PlannedTrial] = {}
         for cell in cells:
             config = _fill_in(experiment, cell, origin)
-            params = {field: _read_field(config, SWEEP_FIELDS[field]) for field in cell}
+            params = {field: read_field(config, SWEEP_FIELDS[field]) for field in cell}
             name = trial_name(params)
             # Twice within a sample is a mistake in the file. A later sample may draw the same values by chance.
             if name in of_sample:
@@ -139,7 +136,8 @@ def _fill_in(experiment: Experiment, cell: Mapping[str, Choice], origin: str) ->
         raise ConfigError(message) from None
 
 
-def _read_field(config: Experiment, path: str) -> Any:
+def read_field(config: Experiment, path: str) -> Any:
+    """The value of a field that can be swept, such as `training.seed`."""
     section, field = path.split(".")
     return getattr(getattr(config, section), field)
 

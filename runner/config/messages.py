@@ -2,12 +2,15 @@
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from runner.config.schema import Experiment
+from runner.config.scalars import how_to_write, is_bare
+from runner.config.schema import ALL_FIELDS, UNITS, Experiment
 from runner.number_format import shortest
 
 # pydantic's names of the rules.
@@ -36,10 +39,10 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
     field, value, context = _dotted(location), problem["input"], problem.get("ctx", {})
 
     if problem["type"] == "extra_forbidden":
-        known = _known_fields(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known fields: {', '.join(known)}"
+        hint = suggest(str(location[-1]), _known_fields(location[:-1]), ALL_FIELDS)
         return f"`{field}` is not a field of an experiment; ", hint
+    if problem["type"] == "missing":
+        return f"`{field}` is missing: ", f"give the experiment a {field}, for example `{field}: my_sweep`"
     if problem["type"] == "value_error" and isinstance(value, dict):
         # A rule of several fields together: its text names them itself.
         return "", str(context["error"])
@@ -52,13 +55,52 @@ def explain(problem: Mapping[str, Any]) -> tuple[str, str]:
     else:
         limits = {name: shortest(limit) for name, limit in context.items()}
         rule = _RULES.get(problem["type"], problem["msg"]).format(**limits)
+        if rule.endswith("number"):
+            rule += f" of {UNITS[field]}" if field in UNITS else ""
+            rule += how_to_write(value) if isinstance(value, str) else ""
     return f"{field} is {show(value)}: it ", rule
+
+
+def suggest(name: str, known: Collection[str], elsewhere: Collection[str] = ()) -> str:
+    """What an unknown field may have been meant to be.
+
+    Args:
+        known: the fields that could stand in its place.
+        elsewhere: the dotted names of fields in other sections.
+    """
+    strange = ", ".join(f"U+{ord(character):04X}" for character in dict.fromkeys(name) if not character.isascii())
+    remark = f"its {strange} only looks like a usual character; " if strange else ""
+    if name in elsewhere:
+        parent, _, field = name.rpartition(".")
+        return f"write `{field}:` in the section `{parent}:`"
+
+    here: dict[str, list[str]] = {}
+    there: dict[str, list[str]] = {}
+    for field in known:
+        here[_plain(field)] = [field]
+    for field in elsewhere:
+        there.setdefault(field.rpartition(".")[2], []).append(field)
+    # The right name in the wrong section, perhaps for a wrong indentation, is more likely than another name.
+    for candidates, cutoff in ((here, 1), (there, 1), (here, 0.6), (there, 0.8)):
+        if close := difflib.get_close_matches(_plain(name), candidates, n=1, cutoff=cutoff):
+            return f"{remark}did you mean {' or '.join(f'`{field}`' for field in candidates[close[0]])}?"
+    return f"{remark}known fields: {', '.join(known)}"
+
+
+# Cyrillic letters that look like these.
+_LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u0458", "aeopcyxisj")
+
+
+def _plain(name: str) -> str:
+    """A field's name as it would be written: in small ASCII letters, with _ between words."""
+    letters = unicodedata.normalize("NFKD", name).lower().translate(_LOOKALIKES)
+    return re.sub(r"[^a-z0-9]+", "_", letters).strip("_")
 
 
 def _dotted(location: Sequence[Any]) -> str:
     """`sweep.batch_size[2]` for ("sweep", "batch_size", 2)."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.removeprefix(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{_shorten(part)}" for part in location)
+    return "".join(parts).removeprefix(".")
 
 
 def _field_location(location: Sequence[Any]) -> list[Any]:
@@ -87,7 +129,14 @@ def _known_fields(location: Sequence[Any]) -> list[str]:
 
 def show(value: Any) -> str:
     """A value as the file would have it, on one line, at most 60 characters."""
-    text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
+    if isinstance(value, str) and is_bare(value):
+        text = value
+    else:
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return _shorten(text)
+
+
+def _shorten(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 

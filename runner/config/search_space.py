@@ -5,19 +5,17 @@ repeats all of it. The value of sample i for a field depends only on (training.s
 machine: a sweep that gets more samples or more fields keeps the trials that it has.
 """
 
-import difflib
 import hashlib
 import itertools
 import math
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, localcontext
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from runner.config.messages import explain, show
-from runner.config.schema import NOT_SWEPT, SWEEP_FIELDS, SWEEP_SECTIONS
+from runner.config.messages import explain, show, suggest
+from runner.config.schema import NOT_SWEPT, SWEEP_FIELDS, SWEEP_SECTIONS, base_types
 from runner.errors import ConfigError
 
 SAMPLES, SEEDS, SEED = "samples", "seeds", "seed"
@@ -152,8 +150,7 @@ def _swept_field(key: str) -> str:
             f"`sweep.{key}` is not a field that can be swept, because trials would be named after a path: give each "
             "file an experiment of its own, and compare them with `python -m runner.report EXPERIMENT_DIR...`"
         )
-    close = difflib.get_close_matches(short, [*SWEEP_FIELDS, SAMPLES, SEEDS], n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"it can be one of {', '.join(SWEEP_FIELDS)}"
+    hint = suggest(short, [*SWEEP_FIELDS, SAMPLES, SEEDS])
     raise ConfigError(f"`sweep.{key}` is not a field that can be swept; {hint}")
 
 
@@ -174,7 +171,7 @@ def _read_range(key: str, field: str, values: Mapping[str, Any]) -> Range:
     kind = _number_kind(field)
 
     # May the field have a range, and is this one written as a range?
-    if field == SEED or kind is None:
+    if kind is None or not has_range(field):
         remedy = f"use `{SEEDS}: 3` for three of them, or a list" if field == SEED else "give a list of them"
         reason = "repeats are counted, not drawn" if field == SEED else "its values are no range of numbers"
         raise ConfigError(f"sweep.{key} is {show(values)}, but {reason}: {remedy}")
@@ -206,14 +203,18 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def has_range(field: str) -> bool:
+    """True for a swept field, by its short name, that can be drawn from a range."""
+    return field != SEED and _number_kind(field) is not None
+
+
 def _number_kind(field: str) -> type | None:
     """int or float for a field whose values can be a range of numbers, else None."""
     # `patching` is swept, but its section is not, and it has no numbers.
     section, name = SWEEP_FIELDS[field].split(".")
     if section not in SWEEP_SECTIONS:
         return None
-    annotation = SWEEP_SECTIONS[section].model_fields[name].annotation
-    kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *typing.get_args(annotation))}
+    kinds = base_types(SWEEP_SECTIONS[section].model_fields[name].annotation)
     return next((kind for kind in (int, float) if kind in kinds), None)
 
 

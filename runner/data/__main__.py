@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.command import add_traceback, new_parser, run_command, unwound_on_sigterm
+from runner.command import add_traceback, new_parser, run_command, unwound_on_sigterm, user_path
 from runner.config.schema import Synthetic
 from runner.data.fetching.known_sets import KNOWN_SETS
 from runner.errors import DataError, Exit
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
     defaults = Synthetic()
-    synthesize.add_argument("directory", metavar="DIR", help="a folder that is new, empty, or holds only drawn pairs")
+    synthesize.add_argument(
+        "directory", metavar="DIR", type=user_path, help="a folder that is new, empty, or holds only drawn pairs"
+    )
     synthesize.add_argument("--train", metavar="N", type=_count, default=defaults.train, help="pictures to train on")
     synthesize.add_argument("--val", metavar="M", type=_count, default=defaults.val, help="pictures to validate with")
     synthesize.add_argument(
@@ -47,9 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example:\n  python -m runner.data check data/maps --sheet maps.jpg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    check.add_argument("directory", metavar="DIR", help="what data.source would name")
-    check.add_argument("--json", metavar="FILE", help="write all that was found, too")
-    check.add_argument("--sheet", metavar="FILE.jpg", help="write small pictures to look at, the troubled ones first")
+    check.add_argument("directory", metavar="DIR", type=user_path, help="what data.source would name")
+    check.add_argument("--json", metavar="FILE", type=user_path, help="write all that was found, too")
+    check.add_argument(
+        "--sheet", metavar="FILE.jpg", type=user_path, help="write small pictures to look at, the troubled ones first"
+    )
     add_traceback(check)
     check.set_defaults(work=_check)
 
@@ -62,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     fetch.add_argument(
-        "source", metavar="NAME|URL|ARCHIVE",
+        "source", metavar="NAME|URL|ARCHIVE", type=user_path,
         help=f"{', '.join(KNOWN_SETS)} of the original pix2pix page; an http(s) address; or a tar (gz, bz2, xz) or zip",
     )  # fmt: skip
-    fetch.add_argument("directory", metavar="DIR", help="a folder that is new or empty")
+    fetch.add_argument("directory", metavar="DIR", type=user_path, help="a folder that is new or empty")
     fetch.add_argument("--sha256", metavar="HEX", type=_sha256, help="refuse an archive with another SHA-256")
     add_traceback(fetch)
     fetch.set_defaults(work=_fetch)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from runner.command import add_traceback, new_parser, run_command
+from runner.command import add_traceback, new_parser, run_command, user_path
 from runner.errors import Exit
 
 
@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="an existing Ray cluster (default: RAY_ADDRESS, else a local one for each command)",
     )  # fmt: skip
     parser.add_argument(
-        "--storage", metavar="DIR",
+        "--storage", metavar="DIR", type=user_path,
         help="where the runs go, for a cluster a folder that all nodes see "
         "(default: a temporary folder, removed if all survived)",
     )  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", help="write the table as JSON, too")
+    parser.add_argument("--json", metavar="FILE", type=user_path, help="write the table as JSON, too")
     parser.add_argument("--seed", type=int, help="draws the random moments (default: a new one, which is printed)")
     add_traceback(parser)
 

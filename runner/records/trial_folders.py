@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from runner.config.fingerprint import Fingerprints, fingerprint_trial, fixed_fields
-from runner.config.loading import PlannedTrial
+from runner.config.fingerprint import Fingerprints, fingerprint_trial, fixed_fields, flatten
+from runner.config.loading import PlannedTrial, read_field
 from runner.config.messages import show
-from runner.config.schema import Experiment
-from runner.errors import ConfigError
-from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file
+from runner.config.schema import SWEEP_FIELDS, Experiment
+from runner.errors import ConfigError, DataError
+from runner.records.metrics_log import read_rows
+from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file, recorded_config
 from runner.storage.folder import Storage
 from runner.storage.run_folder import TRIALS, trial_path
 
@@ -72,7 +73,12 @@ def find_trial_folders(
         name = planned.name
         if name not in same:
             # Trials that differ only in what may change, as epochs, share a fingerprint: each keeps its own folder.
-            if others := sorted(same - own_names):
+            # One that is further than this trial is to get is not its.
+            epochs = planned.config.training.epochs
+            others = [
+                other for other in sorted(same - own_names) if least_epochs(experiment.at(trial_path(other))) <= epochs
+            ]
+            if others:
                 name = others[0]
                 same.remove(name)  # no other trial may get it
             elif (content := recorded.get(name)) is not None:
@@ -85,6 +91,56 @@ def find_trial_folders(
         has_diverged = not is_finished and read_outcome(folder)["status"] == "diverged"
         trials.append(Trial(name, planned.params, planned.config, fingerprints, is_finished, has_diverged))
     return trials
+
+
+def find_left_trials(experiment: Storage, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials of earlier starts whose folders are none of these trials', as when the sweep was given otherwise.
+
+    Their parameters are the recorded ones and, so that tables show what differs, those that distinguish them from
+    `trials`. Folders without a sound trial.yaml are left out.
+    """
+    shown = {field for trial in trials for field in trial.params}
+    base = trials[0].config
+    left = []
+    for name in experiment.names(TRIALS):
+        content = None if name in {trial.name for trial in trials} else read_trial_file(experiment.at(trial_path(name)))
+        if content is None:
+            continue
+        try:
+            config = recorded_config(content, f"{experiment.shown}/{trial_path(name)}")
+        except DataError:  # of a newer release
+            continue
+
+        params = dict(content["params"])
+        for field, path in SWEEP_FIELDS.items():
+            value = read_field(config, path)
+            if field in shown or (value != read_field(base, path) and field != "epochs"):
+                params.setdefault(field, value)
+        fingerprints = Fingerprints(
+            content["fingerprint"], content["data_fingerprint"], content.get("initial_weights") or ""
+        )
+        folder = experiment.at(trial_path(name))
+        is_finished = finished_epochs(folder, fingerprints) > 0
+        has_diverged = not is_finished and read_outcome(folder)["status"] == "diverged"
+        left.append(Trial(name, params, config, fingerprints, is_finished, has_diverged))
+    return left
+
+
+def least_epochs(trial: Storage) -> int:
+    """The smallest number of epochs that a trial can still end with; 1 where it has not begun."""
+    rows = read_rows(trial)
+    if not rows:
+        return 1
+    # The last row of an epoch has its means, that of the last epoch the final evaluation, too.
+    epoch, keys = int(rows[-1]["epoch"]), rows[-1].keys()
+    is_over = any(key.startswith("epoch_mean/") for key in keys)
+    if not is_over or any(key.startswith("final/") for key in keys):
+        return epoch
+
+    from runner.records.checkpoints import checkpoint_steps  # torch comes with it
+
+    # A checkpoint at or after the end of the epoch stands in the next one.
+    return epoch + 1 if max(checkpoint_steps(trial), default=0) >= rows[-1]["step"] else epoch
 
 
 def _explain_change(
@@ -113,6 +169,14 @@ def _explain_change(
         if field not in now
     ]
     if content.get("data_fingerprint") != fingerprints.data:
+        was_data, now_data = (
+            flatten({"data": data}) for data in (content["config"]["data"], planned.config.data.model_dump())
+        )
+        changes += [
+            f"{field} was {show(was_data[field])}, now it is {show(value)}"
+            for field, value in now_data.items()
+            if field in was_data and was_data[field] != value and field not in now
+        ]
         changes.append(f"the data's content was {content.get('data_fingerprint')}, now it is {fingerprints.data}")
         changes += [f"  {change}" for change in data_changes]
     if not changes:

@@ -11,7 +11,13 @@ from runner.errors import DataError
 from runner.process.lease import is_alive, read_lease
 from runner.records.results import TrialResult, trial_row, trial_status
 from runner.records.trial_file import read_outcome, read_trial_file
-from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
+from runner.records.trial_folders import (
+    Trial,
+    find_left_trials,
+    find_trial_folders,
+    recorded_data_fingerprint,
+    recorded_initial_weights,
+)
 from runner.report.trials import PageTrial
 from runner.storage.folder import Storage
 from runner.storage.run_folder import EXPERIMENT_FILE, trial_path
@@ -32,7 +38,8 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
     lease = read_lease(experiment)
     is_held = lease is not None and is_alive(lease, None)
     trials = _read_trials(experiment)
-    return experiment, [TrialResult(trial.params, _read_row(experiment, trial, is_held)) for trial in trials]
+    trials += find_left_trials(experiment, trials)
+    return experiment, [read_result(experiment, trial, is_held=is_held) for trial in trials]
 
 
 def _read_trials(experiment: Storage) -> list[Trial]:
@@ -75,13 +82,17 @@ def read_page_trial(
 def read_drawn(experiment: Storage) -> dict[str, Range]:
     """The ranges that an experiment draws parameters from, by name; raises ConfigError where its file is broken."""
     path = experiment.local_copy(EXPERIMENT_FILE)
-    return dict(read_search_space(validate(read_yaml(path), str(path)).sweep).ranges)
+    return dict(read_search_space(validate(read_yaml(path).values, str(path)).sweep).ranges)
 
 
-def _read_row(experiment: Storage, trial: Trial, is_held: bool) -> dict[str, Any]:
-    """A trial's row of results; a trial runs only while a command holds the experiment."""
+def read_result(experiment: Storage, trial: Trial, *, is_held: bool) -> TrialResult:
+    """A trial's parameters and its row of results.
+
+    Args:
+        is_held: a command holds the experiment; otherwise no trial runs.
+    """
     folder = experiment.at(trial_path(trial.name))
     # A command that was killed leaves the status `running` behind.
     is_running = is_held and read_outcome(folder)["status"] == "running"
     status = trial_status(folder, finished=trial.is_finished, running=is_running)
-    return trial_row(folder, trial.name, trial.params, status)
+    return TrialResult(trial.params, trial_row(folder, trial.name, trial.params, status))

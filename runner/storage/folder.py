@@ -41,10 +41,13 @@ class Storage:
 
     @classmethod
     def open(cls, path: str | Path) -> "Storage":
-        """The folder at a path. Raises StorageError for a URI."""
+        """The folder at a path. Raises StorageError for a URI, and for a home folder that is unknown."""
         if "://" in str(path):
             raise StorageError(f"{path}: object stores are not supported yet; give a local or shared folder.")
-        return cls(str(Path(path).absolute()))
+        try:
+            return cls(str(Path(expand_home(str(path))).absolute()))
+        except ValueError as error:
+            raise StorageError(f"{path}: it {error}") from None
 
     @property
     def local_path(self) -> Path:
@@ -297,6 +300,17 @@ class Storage:
             return False
         finally:
             os.close(descriptor)
+
+
+def expand_home(path: str) -> str:
+    """A path as people write it, where `~` and `~person` are home folders; raises ValueError where that is unknown."""
+    # Not pathlib, which would also take `./` away, as in ./~x.
+    expanded = os.path.expanduser(path)  # noqa: PTH111
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"begins with a home folder that is unknown: give the whole path, or ./{path} if that is meant"
+        )
+    return expanded
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -7,20 +7,39 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.config.loading import PlannedTrial, plan_trials
-from runner.config.schema import SWEEP_FIELDS, Experiment
+from runner.config.schema import PATCH_SIZES, SWEEP_FIELDS, Checkpointing, Data, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
 from runner.data.changes import changes_since
+<<<<<<< HEAD
 from runner.data.checking.plausibility import check_plausible
 from runner.data.layouts import PAIRS
 from runner.data.sources import SPLITS, Source, describe_passed_over, find_source, store_fingerprint
+=======
+from runner.data.patch_store import check_bad_fraction, first_bad_files
+from runner.data.plausibility import check_plausible
+from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
+>>>>>>> c753aa2 (What a run would refuse is refused at once, by --dry-run too: pictures smaller than a patch, too many bad ones, fewer patches than workers, fewer epochs than are done; trials that the sweep no longer names stay in the results; ~ is the home folder)
 from runner.errors import ConfigError, DataError, StorageError
 from runner.number_format import byte_size
 from runner.records.trial_file import read_trial_file
-from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
+from runner.records.trial_folders import (
+    Trial,
+    find_left_trials,
+    find_trial_folders,
+    least_epochs,
+    recorded_data_fingerprint,
+    recorded_initial_weights,
+)
 from runner.storage.folder import Storage, open_storage
 from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
 
+<<<<<<< HEAD
+=======
+_NAMES_SHOWN = 5
+_TRIALS_SHOWN = 8
+
+>>>>>>> c753aa2 (What a run would refuse is refused at once, by --dry-run too: pictures smaller than a patch, too many bad ones, fewer patches than workers, fewer epochs than are done; trials that the sweep no longer names stay in the results; ~ is the home folder)
 
 @dataclass(frozen=True)
 class Options:
@@ -58,6 +77,7 @@ class SweepPlan(NamedTuple):
     Attributes:
         data: the data of each of the trials' patchings.
         pending: the trials that are to be run.
+        left: trials of an earlier start that the sweep does not name any more.
         resources: what each worker gets on this machine; None where a cluster decides, or nothing is to run.
         notes: what the person should know, a sentence each.
     """
@@ -68,6 +88,7 @@ class SweepPlan(NamedTuple):
     data: Mapping[str, LocatedData]
     trials: Sequence[Trial]
     pending: Sequence[Trial]
+    left: Sequence[Trial]
     resources: TrialResources | None
     notes: Sequence[str]
 
@@ -103,6 +124,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     fingerprints = {patching: found.fingerprint for patching, found in located.items()}
     changes: dict[str, Sequence[str]] = {patching: found.changes for patching, found in located.items()}
     trials = find_trial_folders(folder, planned, fingerprints, initial_weights, changes)
+    _check_epochs(folder, trials)
+    left = find_left_trials(folder, trials)
     pending = [trial for trial in trials if _is_pending(trial, options)]
 
     # What they need.
@@ -111,12 +134,11 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     if pending and options.address is None:
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
         _check_precision(folder, pending, resources.device)
-    plan = SweepPlan(
-        experiment, options, storage, located, trials, pending, resources, [*notes, *data_notes, *weight_notes]
-    )  # fmt: skip
+    notes += [*data_notes, *weight_notes, *_notes_on_changes(folder, pending), *_note_on_left(left)]
+    plan = SweepPlan(experiment, options, storage, located, trials, pending, left, resources, notes)
+    # The last rules, because they look at every picture.
     if pending:
-        # The last rule, because it looks at every picture.
-        _check_room(plan)
+        _check_room(plan, _check_pictures(plan))
     return plan
 
 
@@ -211,6 +233,59 @@ def _locate_initial_weights(
     return dict.fromkeys((trial.name for trial in trials), hashlib.sha256(content).hexdigest()), []
 
 
+def _check_epochs(folder: Storage, trials: Sequence[Trial]) -> None:
+    """Raises ConfigError where a trial is further than it is to get now: it would end without its last evaluation."""
+    too_far = []
+    for trial in trials:
+        least = least_epochs(folder.at(trial_path(trial.name)))
+        epochs = trial.config.training.epochs
+        if epochs < least:
+            state = f"has finished {counted(least, 'epoch')}" if trial.is_finished else f"is in epoch {least}"
+            which = f"trial {trial.name}" if trial.params else "this trial"
+            too_far.append((least, f"training.epochs is {epochs}, but {which} {state}"))
+
+    if too_far:
+        lines = [line for _, line in too_far[:_TRIALS_SHOWN]]
+        if len(too_far) > len(lines):
+            lines.append(f"and {counted(len(too_far) - len(lines), 'trial')} more")
+        lines.append(
+            f"What is trained can't be undone: use {max(too_far)[0]} epochs or more, or give the experiment a new name."
+        )
+        raise ConfigError("\n".join(lines))
+
+
+def _notes_on_changes(folder: Storage, pending: Sequence[Trial]) -> list[str]:
+    """What the person may not expect of a field that may change when a trial goes on."""
+    notes = {}
+    for trial in pending:
+        training, keep = trial.config.training, trial.config.checkpoint
+        if training.decay_end_epoch is not None and training.epochs > training.decay_end_epoch:
+            notes["decay"] = (
+                f"training.epochs is {training.epochs}, but the learning rate is 0 after epoch "
+                f"{training.decay_end_epoch} (training.decay_end_epoch): the epochs behind it change nothing"
+            )
+        recorded = read_trial_file(folder.at(trial_path(trial.name)))
+        was = Checkpointing(**recorded["config"]["checkpoint"]) if recorded else keep
+        if was.keep_epochs and not (keep.keep_epochs and was.every_n_epochs % keep.every_n_epochs == 0):
+            notes["keep"] = (
+                f"checkpoint.keep_epochs was true with every_n_epochs {was.every_n_epochs}, now it is "
+                f"{str(keep.keep_epochs).lower()} with {keep.every_n_epochs}: checkpoints that it kept are removed"
+            )
+    return list(notes.values())
+
+
+def _note_on_left(left: Sequence[Trial]) -> list[str]:
+    """A note on the trials that stay as they are."""
+    if not left:
+        return []
+    names = ", ".join(trial.name for trial in left[:_TRIALS_SHOWN])
+    more = f" and {len(left) - _TRIALS_SHOWN} more" if len(left) > _TRIALS_SHOWN else ""
+    return [
+        f"not in the sweep any more, left as before, and shown in the results: {counted(len(left), 'trial')} of an "
+        f"earlier start ({names}{more})"
+    ]
+
+
 def _is_pending(trial: Trial, options: Options) -> bool:
     """True for a trial that is to be run: one that has diverged would diverge again."""
     return not trial.is_finished and (options.retry_diverged or not trial.has_diverged)
@@ -229,17 +304,74 @@ def _check_precision(folder: Storage, pending: Sequence[Trial], device: str) -> 
         refuse_emulation(trial.name, recorded, trial.config.training.precision, torch.device(device))
 
 
-def _check_room(plan: SweepPlan) -> None:
-    """Raises StorageError where the disk has less room than the run will need."""
-    from runner.sweep.disk import count_patches, disk_needed  # loaded after the quick rules
+def _check_pictures(plan: SweepPlan) -> dict[str, int]:
+    """The number of patches that are to be made, under each patching whose store is not there yet.
 
-    # Stores are made once for all trials of a patching, unless they are there.
+    Raises:
+        DataError: headers show that preparation would refuse the pictures, or that they are too few for the workers.
+    """
+    from runner.sweep.disk import expect_patches  # loaded after the quick rules
+
+    # Stores are made once for all trials of a patching.
     to_make: dict[str, int] = {}
     for trial in plan.pending:
         data = trial.config.data
         located = plan.data[data.patching]
-        if located.source is not None and not plan.storage.at(PATCHES).exists(located.fingerprint):
-            to_make[data.patching] = sum(count_patches(located.source, data, split) for split in SPLITS)
+        if located.source is None or plan.storage.at(PATCHES).exists(located.fingerprint):
+            continue
+        if data.patching in to_make:
+            continue
+
+        expected = expect_patches(located.source, data)
+        num_pictures = len(located.source.pictures)
+        if len(expected.too_small) > data.max_bad_fraction * num_pictures:
+            raise DataError(_explain_too_small(data, expected.too_small, num_pictures))
+        check_bad_fraction(expected.left_out, num_pictures, data)
+        for split in SPLITS:
+            if not expected.num_patches[split]:
+                of_split = [entry for entry in expected.left_out if entry["file"].startswith(f"{split}/")]
+                raise DataError(
+                    f"data.source is {data.source!r}: every picture of {split}/ is bad.\n{first_bad_files(of_split)}"
+                )
+        check_enough_patches(trial.config, expected.num_patches["train"])
+        to_make[data.patching] = sum(expected.num_patches.values())
+    return to_make
+
+
+def _explain_too_small(data: Data, sizes: Sequence[tuple[int, int]], num_pictures: int) -> str:
+    """What is wrong with pictures that are smaller than a patch, and which patches would fit."""
+    smallest = min(map(min, sizes))
+    fitting = [size for size in PATCH_SIZES if size <= smallest]
+    remedy = (
+        f"use a patch_size of {fitting[-1]}{' or less' if len(fitting) > 1 else ''}, or larger pictures"
+        if fitting
+        else f"use larger pictures; the smallest patch_size is {PATCH_SIZES[0]}"
+    )
+    width, height = min(sizes, key=min)
+    return (
+        f"data.patch_size is {data.patch_size}, but {len(sizes)} of {num_pictures} pictures have smaller halves, the "
+        f"smallest of {width}x{height} pixels: {remedy}"
+    )
+
+
+def check_enough_patches(config: Experiment, num_patches: int) -> None:
+    """Raises DataError where a trial's workers can't share its training patches."""
+    workers = config.resources.workers
+    if num_patches < workers:
+        raise DataError(
+            f"resources.workers is {workers}, but there {'is' if num_patches == 1 else 'are'} only "
+            f"{counted(num_patches, 'patch', 'patches')} to train on, and each worker needs one: use fewer workers, "
+            "more pictures or a smaller data.patch_size"
+        )
+
+
+def _check_room(plan: SweepPlan, to_make: Mapping[str, int]) -> None:
+    """Raises StorageError where the disk has less room than the run will need.
+
+    Args:
+        to_make: the patches of the stores that are to be made.
+    """
+    from runner.sweep.disk import disk_needed
 
     # What stands there already of pending trials will be replaced.
     there = sum(plan.folder.at(f"{trial_path(trial.name)}/{CHECKPOINTS}").total_bytes() for trial in plan.pending)

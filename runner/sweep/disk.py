@@ -8,9 +8,9 @@ from gan.data.patching import patch_origins
 from gan.data.pictures import PictureError, check_half_size, half_size
 from gan.networks.sizes import state_size
 from runner.config.schema import Data, Experiment
-from runner.data.sources import Source, read_picture
+from runner.data.sources import SPLITS, Source, read_picture
 
-# Height and width in pixels of one half of a synthetic pair.
+# Width and height in pixels of one half of a synthetic pair.
 _SYNTHETIC_HALF = (600, 600)
 
 
@@ -53,22 +53,36 @@ def patch_bytes(data: Data) -> int:
     return sum(field.type.storage_type.list_size for field in pixels)
 
 
-def count_patches(source: Source, data: Data, split: str) -> int:
-    """Patches that a split would give, from the pictures' headers; pictures that can't be used give none."""
-    count = 0
+class ExpectedPatches(NamedTuple):
+    """What a source would give, by the headers of its pictures.
+
+    Attributes:
+        num_patches: of each split.
+        left_out: the pictures that give none, as a store's quarantine names them.
+        too_small: the sizes of halves that are smaller than a patch.
+    """
+
+    num_patches: Mapping[str, int]
+    left_out: list[dict[str, str]]
+    too_small: Sequence[tuple[int, int]]
+
+
+def expect_patches(source: Source, data: Data) -> ExpectedPatches:
+    """Looks at the header of each picture. It says nothing about damage further on in the file."""
+    num_patches = dict.fromkeys(SPLITS, 0)
+    left_out: list[dict[str, str]] = []
+    too_small: list[tuple[int, int]] = []
     for picture in source.pictures:
-        if picture.split != split:
+        try:
+            # Synthetic pictures are not drawn yet, so there is no header to read.
+            size = _SYNTHETIC_HALF if source.seed is not None else half_size(read_picture(picture, None))
+            if min(size) < data.patch_size:
+                too_small.append(size)
+            check_half_size(*size, data.patch_size)
+        except (OSError, PictureError) as error:
+            left_out.append({"file": f"{picture.split}/{picture.name}", "reason": str(error)})
             continue
 
-        # Synthetic pictures are not drawn yet, so there is no header to read.
-        if source.seed is not None:
-            height, width = _SYNTHETIC_HALF
-        else:
-            try:
-                width, height = half_size(read_picture(picture, None))
-                check_half_size(width, height, data.patch_size)
-            except (OSError, PictureError):
-                continue
-
-        count += len(patch_origins(height, width, data.patching, data.patch_size))
-    return count
+        width, height = size
+        num_patches[picture.split] += len(patch_origins(height, width, data.patching, data.patch_size))
+    return ExpectedPatches(num_patches, left_out, too_small)

@@ -1,13 +1,13 @@
 """What a run would do: trials, steps, memory and disk, printed by --dry-run."""
 
 from runner.console import Console
-from runner.data.patch_store import find_store
+from runner.data.patch_store import check_bad_fraction, find_store, read_quarantine
 from runner.errors import DataError, Exit
 from runner.number_format import byte_size, counted
 from runner.records.trial_folders import Trial
 from runner.storage.run_folder import PATCHES
-from runner.sweep.check import SweepPlan
-from runner.sweep.disk import count_patches, patch_bytes, trial_disk
+from runner.sweep.check import SweepPlan, check_enough_patches
+from runner.sweep.disk import expect_patches, patch_bytes, trial_disk
 from runner.trial.resources import this_machine
 
 
@@ -40,11 +40,16 @@ def _count_training_patches(plan: SweepPlan) -> dict[str, int]:
         store, _ = find_store(plan.storage.at(PATCHES), located.fingerprint)
         if store is not None:
             num_patches[data.patching] = store.num_patches("train")
+            # As the run does: this experiment may allow fewer bad files than the one that built the store.
+            if located.source is not None:
+                check_bad_fraction(read_quarantine(store), len(located.source.pictures), data)
         elif located.source is not None:
-            num_patches[data.patching] = count_patches(located.source, data, "train")
+            num_patches[data.patching] = expect_patches(located.source, data).num_patches["train"]
         else:
             raise DataError(f"data.source is {data.source!r}: it is gone, and so are the patches that were made of it")
 
+    for trial in plan.trials:
+        check_enough_patches(trial.config, num_patches[trial.config.data.patching])
     return num_patches
 
 

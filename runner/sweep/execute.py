@@ -10,6 +10,7 @@ from runner.process.lease import Lease
 from runner.records.results import TrialResult
 from runner.records.seeds import repeated_cells
 from runner.records.trial_folders import Trial
+from runner.report.reading import read_result
 from runner.storage.run_folder import EXPERIMENT_FILE, PATCHES
 from runner.sweep.check import SweepPlan
 from runner.sweep.monitor import Monitor, MonitoredTrial
@@ -31,7 +32,8 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     trials = [_monitored(trial, plan, prepared, lease) for trial in plan.trials]
 
     with contextlib.closing(_new_tracker(plan, [trial.job for trial in trials], session)) as tracker:
-        with Monitor(plan.folder, session, trials, tracker) as monitor:
+        left = [read_result(plan.folder, trial, is_held=False) for trial in plan.left]
+        with Monitor(plan.folder, session, trials, tracker, left) as monitor:
             if prepared.resources is not None and not session.stop.is_due():
                 to_run = {trial.name for trial in plan.pending}
                 jobs = [trial.job for trial in trials if trial.job.name in to_run]

@@ -82,9 +82,19 @@ class Monitor:
     """Follows the trials until the block ends; then does everything once more, so that nothing is missed."""
 
     def __init__(
-        self, experiment: Storage, session: Session, trials: Sequence[MonitoredTrial], tracker: Tracker
+        self,
+        experiment: Storage,
+        session: Session,
+        trials: Sequence[MonitoredTrial],
+        tracker: Tracker,
+        left: Sequence[TrialResult] = (),
     ) -> None:
-        self._experiment, self._trials, self._tracker = experiment, trials, tracker
+        """Begins nothing yet.
+
+        Args:
+            left: the results of trials that are not in the sweep any more, which files and page have, too.
+        """
+        self._experiment, self._trials, self._tracker, self._left = experiment, trials, tracker, left
         self._lease, self._backend, self._stop, self._console = session
         self._results_at = 0.0
         self._report = LiveReport(experiment, self._console.print)
@@ -120,10 +130,10 @@ class Monitor:
         return [TrialResult(job.params, trial_row(job.trial, job.name, job.params, status)) for job, status in jobs]
 
     def write_results(self) -> list[TrialResult]:
-        """Once it is over: the files of results and report.html; what they hold."""
+        """Once it is over: the files of results and report.html; the results of the sweep's trials."""
         results = self._results(over=True)
-        write_results(self._experiment, results)
-        self._report.write(results)
+        write_results(self._experiment, [*results, *self._left])
+        self._report.write([*results, *self._left])
         return results
 
     def _run(self) -> None:
@@ -139,8 +149,8 @@ class Monitor:
         """Files of results, page and W&B as the trials are now; raises Superseded where they are not ours to write."""
         self._lease.check_current()
         results = self._results(over=False)
-        write_results(self._experiment, results)
-        self._report.update(results)
+        write_results(self._experiment, [*results, *self._left])
+        self._report.update([*results, *self._left])
         self._tracker.follow([result.row for result in results])
 
     def _forward_stop(self) -> None:

@@ -13,7 +13,7 @@ from runner.errors import StorageError
 from runner.process.stop_request import Stopped
 from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
-from runner.sweep.check import SweepPlan
+from runner.sweep.check import SweepPlan, check_enough_patches
 from runner.sweep.session import Session
 from runner.trial.resources import TrialResources, resolve_resources
 
@@ -101,6 +101,8 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         store = prepare_patches(
             data, located.source, located.fingerprint, plan.storage.at(PATCHES), cut, session.console.print
         )
+        # Damage that headers do not show may have left fewer than was expected.
+        check_enough_patches(trial.config, store.num_patches("train"))
         stores[data.patching] = store
         for line in describe_store(store):
             session.console.print(line)

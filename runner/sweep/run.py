@@ -7,7 +7,7 @@ On the way, a trial: run_trials -> run_tune -> run_trial -> train_worker -> trai
 
 import time
 
-from runner.config.loading import ExperimentSource, load_experiment, origin_of
+from runner.config.loading import ExperimentSource, load_experiment, read_experiment
 from runner.console import Console
 from runner.errors import Exit, FullError
 from runner.sweep.check import Options, SweepPlan, check_experiment
@@ -25,8 +25,10 @@ def run_experiment(source: ExperimentSource, options: Options, console: Console)
         FullError: the disk is full.
     """
     started = time.monotonic()
-    experiment = load_experiment(source, options.overrides)
-    plan = check_experiment(experiment, origin_of(source), options)
+    written = read_experiment(source, options.overrides)
+    with written.errors_name_lines():
+        experiment = load_experiment(written)
+        plan = check_experiment(experiment, written.origin, options)
     for note in plan.notes:
         console.print(f"note: {note}")
 

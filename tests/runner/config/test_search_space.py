@@ -1,6 +1,7 @@
 """Ranges that are drawn from, seeds that repeat: which trials follow from them, on every machine and for good."""
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ BAD = [
     ({"lambda_l1": {"uniform": [1, "a"]}, "samples": 2}, 'sweep.lambda_l1.uniform is [1, "a"]: it must be two numbers'),
     ({"lambda_l1": {"uniform": [1, True]}, "samples": 2}, "sweep.lambda_l1.uniform is [1, true]: it must be two"),
     ({"lambda_l1": {"uniform": [5, 5]}, "samples": 2}, "sweep.lambda_l1.uniform is [5, 5]: the first number must be"),
-    ({"lambda_l1": {"uniform": [1, math.inf]}, "samples": 2}, "lambda_l1.uniform[1] is Infinity: it must be a finite"),
+    ({"lambda_l1": {"uniform": [1, math.inf]}, "samples": 2}, 'sweep.lambda_l1.uniform is [1, ".inf"]: it must be two'),
     ({"lambda_l1": {"log_uniform": [0, 5]}, "samples": 2}, "sweep.lambda_l1.log_uniform[0] is 0: it must be more than"),
     ({"lambda_l1": {"uniform": [-1, 5]}, "samples": 2}, "sweep.lambda_l1.uniform[0] is -1: it must be 0 or more"),
     ({"learning_rate": {"uniform": [0.1, 2]}, "samples": 2}, "sweep.learning_rate.uniform[1] is 2: it must be 1 or"),
@@ -166,7 +167,7 @@ def test_a_broken_rule_names_field_value_rule_and_remedy(tmp_path: Path, sweep: 
     path = write_experiment(tmp_path, sweep=sweep)
     with pytest.raises(ConfigError) as caught:
         load_experiment(path)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert re.match(rf"{re.escape(str(path))}, line \d+: ", str(caught.value))
     assert message in str(caught.value)
 
 
