@@ -10,17 +10,12 @@ from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import PATCH_SIZES, SWEEP_FIELDS, Checkpointing, Data, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
 from runner.data.changes import changes_since
-<<<<<<< HEAD
 from runner.data.checking.plausibility import check_plausible
 from runner.data.layouts import PAIRS
-from runner.data.sources import SPLITS, Source, describe_passed_over, find_source, store_fingerprint
-=======
 from runner.data.patch_store import check_bad_fraction, first_bad_files
-from runner.data.plausibility import check_plausible
-from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
->>>>>>> c753aa2 (What a run would refuse is refused at once, by --dry-run too: pictures smaller than a patch, too many bad ones, fewer patches than workers, fewer epochs than are done; trials that the sweep no longer names stay in the results; ~ is the home folder)
+from runner.data.sources import SPLITS, Source, describe_passed_over, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
-from runner.number_format import byte_size
+from runner.number_format import byte_size, counted
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import (
     Trial,
@@ -34,12 +29,8 @@ from runner.storage.folder import Storage, open_storage
 from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
 
-<<<<<<< HEAD
-=======
-_NAMES_SHOWN = 5
 _TRIALS_SHOWN = 8
 
->>>>>>> c753aa2 (What a run would refuse is refused at once, by --dry-run too: pictures smaller than a patch, too many bad ones, fewer patches than workers, fewer epochs than are done; trials that the sweep no longer names stay in the results; ~ is the home folder)
 
 @dataclass(frozen=True)
 class Options:
