@@ -15,6 +15,7 @@ import rich.console
 from runner.config.loading import ExperimentSource, load_experiment
 from runner.console import Console
 from runner.errors import Exit
+from runner.process.output import lasting_output
 from runner.records.metrics_log import read_rows
 from runner.records.results import TrialResult
 from runner.records.results_files import cell_row
@@ -85,7 +86,7 @@ def run_experiment(
     # The results lie in a folder of this name, which an override may have set.
     name = load_experiment(source, options.overrides).name
 
-    with contextlib.ExitStack() as stack:
+    with lasting_output(), contextlib.ExitStack() as stack:
         # A notebook has torch settings of its own, which the training would change.
         if in_process:
             from runner.trial.runtime import torch_settings_kept

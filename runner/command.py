@@ -2,17 +2,19 @@
 
 import argparse
 import contextlib
-import io
 import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
 from runner.errors import Exit, UserError
+from runner.process.output import lasting_output
+from runner.process.stop_request import ending_signals
 
 _MAX_ERROR_LINES = 25
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -105,7 +107,9 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
         in_process=in_process,
         single=single,
     )
-    return run_experiment(arguments.experiment, options, Console())
+    # From the session on, a signal is a request to save and stop; until then there is nothing to save.
+    with unwound_on_sigterm():
+        return run_experiment(arguments.experiment, options, Console())
 
 
 def run_command(
@@ -118,19 +122,16 @@ def run_command(
     Returns:
         The exit code.
     """
-    arguments = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The names of files may have characters that the terminal's encoding lacks.
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-    try:
-        return int(work(arguments))
-    except (Exception, KeyboardInterrupt) as error:
-        text, code = _explain(error)
-        show_error(text)
-        if arguments.traceback:
-            traceback.print_exception(error)
-        return int(code)
+    with lasting_output():
+        arguments = parser.parse_args(argv)
+        try:
+            return int(work(arguments))
+        except (Exception, KeyboardInterrupt) as error:
+            text, code = _explain(error)
+            show_error(text)
+            if arguments.traceback:
+                traceback.print_exception(error)
+            return int(code)
 
 
 def _explain(error: BaseException) -> tuple[str, Exit]:
@@ -144,16 +145,23 @@ def _explain(error: BaseException) -> tuple[str, Exit]:
 
 @contextlib.contextmanager
 def unwound_on_sigterm() -> Iterator[None]:
-    """Inside the block SIGTERM raises SystemExit, so that half-written files are cleaned up before the command ends."""
+    """Inside the block SIGTERM and SIGHUP raise SystemExit: half-written files are cleaned up before the command ends.
+
+    Does nothing outside of the main thread, which alone may handle signals.
+    """
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(int(Exit.STOPPED))
 
-    before = signal.signal(signal.SIGTERM, end)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in ending_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show_error(text: str) -> None:
