@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import re
 import signal
 import sys
@@ -36,6 +35,15 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
 
 
+def add_address(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Adds the option --address, whose value is for cluster_address.
+
+    Args:
+        otherwise: what is used where there is neither the option nor RAY_ADDRESS.
+    """
+    parser.add_argument("--address", help=f"an existing Ray cluster (default: RAY_ADDRESS, else {otherwise})")
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that runner.tune and runner.train share."""
     # What to run, and where.
@@ -47,10 +55,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", metavar="DIR_OR_URI", default="results", help="where results go (default: ./results)"
     )
-    parser.add_argument(
-        "--address", default=os.environ.get("RAY_ADDRESS"),
-        help="an existing Ray cluster (default: RAY_ADDRESS, else a new local one)",
-    )  # fmt: skip
+    add_address(parser, "a new local one; `local` for that in any case")
 
     # How this start of the command behaves.
     parser.add_argument(
@@ -92,13 +97,14 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
     """
     # Loaded late, so that --help and a wrong option are answered at once.
     from runner.console import Console
+    from runner.on_ray.address import cluster_address
     from runner.sweep.check import Options
     from runner.sweep.run import run_experiment
 
     options = Options(
         overrides=tuple(arguments.overrides),
         storage=arguments.storage,
-        address=arguments.address,
+        address=None if in_process else cluster_address(arguments.address),
         time_limit_s=arguments.time_limit,
         take_over=arguments.take_over,
         retry_diverged=arguments.retry_diverged,

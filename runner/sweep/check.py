@@ -12,6 +12,7 @@ from runner.config.search_space import SEED, SearchSpace, read_search_space
 from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
 from runner.number_format import byte_size
+from runner.on_ray.address import check_reachable
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.storage.folder import Storage, open_storage
@@ -83,6 +84,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     # What the trials are made of: data, initial weights, and what an earlier run left of them.
     storage = open_storage(options.storage)
     folder = storage.at(experiment.name)
+    for inner in (folder, storage.at(PATCHES)):  # another user may have made them
+        open_storage(inner.root)
     # The first trial of a patching stands for it: a dict keeps the last value of a key, hence `reversed`.
     data = {trial.config.data.patching: trial.config for trial in reversed(planned)}
     located: dict[str, LocatedData] = {patching: _locate_data(folder, config) for patching, config in data.items()}
@@ -97,6 +100,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     if pending and options.address is None:
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
         _check_precision(folder, pending, resources.device)
+    elif pending and options.address is not None:
+        check_reachable(options.address)
     plan = SweepPlan(
         experiment, options, storage, located, trials, pending, resources, [*notes, *weight_notes]
     )  # fmt: skip
