@@ -148,7 +148,11 @@ class OnRay:
         self._is_started = True
         self._handle_signals()
         if url:
-            self._console.print(f"Ray dashboard: {url} (it asks for the token that is in ~/.ray/auth_token)")
+            from runner.on_ray.folders import token_place
+
+            token = token_place()
+            hint = f" (it asks for the token that is in {token})" if token else ""
+            self._console.print(f"Ray dashboard: {url}{hint}")
 
     def nodes(self) -> Sequence[Node]:
         """The cluster's machines."""

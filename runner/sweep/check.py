@@ -13,6 +13,7 @@ from runner.data.sources import SPLITS, Source, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
 from runner.number_format import byte_size
 from runner.on_ray.address import check_reachable
+from runner.on_ray.folders import notes_on_folders
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import Trial, find_trial_folders, recorded_data_fingerprint, recorded_initial_weights
 from runner.storage.folder import Storage, open_storage
@@ -100,6 +101,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     if pending and options.address is None:
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
         _check_precision(folder, pending, resources.device)
+        if not options.in_process:
+            notes += notes_on_folders()
     elif pending and options.address is not None:
         check_reachable(options.address)
     plan = SweepPlan(
