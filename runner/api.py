@@ -15,6 +15,8 @@ import rich.console
 from runner.config.loading import ExperimentSource, load_experiment
 from runner.console import Console
 from runner.errors import Exit
+from runner.on_ray.address import cluster_address
+from runner.process.output import lasting_output
 from runner.records.metrics_log import read_rows
 from runner.records.results import TrialResult
 from runner.records.results_files import cell_row
@@ -57,7 +59,7 @@ def run_experiment(
         overrides: fields to set, as {"training.epochs": 2} or as ["training.epochs=2"].
         storage: the folder below which results go.
         in_process: trains one trial after the other in this process, without Ray. Errors in the code are raised.
-        address: an existing Ray cluster; by default RAY_ADDRESS, else a new local one.
+        address: an existing Ray cluster; by default RAY_ADDRESS, else a new local one, as with "local".
         time_limit_s: stops cleanly before this many seconds have passed.
         take_over, retry_diverged, dashboard: as the options of the command.
         quiet: prints nothing.
@@ -75,7 +77,7 @@ def run_experiment(
     options = Options(
         overrides=tuple(overrides),
         storage=str(storage),
-        address=address or os.environ.get("RAY_ADDRESS"),
+        address=None if in_process else cluster_address(address),
         time_limit_s=time_limit_s,
         take_over=take_over,
         retry_diverged=retry_diverged,
@@ -85,7 +87,7 @@ def run_experiment(
     # The results lie in a folder of this name, which an override may have set.
     name = load_experiment(source, options.overrides).name
 
-    with contextlib.ExitStack() as stack:
+    with lasting_output(), contextlib.ExitStack() as stack:
         # A notebook has torch settings of its own, which the training would change.
         if in_process:
             from runner.trial.runtime import torch_settings_kept

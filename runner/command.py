@@ -2,17 +2,18 @@
 
 import argparse
 import contextlib
-import io
-import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
 from runner.errors import Exit, UserError
+from runner.process.output import lasting_output
+from runner.process.stop_request import ending_signals
 from runner.storage.folder import expand_home
 
 _MAX_ERROR_LINES = 25
@@ -43,6 +44,15 @@ def user_path(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
+def add_address(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Adds the option --address, whose value is for cluster_address.
+
+    Args:
+        otherwise: what is used where there is neither the option nor RAY_ADDRESS.
+    """
+    parser.add_argument("--address", help=f"an existing Ray cluster (default: RAY_ADDRESS, else {otherwise})")
+
+
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that runner.tune and runner.train share."""
     # What to run, and where.
@@ -58,10 +68,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         default="results",
         help="where results go (default: ./results)",
     )
-    parser.add_argument(
-        "--address", default=os.environ.get("RAY_ADDRESS"),
-        help="an existing Ray cluster (default: RAY_ADDRESS, else a new local one)",
-    )  # fmt: skip
+    add_address(parser, "a new local one; `local` for that in any case")
 
     # How this start of the command behaves.
     parser.add_argument(
@@ -103,13 +110,14 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
     """
     # Loaded late, so that --help and a wrong option are answered at once.
     from runner.console import Console
+    from runner.on_ray.address import cluster_address
     from runner.sweep.check import Options
     from runner.sweep.run import run_experiment
 
     options = Options(
         overrides=tuple(arguments.overrides),
         storage=arguments.storage,
-        address=arguments.address,
+        address=None if in_process else cluster_address(arguments.address),
         time_limit_s=arguments.time_limit,
         take_over=arguments.take_over,
         retry_diverged=arguments.retry_diverged,
@@ -118,7 +126,9 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
         in_process=in_process,
         single=single,
     )
-    return run_experiment(arguments.experiment, options, Console())
+    # From the session on, a signal is a request to save and stop; until then there is nothing to save.
+    with unwound_on_sigterm():
+        return run_experiment(arguments.experiment, options, Console())
 
 
 def run_command(
@@ -131,19 +141,16 @@ def run_command(
     Returns:
         The exit code.
     """
-    arguments = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The names of files may have characters that the terminal's encoding lacks.
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-    try:
-        return int(work(arguments))
-    except (Exception, KeyboardInterrupt) as error:
-        text, code = _explain(error)
-        show_error(text)
-        if arguments.traceback:
-            traceback.print_exception(error)
-        return int(code)
+    with lasting_output():
+        arguments = parser.parse_args(argv)
+        try:
+            return int(work(arguments))
+        except (Exception, KeyboardInterrupt) as error:
+            text, code = _explain(error)
+            show_error(text)
+            if arguments.traceback:
+                traceback.print_exception(error)
+            return int(code)
 
 
 def _explain(error: BaseException) -> tuple[str, Exit]:
@@ -157,16 +164,23 @@ def _explain(error: BaseException) -> tuple[str, Exit]:
 
 @contextlib.contextmanager
 def unwound_on_sigterm() -> Iterator[None]:
-    """Inside the block SIGTERM raises SystemExit, so that half-written files are cleaned up before the command ends."""
+    """Inside the block SIGTERM and SIGHUP raise SystemExit: half-written files are cleaned up before the command ends.
+
+    Does nothing outside of the main thread, which alone may handle signals.
+    """
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(int(Exit.STOPPED))
 
-    before = signal.signal(signal.SIGTERM, end)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in ending_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show_error(text: str) -> None:

@@ -90,7 +90,7 @@ def no_command_stays() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
     """What is run in this process leaves its handling of signals as it was."""
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(kind) for kind in kinds]
     yield
     assert [signal.getsignal(kind) for kind in kinds] == before

@@ -2,11 +2,10 @@
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 
-from runner.command import add_traceback, new_parser, run_command, user_path
+from runner.command import add_address, add_traceback, new_parser, run_command, user_path
 from runner.errors import Exit
 
 
@@ -21,10 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
     parser.add_argument("--minutes", metavar="N", type=_minutes, default=20.0, help="about how long (default: 20)")
-    parser.add_argument(
-        "--address", default=os.environ.get("RAY_ADDRESS"),
-        help="an existing Ray cluster (default: RAY_ADDRESS, else a local one for each command)",
-    )  # fmt: skip
+    add_address(parser, "a local one for each command")
     parser.add_argument(
         "--storage", metavar="DIR", type=user_path,
         help="where the runs go, for a cluster a folder that all nodes see "

@@ -16,6 +16,7 @@ from runner.drill.faults.catalogue import FAULTS, Fault
 from runner.drill.table import NO, NOT_TRIED, FaultResult, print_results, to_json
 from runner.drill.workers import ClusterWorkers, LocalWorkers, Workers
 from runner.errors import Exit, ResourceError, StorageError
+from runner.on_ray.address import check_reachable, cluster_address
 from runner.storage.folder import Storage, open_storage
 
 
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
     interrupted = False
     with contextlib.ExitStack() as stack:
         stack.enter_context(unwound_on_sigterm())
-        workers = _reach_workers(stack, arguments)
+        address = cluster_address(arguments.address)
+        workers = _reach_workers(stack, address, arguments.storage)
         folder = _new_folder(arguments.storage)
         console.print(f"drill of {arguments.minutes:g} minutes in {folder.root}, --seed {seed}")
         drill = Drill(
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
             seed=seed,
             deadline=began + 60 * arguments.minutes,
             short=arguments.minutes < SHORT_MINUTES,
-            address=arguments.address,
+            address=address,
             workers=workers,
         )
         try:
@@ -71,14 +73,15 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
     return Exit.TRIAL_FAILED if failed else Exit.FINISHED
 
 
-def _reach_workers(stack: contextlib.ExitStack, arguments: argparse.Namespace) -> Workers:
-    """Connects to the cluster of --address, if there is one, until the stack is closed."""
-    if not arguments.address:
+def _reach_workers(stack: contextlib.ExitStack, address: str | None, storage: str | None) -> Workers:
+    """Connects to the cluster at an address, if there is one, until the stack is closed."""
+    if address is None:
         return LocalWorkers()
-    workers = stack.enter_context(contextlib.closing(ClusterWorkers(arguments.address)))
+    check_reachable(address)
+    workers = stack.enter_context(contextlib.closing(ClusterWorkers(address)))
     num_nodes = workers.num_nodes()
     # The default is a temporary folder of this machine, which other nodes do not see.
-    if num_nodes > 1 and not arguments.storage:
+    if num_nodes > 1 and not storage:
         raise StorageError(f"--storage: the cluster has {num_nodes} nodes; give a folder that all of them see.")
     return workers
 

@@ -16,6 +16,7 @@ from runner.drill.planning import Pace
 from runner.drill.processes import POLL_S
 from runner.drill.workers import Workers
 from runner.errors import Exit
+from runner.on_ray.address import LOCAL
 from runner.records.metrics_log import read_rows
 from runner.records.starts import read_starts
 from runner.storage.folder import Storage
@@ -167,9 +168,9 @@ class TargetRun:
         _write_experiment(self.folder, self.setup.epochs)
 
         arguments = [str(self.folder.local_path / EXPERIMENT_FILE), "--storage", self.storage.root, "--no-dashboard"]
-        if self.setup.address is not None:
-            arguments += ["--address", self.setup.address]
-        elif quick:
+        # Said in any case, because the command would take RAY_ADDRESS otherwise.
+        arguments += ["--address", self.setup.address or LOCAL]
+        if quick and self.setup.address is None:
             # The command then trains in its own process, and saves the time of starting Ray.
             arguments += ["--in-process"]
 

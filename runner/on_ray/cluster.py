@@ -3,14 +3,16 @@
 import contextlib
 import logging
 import os
-import stat
-import tempfile
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from runner.errors import ResourceError
 from runner.on_ray import private
+from runner.on_ray.address import LOCAL, VARIABLE
+from runner.on_ray.folders import prepare_token, temporary_folder
 from runner.process.allocator import KEEP_FREED_MEMORY
 from runner.process.processes import marked, num_cores
 from runner.trial.resources import Node
@@ -27,10 +29,8 @@ _RAY_SETTINGS = {
     **private.SETTINGS,
     **KEEP_FREED_MEMORY,  # a worker trains in a thread, for which its process has to know it from the start
 }
-# A socket's path may have 107 bytes, of which Ray's own part takes 68.
-MAX_TEMPORARY_PATH = 39
-SHORT_TEMPORARY_PATH = "/tmp/ray"
-_SECRET_PREFIXES = ("WANDB_",)
+# What Ray's processes are not to inherit: keys, and the address, which this process has or leaves alone.
+_HIDDEN_PREFIXES = ("WANDB_", VARIABLE)
 
 
 def set_up_ray(address: str | None, *, dashboard: bool) -> None:
@@ -41,6 +41,7 @@ def set_up_ray(address: str | None, *, dashboard: bool) -> None:
     if address is None:  # a machine alone gets no notice before it goes, and nobody else is to reach it
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault(private.MULTI_NODE_SETTING, "0")
+        prepare_token()
 
 
 def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
@@ -56,39 +57,44 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     import ray
 
     silence_ray()
-    own: dict[str, Any] = {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-    # This process may be allowed fewer cores than the machine has.
-    own["num_cpus"] = num_cores()
-    if folder := temporary_folder():
-        own["_temp_dir"] = folder
-
-    # A cluster's nodes need nothing of this project but its dependencies: the code goes along.
-    root = Path(__file__).parents[2]
-    packages = {"py_modules": [str(root / "runner"), str(root / "gan")]}
-    joined: dict[str, Any] = {"runtime_env": packages | {"env_vars": _RAY_SETTINGS}}
+    settings = _local_settings(dashboard=dashboard) if address is None else _cluster_settings()
 
     # Ray's processes inherit the environment: without secrets, and with the mark by which they are found.
-    with _without_secrets(), contextlib.nullcontext() if address else marked(token), private.own_process_groups():
+    with _hidden_variables(), contextlib.nullcontext() if address else marked(token), private.own_process_groups():
         try:
             context = ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **(joined if address else own),
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ResourceError(f"Ray at {address or 'this machine'} can't be reached: {error}") from error
+                address=address or LOCAL, log_to_driver=False, logging_level=logging.ERROR, **settings
+            )  # fmt: skip
+        except (OSError, ValueError, RuntimeError) as error:
+            problem = f"Ray at {address} can't be reached" if address else "Ray can't be started on this machine"
+            raise ResourceError(f"{problem}: {error}") from error
     silence_ray()
-    _protect_token()
     if address is None:
         private.prestart_actors(tracks_state=dashboard)
     url = context.dashboard_url or ""
     return f"http://{url}" if url and dashboard else ""
 
 
-def temporary_folder() -> str | None:
-    """Where Ray is to keep its sockets, if its own choice, below TMPDIR, has too long a path."""
-    return SHORT_TEMPORARY_PATH if len(tempfile.gettempdir()) > MAX_TEMPORARY_PATH else None
+def _local_settings(*, dashboard: bool) -> dict[str, Any]:
+    """What ray.init is to know of a Ray of our own."""
+    settings: dict[str, Any] = {
+        "include_dashboard": dashboard,
+        "dashboard_host": "127.0.0.1",
+        # This process may be allowed fewer cores than the machine has.
+        "num_cpus": num_cores(),
+        "_temp_dir": temporary_folder(),
+    }
+    # Ray starts some workers by a line for a shell, in which it does not quote the interpreter's path.
+    if (quoted := shlex.quote(sys.executable)) != sys.executable:
+        settings["runtime_env"] = {"py_executable": quoted}
+    return settings
+
+
+def _cluster_settings() -> dict[str, Any]:
+    """What ray.init is to know of a cluster: its nodes need nothing of this project but its dependencies."""
+    root = Path(__file__).parents[2]
+    packages = {"py_modules": [str(root / "runner"), str(root / "gan")]}
+    return {"runtime_env": packages | {"env_vars": _RAY_SETTINGS}}
 
 
 def stop_ray() -> None:
@@ -114,19 +120,12 @@ def cluster_nodes() -> list[Node]:
 
 
 @contextlib.contextmanager
-def _without_secrets() -> Iterator[None]:
-    """Takes the keys of this process out of the environment while others inherit from it."""
-    hidden = {name: value for name, value in os.environ.items() if name.startswith(_SECRET_PREFIXES)}
+def _hidden_variables() -> Iterator[None]:
+    """Takes keys, and what concerns this process alone, out of the environment while others inherit from it."""
+    hidden = {name: value for name, value in os.environ.items() if name.startswith(_HIDDEN_PREFIXES)}
     for name in hidden:
         del os.environ[name]
     try:
         yield
     finally:
         os.environ.update(hidden)
-
-
-def _protect_token() -> None:
-    """Ray makes the file of its access token readable by everybody; only its owner needs it."""
-    token = Path.home() / ".ray" / "auth_token"
-    with contextlib.suppress(OSError):
-        token.chmod(stat.S_IRUSR | stat.S_IWUSR)

@@ -64,6 +64,20 @@ class ControllerInThisProcess:
         return controller.get_result()
 
 
+def running_cluster() -> str | None:
+    """The address, HOST:PORT, that `auto` stands for: of a cluster that runs on this machine, or was left to be found.
+
+    Raises:
+        ImportError: this release finds it elsewhere. It is then not tried before Ray joins it.
+    """
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        return str(get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        return None
+
+
 def prestart_actors(*, tracks_state: bool) -> None:
     """Begins the processes that Ray has once for all trials.
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from runner.process.cpu_quota import cpu_quota
+
 MARK = "PIX2PIX_RUNNER_START"
 
 _MAX_WAIT_S = 10.0
@@ -121,5 +123,8 @@ def _has_name(process: psutil.Process, name: str) -> bool:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: by its affinity, and by the quota of its container, rounded down; 1 at least."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    # Rounded down, because the threads of a step wait for each other: with one too many, all wait for the next period.
+    return cores if quota is None else max(1, min(cores, int(quota)))

@@ -12,7 +12,6 @@ from types import FrameType
 from runner.errors import Exit
 
 _INTERRUPT = "Ctrl-C"
-_TERMINATED = "SIGTERM"
 _TIME_LIMIT = "time limit"
 
 MIN_ALLOWANCE_S = 8.0
@@ -73,9 +72,15 @@ class StopRequest:
         return bool(self.reason)
 
 
+def ending_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP, which comes when a terminal is closed; not where it is ignored, as below `nohup`."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if is_ignored else [signal.SIGTERM, signal.SIGHUP]
+
+
 @contextlib.contextmanager
 def stop_signals(stop: StopRequest) -> Iterator[Callable[[], None]]:
-    """Inside the block, SIGTERM and Ctrl-C set the request. A second Ctrl-C ends the process at once.
+    """Inside the block, SIGTERM, SIGHUP and Ctrl-C set the request. A second Ctrl-C ends the process at once.
 
     Yields:
         A function that installs the handlers again, for use after a library (Ray) has installed its handlers.
@@ -94,9 +99,9 @@ def stop_signals(stop: StopRequest) -> Iterator[Callable[[], None]]:
         stop.set(_INTERRUPT)
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
-        stop.set(_TERMINATED)
+        stop.set(signal.Signals(number).name)
 
-    handlers = {signal.SIGINT: on_interrupt, signal.SIGTERM: on_terminate}
+    handlers = {signal.SIGINT: on_interrupt, **dict.fromkeys(ending_signals(), on_terminate)}
 
     def install() -> None:
         for number, handler in handlers.items():

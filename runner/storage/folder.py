@@ -146,7 +146,11 @@ class Storage:
         return space.f_bavail * space.f_frsize if space.f_blocks else sys.maxsize
 
     def check_writable(self) -> None:
-        """Raises StorageError where it is no folder that can be written to, nor can be made. Nothing is created."""
+        """Raises StorageError where it is no folder that can be written to, nor can be made.
+
+        A file is written and removed, on most systems without ever having a name: rights alone do not tell of a disk
+        that is full or that was mounted for reading only.
+        """
         # The folder, or the nearest one above it that there is: the others can be made in it.
         existing = self.local_path
         try:
@@ -160,6 +164,12 @@ class Storage:
             )
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"{self.shown}: {existing} can't be written to; give a folder that can.")
+        try:
+            _write_and_remove(existing)
+        except OSError as error:
+            raise StorageError(
+                f"{self.shown}: {existing} can't be written to ({error.strerror or error}); give a folder that can."
+            ) from None
 
     # Reading.
 
@@ -338,6 +348,27 @@ def _try_lock(descriptor: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def _write_and_remove(folder: Path) -> None:
+    """Writes a file that nobody sees; raises OSError where that fails."""
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        except OSError as error:
+            # Not all file systems have files without names.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                raise
+        else:
+            with open(descriptor, "wb") as file:
+                file.write(bytes(1))
+            return
+
+    path = folder / _temporary_name()
+    try:
+        path.write_bytes(bytes(1))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

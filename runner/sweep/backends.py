@@ -49,7 +49,7 @@ class Backend(Protocol):
         """Hands the progress of an experiment's trials to monitoring systems."""
 
     def is_lost(self) -> bool:
-        """True where the processes that trials need are gone, though they were not ended from here."""
+        """True where the processes that trials need are gone, though not ended from here, or can't be joined."""
 
     def close(self) -> None:
         """Ends what was started."""
@@ -148,7 +148,11 @@ class OnRay:
         self._is_started = True
         self._handle_signals()
         if url:
-            self._console.print(f"Ray dashboard: {url} (it asks for the token that is in ~/.ray/auth_token)")
+            from runner.on_ray.folders import token_place
+
+            token = token_place()
+            hint = f" (it asks for the token that is in {token})" if token else ""
+            self._console.print(f"Ray dashboard: {url}{hint}")
 
     def nodes(self) -> Sequence[Node]:
         """The cluster's machines."""
@@ -208,8 +212,10 @@ class OnRay:
         self._metrics.update(trials)
 
     def is_lost(self) -> bool:
-        """True where a Ray of our own has lost its raylet; a cluster that was joined is not watched."""
-        return self._is_started and self._address is None and not is_running(RAYLET, self._token)
+        """True where a Ray of our own has lost its raylet, and while a cluster is joined; then it is not watched."""
+        if self._address is not None:
+            return self._starting is not None and not self._starting.done()
+        return self._is_started and not is_running(RAYLET, self._token)
 
     def close(self) -> None:
         """Ends a Ray of our own, though it may still be starting; leaves a cluster that was joined."""

@@ -16,6 +16,8 @@ from runner.data.patch_store import check_bad_fraction, first_bad_files
 from runner.data.sources import SPLITS, Source, describe_passed_over, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
 from runner.number_format import byte_size, counted
+from runner.on_ray.address import check_reachable
+from runner.on_ray.folders import notes_on_folders
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import (
     Trial,
@@ -105,6 +107,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     # What the trials are made of: data, initial weights, and what an earlier run left of them.
     storage = open_storage(options.storage)
     folder = storage.at(experiment.name)
+    for inner in (folder, storage.at(PATCHES)):  # another user may have made them
+        open_storage(inner.root)
     # The first trial of a patching stands for it: a dict keeps the last value of a key, hence `reversed`.
     data = {trial.config.data.patching: trial.config for trial in reversed(planned)}
     located: dict[str, LocatedData] = {
@@ -125,6 +129,11 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     if pending and options.address is None:
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
         _check_precision(folder, pending, resources.device)
+        if not options.in_process:
+            notes += notes_on_folders()
+    elif pending and options.address is not None:
+        check_reachable(options.address)
+
     notes += [*data_notes, *weight_notes, *_notes_on_changes(folder, pending), *_note_on_left(left)]
     plan = SweepPlan(experiment, options, storage, located, trials, pending, left, resources, notes)
     # The last rules, because they look at every picture.

@@ -1,6 +1,6 @@
-"""Ends a command that was asked to stop and has lost its Ray, which it would otherwise wait for, for minutes.
+"""Ends a command that was asked to stop and waits for a Ray that is gone, or does not let it join: for minutes.
 
-A supervisor may send SIGTERM to all processes of a command, Ray's included.
+A supervisor may send SIGTERM to all processes of a command, Ray's included. A cluster's head may answer and hang.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _GRACE_S = 5.0
 
 @contextlib.contextmanager
 def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Iterator[None]:
-    """Ends this process where it was asked to stop, its Ray is gone for a while, and the block is not over."""
+    """Ends this process where it was asked to stop, has been without Ray for a while, and the block is not over."""
     over = threading.Event()
     thread = threading.Thread(
         target=_watch, args=(backend, stop, console, over), name="ray_watchdog", daemon=True
@@ -34,8 +34,9 @@ def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Itera
 def _watch(backend: Backend, stop: StopRequest, console: Console, over: threading.Event) -> None:
     lost_at = None
     while not over.wait(INTERVAL_S):
-        # The loss must last for _GRACE_S: until then the command may still end by itself.
-        if not (stop.reason and backend.is_lost()):
+        # The loss must last for _GRACE_S: until then the command may still end by itself. Nobody else looks at the
+        # deadline while Ray is waited for.
+        if not (stop.is_due() and backend.is_lost()):
             lost_at = None
             continue
         lost_at = lost_at or time.monotonic()
@@ -44,7 +45,7 @@ def _watch(backend: Backend, stop: StopRequest, console: Console, over: threadin
 
         # All that counts is on the disk already.
         console.end()
-        console.print(f"stopped ({stop.reason}), and Ray with it; the same command goes on from the last checkpoint")
+        console.print(f"stopped ({stop.reason}), without Ray; the same command goes on from the last checkpoint")
         # os._exit runs no cleanup and flushes nothing: both come before it.
         stop.before_exit()
         console.rich.file.flush()

@@ -46,6 +46,7 @@ def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
         started: when the command began, by time.monotonic(), for its time limit.
     """
     # What follows loads libraries for a second: not before the input is sound.
+    from runner.process.home import ensure_home
     from runner.process.lease import Superseded
     from runner.process.stop_request import Stopped, StopRequest
     from runner.storage.folder import is_full
@@ -54,6 +55,7 @@ def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
     from runner.sweep.prepare import prepare
     from runner.sweep.session import open_session
 
+    ensure_home()
     stop = StopRequest.with_time_limit(started, plan.options.time_limit_s)
     try:
         with open_session(plan, stop, console) as session:

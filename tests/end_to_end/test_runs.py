@@ -180,7 +180,7 @@ def terminate_everything(process: Command) -> None:
     output = finish(process)
     assert process.returncode == 75, output
     # Ray's end is seen by its own error or, where it is silent, by the watch over it.
-    assert re.search(r"stopped \(SIGTERM\)(, and Ray with it)?; the same command goes on from the last", output), output
+    assert re.search(r"stopped \(SIGTERM\)(, without Ray)?; the same command goes on from the last", output), output
     assert not [title for pid, title in family.items() if is_alive(pid)]
 
 

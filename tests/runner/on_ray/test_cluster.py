@@ -1,27 +1,13 @@
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from runner.on_ray.cluster import MAX_TEMPORARY_PATH, SHORT_TEMPORARY_PATH, temporary_folder
 from runner.on_ray.driver import is_memory_monitor, record_external_end
 from runner.on_ray.private import causes
 from runner.process.lease import Lease
 from runner.records.trial_file import read_outcome, write_outcome
 from runner.storage.folder import Storage
 from tests.support.trial_jobs import job_of
-
-
-@pytest.mark.parametrize("length", [MAX_TEMPORARY_PATH, MAX_TEMPORARY_PATH + 1])
-def test_rays_sockets_fit_however_long_the_path_of_temporary_files(
-    monkeypatch: pytest.MonkeyPatch, length: int
-) -> None:
-    place = "/tmp/" + "x" * (length - 5)
-    monkeypatch.setattr(tempfile, "tempdir", place)
-    folder = temporary_folder() or f"{place}/ray"
-    assert folder.startswith(SHORT_TEMPORARY_PATH) == (length > MAX_TEMPORARY_PATH)
-    socket = Path(folder) / "session_2026-11-23_09-00-00_123456_1234567" / "sockets" / "plasma_store"
-    assert len(str(socket)) <= 107
 
 
 class GroupError(Exception):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -183,3 +184,25 @@ def test_the_storage_of_a_linked_folder_is_where_the_folder_lies(tmp_path: Path)
 def test_a_uri_is_refused_wherever_a_folder_is_given() -> None:
     with pytest.raises(StorageError, match="s3://bucket/run: object stores are not supported yet"):
         Storage.open("s3://bucket/run")
+
+
+@pytest.mark.parametrize("has_files_without_names", [True, False])
+def test_a_check_writes_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_files_without_names: bool
+) -> None:
+    if not has_files_without_names:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    Storage.open(tmp_path / "new" / "results").check_writable()
+    assert list(tmp_path.iterdir()) == []
+    # Rights say nothing against it, not to the superuser.
+    with pytest.raises(StorageError, match="/proc can't be written to"):
+        Storage.open("/proc/results").check_writable()
+
+
+def test_a_disk_without_room_for_a_byte_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_full(path: str, flags: int, mode: int = 0o777) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(os, "open", is_full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        Storage.open(tmp_path).check_writable()
