@@ -3,7 +3,7 @@ PYTHON ?= python3
 # Tests at once: one that starts Ray takes a core and some 3 GB.
 JOBS ?= 2
 
-.PHONY: demo test soak check bench clean .venv
+.PHONY: demo test soak check bench pictures clean .venv
 
 demo: .venv  ## a finished sweep with a table and pictures, within minutes
 	.venv/bin/python -m runner.tune experiments/quickstart.yaml
@@ -25,6 +25,9 @@ bench: .venv  ## speed, as ratios in one run
 	.venv/bin/python -m benchmarks.data --pictures 600 --repeats 2
 	.venv/bin/python -m benchmarks.checkpoint --repeats 3
 	.venv/bin/python -m benchmarks.runner --repeats 1
+
+pictures: .venv  ## the README's pictures, from a run of the demo; needs tmux and Chromium
+	.venv/bin/python docs/pictures/make.py
 
 # The stamp is set last, so that a broken-off installation is not taken for a whole one.
 .venv: .venv/installed
