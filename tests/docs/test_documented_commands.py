@@ -86,7 +86,10 @@ COMMANDS = {
     "pip install '.[export]'": NETWORK,
     # Data.
     "python -m runner.data synthesize data/drawn --train 20 --val 5 --seed 0": run("--train", "2", "--val", "1"),
+    "python -m runner.data fetch maps data/maps": NETWORK,
+    "python -m runner.data check data/drawn --sheet sheet.jpg": AS_PRINTED,
     # Training.
+    "python -m runner.tune experiments/batch_sweep.yaml --set data.source=data/maps --dry-run": AS_PRINTED,
     "python -m runner.tune experiments/batch_sweep.yaml --dry-run": AS_PRINTED,
     "python -m runner.tune experiments/batch_sweep.yaml": DRY,
     "python -m runner.tune experiments/batch_sweep.yaml --set tracking.artifacts=true": DRY,
@@ -109,6 +112,10 @@ COMMANDS = {
     "python -m runner.drill --minutes 20": LONG,
     "python -m runner.drill --minutes 20 --address HEAD:6379 --storage /shared/drill": CLUSTER,
     # Looking.
+    "pix2pix-runner --version": AS_PRINTED,
+    "pix2pix-runner status results/quickstart": AS_PRINTED,
+    "python -m runner.status results/quickstart": AS_PRINTED,
+    "python -m runner.status results/quickstart --watch": parsed("goes on while the run does"),
     "python -m runner.report results/quickstart": AS_PRINTED,
     "python -m runner.report results/quickstart results/my_pairs --out comparison.html": AS_PRINTED,
     "wandb login": NETWORK,
@@ -151,6 +158,8 @@ def _lay_out(folder: Path) -> None:
     (folder / "experiments").symlink_to(ROOT / "experiments")
 
     assert runner.data.__main__.main(["synthesize", str(folder / "data/drawn"), "--train", "2", "--val", "1"]) == 0
+    # What is fetched from the network elsewhere.
+    shutil.copytree(folder / "data/drawn", folder / "data/maps")
     (folder / "data/photos").mkdir()
     for name in ("city.tif", "photos/roof.jpg"):
         Image.new("RGB", (150, 100), "brown").save(folder / "data" / name)
@@ -242,8 +251,11 @@ def test_the_python_of_the_readme_runs(desk: Path, monkeypatch: pytest.MonkeyPat
 
 
 def _main_of(command: str) -> tuple[Callable[[Sequence[str]], int], list[str]]:
-    """The function behind `python -m MODULE`, and the arguments."""
-    python, option, name, *arguments = shlex.split(command)
+    """The function behind `python -m MODULE` or `pix2pix-runner`, and the arguments."""
+    words = shlex.split(command)
+    if words[0] == "pix2pix-runner":
+        words[:1] = ["python", "-m", "runner"]
+    python, option, name, *arguments = words
     assert (python, option) == ("python", "-m")
     spec = importlib.util.find_spec(name)
     assert spec is not None, f"there is no module {name}"
