@@ -89,7 +89,7 @@ COMMANDS = {
     "python -m runner.data fetch maps data/maps": NETWORK,
     "python -m runner.data check data/drawn --sheet sheet.jpg": AS_PRINTED,
     # Training.
-    "python -m runner.tune experiments/batch_sweep.yaml --set data.source=data/maps --dry-run": AS_PRINTED,
+    "python -m runner.tune experiments/batch_sweep.yaml --set data.source=data/maps": DRY,
     "python -m runner.tune experiments/batch_sweep.yaml --dry-run": AS_PRINTED,
     "python -m runner.tune experiments/batch_sweep.yaml": DRY,
     "python -m runner.tune experiments/batch_sweep.yaml --set tracking.artifacts=true": DRY,
@@ -143,6 +143,7 @@ COMMANDS = {
     ".venv/bin/python -m pytest tests/runner/config": LONG,
     ".venv/bin/python -m pytest tests/runner/records": LONG,
     ".venv/bin/python -m pytest tests/runner/report": LONG,
+    ".venv/bin/python -m pytest tests/docs": LONG,
     '.venv/bin/python -m pytest tests/end_to_end/test_crashes.py -k "[0]"': LONG,
     '.venv/bin/python -m pytest -m "not slow" tests/runner': LONG,
 }
