@@ -3,7 +3,7 @@ PYTHON ?= python3
 # Tests at once: one that starts Ray takes a core and some 3 GB.
 JOBS ?= 2
 
-.PHONY: demo test soak check bench docs clean .venv
+.PHONY: demo test soak check bench docs pictures clean .venv
 
 demo: .venv  ## a finished sweep with a table and pictures, within minutes
 	.venv/bin/python -m runner.tune experiments/quickstart.yaml
@@ -29,6 +29,9 @@ bench: .venv  ## speed, as ratios in one run
 
 docs: .venv  ## what is made of the code: the reference of experiment files
 	.venv/bin/python -m runner.config docs
+
+pictures: .venv  ## the README's pictures, from a run of the demo; needs tmux and Chromium
+	.venv/bin/python docs/pictures/make.py
 
 # The stamp is set last, so that a broken-off installation is not taken for a whole one.
 .venv: .venv/installed
