@@ -1,7 +1,7 @@
 """Checks a run before anything is written, started or loaded that takes time. A check changes nothing."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -97,9 +97,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     if pending and options.address is None:
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
         _check_precision(folder, pending, resources.device)
-    plan = SweepPlan(
-        experiment, options, storage, located, trials, pending, resources, [*notes, *weight_notes]
-    )  # fmt: skip
+    all_notes = [*_data_notes(located.values()), *notes, *weight_notes]
+    plan = SweepPlan(experiment, options, storage, located, trials, pending, resources, all_notes)
     if pending:
         # The last rule, because it looks at every picture.
         _check_room(plan)
@@ -118,6 +117,14 @@ def _check_options(experiment: Experiment, origin: str, options: Options) -> Non
             f"{origin}: resources.workers is {experiment.resources.workers}, but --in-process trains with one worker: "
             "leave --in-process out, or --set resources.workers=1"
         )
+
+
+def _data_notes(located: Iterable[LocatedData]) -> list[str]:
+    """That maps are drawn, which look real enough at first sight."""
+    # Only drawn pictures have a seed.
+    if not any(data.source is not None and data.source.seed is not None for data in located):
+        return []
+    return ["drawn maps, not real ones: data.source is `synthetic`; your own pairs: --set data.source=DIR"]
 
 
 def _sweep_notes(space: SearchSpace, overrides: Sequence[str], num_trials: int) -> list[str]:

@@ -11,6 +11,7 @@ from runner.data.shards import ShardReport
 from runner.data.sources import Source
 from runner.errors import StorageError
 from runner.process.stop_request import Stopped
+from runner.screen.cutting import with_bar
 from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
 from runner.sweep.check import SweepPlan
@@ -98,7 +99,8 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         if data.patching in stores:
             continue
         fingerprint, source = plan.data[data.patching]
-        store = prepare_patches(data, source, fingerprint, plan.storage.at(PATCHES), cut, session.console.print)
+        shown_cut = with_bar(cut, session.console)
+        store = prepare_patches(data, source, fingerprint, plan.storage.at(PATCHES), shown_cut, session.console.print)
         stores[data.patching] = store
         for line in describe_store(store):
             session.console.print(line)
