@@ -34,7 +34,8 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     trials = [_monitored(trial, plan, prepared, lease) for trial in plan.trials]
 
     with contextlib.closing(_new_tracker(plan, [trial.job for trial in trials], session)) as tracker:
-        at_once = prepared.resources.max_concurrent if prepared.resources else 1
+        resources = prepared.resources
+        at_once = resources.max_concurrent if resources and not plan.options.in_process else 1
         with Monitor(plan.folder, session, trials, tracker, at_once) as monitor:
             if prepared.resources is not None and not session.stop.is_due():
                 to_run = {trial.name for trial in plan.pending}
