@@ -130,7 +130,7 @@ class TrialResults:
 
     @property
     def status(self) -> str:
-        """finished, running, stopped, failed, diverged or out_of_memory."""
+        """finished, stopped, failed, diverged or out_of_memory; running or waiting while a command is at work."""
         return str(self.row["status"])
 
     @property

@@ -1,41 +1,29 @@
-"""What a person sees while trials run: a live table on a terminal, plain lines otherwise."""
+"""What a person sees: lines, a live view of the trials on a terminal, tables of results, bars for long work."""
 
+import contextlib
+import textwrap
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import rich.console
 from rich.live import Live
 
-from gan.evaluation.metrics import EPOCH_METRICS
-from runner.fitting_table import FittingTable
 from runner.number_format import clock, significant_or_dash
-from runner.records.seeds import RepeatedCell, Spread
+from runner.records.results import TrialResult
+from runner.records.seeds import RepeatedCell
+from runner.screen.live_view import LiveView
+from runner.screen.progress_bar import ProgressBar, progress_bar
+from runner.screen.sweep_progress import describe_counts, describe_sweep
+from runner.screen.trial_tables import LOSS_TITLES, PROGRESS_METRICS, results_table, seeds_table
 from runner.trial.progress import TrialProgress
 
 _PLAIN_INTERVAL_S = 30.0  # between two lines of a trial, where no epoch ends
+_SWEEP_INTERVAL_S = 300.0  # between two lines of the sweep, where no trial ends
 _PLAIN_WIDTH = 1000  # a file has no edge: no table is cut, and other lines are not wrapped
-
-_LOSS_TITLES = {"total_gen_loss": "gen", "total_disc_loss": "disc", "l1_loss": "L1"}
-_PROGRESS_METRICS = tuple(metric for metric in EPOCH_METRICS if metric.key in ("ssim", "psnr"))
-_TEXTS = ("trial", "status")
-# What a narrow screen does without, the least important first. Metrics are dropped after these, the last one first.
-_PROGRESS_LEAST_IMPORTANT = ("step", "restarts", "disc", "gen", "step/s", "L1")
-_RESULTS_LEAST_IMPORTANT = ("restarts", "images/s", "seconds", "steps", "epochs")
-_RESULT_TITLES = {
-    "trial": "trial",
-    "status": "status",
-    "epochs": "epochs",
-    "steps": "steps",
-    **{metric.key: metric.title for metric in EPOCH_METRICS},
-    "seconds": "seconds",
-    "images_per_second": "images/s",
-    "restarts": "restarts",
-}
 
 
 class Console:
-    """Prints lines and shows the trials; the live table is there between `begin` and `end`."""
+    """Prints lines and shows the trials; the live view is there between `begin` and `end`."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         # Without soft wrap rich breaks long lines, which splits paths in a log; its highlighting colours all numbers.
@@ -44,28 +32,48 @@ class Console:
             self.rich.width = _PLAIN_WIDTH
         self._live: Live | None = None
         self._shown: dict[str, tuple[int, float]] = {}
+        self._sweep_shown = ("", time.monotonic())
 
-    def print(self, line: str) -> None:
-        """One line, above the live table where there is one."""
+    def print(self, line: str, *, wrap: bool = True) -> None:
+        """A line, above the live view where there is one. On a terminal it is broken between words.
+
+        Args:
+            wrap: False for what a person may copy, such as a command.
+        """
+        if wrap and self.rich.is_terminal:
+            line = "\n".join(_wrapped(part, self.rich.width) for part in line.split("\n"))
         self.rich.print(line, markup=False)
 
+    def progress(self, description: str, total: int) -> contextlib.AbstractContextManager[ProgressBar]:
+        """Shows how far the work in the block is, unless it is quick.
+
+        Args:
+            total: how much `advance` of the bar will report in all.
+        """
+        return progress_bar(self.rich, self.print, description, total)
+
     def begin(self) -> None:
-        """Begins the live table on a terminal."""
+        """Begins the live view on a terminal."""
         if self.rich.is_terminal:
             # Transient, because the table of results takes its place at the end.
-            self._live = Live(console=self.rich, refresh_per_second=2, transient=True)
+            self._live = Live(console=self.rich, refresh_per_second=2, transient=True, vertical_overflow="crop")
             self._live.start()
 
     def end(self) -> None:
-        """Ends the live table."""
+        """Ends the live view."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def show(self, trials: Sequence[TrialProgress]) -> None:
-        """Updates the table. Without a terminal, prints a line for each epoch's end, and every 30 s in between."""
+    def show(self, trials: Sequence[TrialProgress], at_once: int = 1, above: Sequence[str] = ()) -> None:
+        """Updates the live view. Without a terminal, prints a line for each epoch's end, and every 30 s in between.
+
+        Args:
+            at_once: how many trials run at a time.
+            above: lines for the top of the live view.
+        """
         if self._live is not None:
-            self._live.update(progress_table(trials))
+            self._live.update(LiveView(trials, at_once, above))
             return
 
         for trial in trials:
@@ -78,47 +86,46 @@ class Console:
             if ended > epoch or is_due:
                 self._shown[trial.name] = (max(ended, epoch), time.monotonic())
                 self.print(_plain_line(trial))
+        if len(trials) > 1:
+            self._show_sweep(trials, at_once)
 
-    def results(self, rows: Sequence[Mapping[str, Any]], cells: Sequence[RepeatedCell]) -> None:
+    def _show_sweep(self, trials: Sequence[TrialProgress], at_once: int) -> None:
+        """A line of the whole sweep, whenever a trial begins or ends, and every five minutes."""
+        counts, last = self._sweep_shown
+        spent_s = time.monotonic() - last
+        # Short trials begin and end many times a minute.
+        has_changed = describe_counts(trials) != counts and (spent_s > _PLAIN_INTERVAL_S or not counts)
+        if has_changed or spent_s > _SWEEP_INTERVAL_S:
+            self._sweep_shown = (describe_counts(trials), time.monotonic())
+            self.print(describe_sweep(trials, at_once))
+
+    def results(self, results: Sequence[TrialResult], cells: Sequence[RepeatedCell]) -> None:
         """The table of all trials, and one of the means over seeds where there are several."""
-        self.rich.print(_results_table(rows))
+        self.rich.print(results_table(results))
         if cells:
             counts = sorted({cell.num_seeds for cell in cells})
             over = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
             self.print(f"over {over} seeds: mean ± standard deviation (min to max)")
-            self.rich.print(_seeds_table(cells))
+            self.rich.print(seeds_table(cells))
 
 
-def progress_table(trials: Sequence[TrialProgress]) -> FittingTable:
-    """Status, epoch, speed, losses, metrics, time left and restarts of each trial."""
-    metrics = [metric.title for metric in _PROGRESS_METRICS]
-    columns = ("trial", "status", "epoch", "step", "step/s", *_LOSS_TITLES.values(), *metrics, "ETA", "restarts")
-    table = FittingTable(columns, left=_TEXTS, drop=(*_PROGRESS_LEAST_IMPORTANT, *reversed(metrics)))
-
-    for trial in trials:
-        table.add_row(
-            trial.name,
-            trial.status,
-            f"{trial.epoch}/{trial.epochs}",
-            f"{trial.step}/{trial.total_steps}",
-            f"{1 / trial.step_s:.2f}" if trial.step_s else "",
-            *(significant_or_dash(trial.row.get(name)) for name in _LOSS_TITLES),
-            *(significant_or_dash(trial.metrics.get(metric.key)) for metric in _PROGRESS_METRICS),
-            clock(trial.eta_s) if trial.status == "running" else "",
-            str(trial.restarts),
-        )
-    return table
+def _wrapped(line: str, width: int) -> str:
+    """The line broken between words, its rest indented; words that are longer than the screen stay whole."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line, width, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+    )  # fmt: skip
 
 
 def _plain_line(trial: TrialProgress) -> str:
-    """The same as one line."""
-    losses = [f"{title} {significant_or_dash(trial.row.get(name))}" for name, title in _LOSS_TITLES.items()]
+    """The trial as one line."""
+    losses = [f"{title} {significant_or_dash(trial.row.get(name))}" for name, title in LOSS_TITLES.items()]
 
     parts = [
         f"{trial.name}  epoch {trial.epoch}/{trial.epochs}  step {trial.row['step']}/{trial.total_steps}",
         " ".join(losses),
     ]
-    metrics = {metric.title: trial.metrics.get(metric.key) for metric in _PROGRESS_METRICS}
+    metrics = {metric.title: trial.metrics.get(metric.key) for metric in PROGRESS_METRICS}
     if any(value is not None for value in metrics.values()):
         parts.append(" ".join(f"{title} {significant_or_dash(value)}" for title, value in metrics.items()))
 
@@ -130,32 +137,3 @@ def _plain_line(trial: TrialProgress) -> str:
     if trial.restarts:
         parts.append(f"restarts {trial.restarts}")
     return "  ".join(parts)
-
-
-def _seeds_table(cells: Sequence[RepeatedCell]) -> FittingTable:
-    """Each cell of the sweep over its seeds."""
-    metrics = [metric for metric in EPOCH_METRICS if any(metric.key in cell.metrics for cell in cells)]
-    titles = [metric.title for metric in metrics]
-    table = FittingTable(["trial", "seeds", *titles], left=_TEXTS, drop=list(reversed(titles)))
-
-    for cell in cells:
-        all_count = cell.num_counted == cell.num_seeds
-        seeds = str(cell.num_seeds) if all_count else f"{cell.num_counted} of {cell.num_seeds}"
-        found = [cell.metrics.get(metric.key) for metric in metrics]
-        table.add_row(cell.name, seeds, *("-" if spread is None else _spread_text(spread) for spread in found))
-    return table
-
-
-def _results_table(rows: Sequence[Mapping[str, Any]]) -> FittingTable:
-    """The most important columns of results.csv."""
-    metrics = [metric.title for metric in EPOCH_METRICS]
-    drop = (*_RESULTS_LEAST_IMPORTANT, *reversed(metrics))
-    table = FittingTable(list(_RESULT_TITLES.values()), left=_TEXTS, drop=drop)
-    for row in rows:
-        table.add_row(*(significant_or_dash(row[column]) for column in _RESULT_TITLES))
-    return table
-
-
-def _spread_text(spread: Spread) -> str:
-    """Mean and standard deviation, with the extremes below where there are two values or more."""
-    return f"{spread.text}\n({spread.ends})" if spread.ends else spread.text

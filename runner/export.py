@@ -43,7 +43,7 @@ def _run_export(arguments: argparse.Namespace) -> Exit:
     from runner.console import Console
     from runner.models.export import export_trial
 
-    export_trial(arguments.trial, arguments.checkpoint, arguments.format, arguments.out, Console().print)
+    export_trial(arguments.trial, arguments.checkpoint, arguments.format, arguments.out, Console())
     return Exit.FINISHED
 
 

@@ -3,12 +3,11 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.progress import Progress
 
 from gan.data.patches import Patches
 from gan.evaluation.evaluate import METRIC_FUNCTIONS, MetricFunction, Scores, score
@@ -28,13 +27,14 @@ from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint, validation_source
 from runner.errors import DataError, StorageError
-from runner.fitting_table import FittingTable
 from runner.models.learned_metrics import FID, KID, LPIPS, inception_features, lpips_metric, set_distances
 from runner.models.trained import TrainedModel, open_trained_model
 from runner.number_format import counted, significant_or_dash
 from runner.process.processes import num_cores
 from runner.records.evaluation_csv import bootstrap_record, record
 from runner.records.metrics_log import only_finite
+from runner.screen.cutting import with_bar
+from runner.screen.fitting_table import FittingTable
 from runner.storage.folder import Storage
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
@@ -88,7 +88,7 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
     set_up_torch(RuntimeSettings(min(trained.threads, num_cores()), _PRECISION, ""), deterministic=True)
     generator = trained.generator.to(device)
 
-    with _validation_patches(trained, request.data, console.print) as patches:
+    with _validation_patches(trained, request.data, console) as patches:
         # FID needs a covariance and KID compares pairs of pictures: a single patch gives neither.
         if inception is not None and len(patches) < 2:
             raise DataError("--inception-weights: FID and KID need two validation patches or more")
@@ -97,10 +97,13 @@ def evaluate_trial(request: Request, console: Console) -> Evaluation:
             f"{trained.trial.name} after {counted(trained.epochs, 'epoch')} ({counted(trained.step, 'step')}): "
             f"{num_patches}, in {_PRECISION} on {_device_name(device)}"
         )
-        with Progress(console=console.rich, transient=True, disable=not console.rich.is_terminal) as progress:
-            task = progress.add_task("evaluating", total=len(MODES) * len(patches))
-            scores = score(generator, patches, device, lambda: progress.advance(task), metrics)
-        distances = set_distances(inception, generator, patches, device) if inception is not None else {}
+        num_steps = len(MODES) * len(patches)
+        with console.progress("evaluating", num_steps) as bar:
+            scores = score(generator, patches, device, bar.advance, metrics)
+        distances: Mapping[str, Mapping[str, float]] = {}
+        if inception is not None:
+            with console.progress("features for FID and KID", num_steps) as bar:
+                distances = set_distances(inception, generator, patches, device, bar.advance)
     return Evaluation(trained, request.data or trained.fingerprints.data, device.type, scores, distances)
 
 
@@ -163,21 +166,21 @@ def _device_name(device: torch.device) -> str:
 
 
 @contextlib.contextmanager
-def _validation_patches(trained: TrainedModel, data: str | None, notify: Callable[[str], None]) -> Iterator[Patches]:
+def _validation_patches(trained: TrainedModel, data: str | None, console: Console) -> Iterator[Patches]:
     """The patches of a directory of pairs, cut as the trial's are, or those of the trial's own store."""
     config = trained.config.data
     if data is None:
-        store = _trial_store(trained, notify)
+        store = _trial_store(trained, console)
         yield Patches.open(store.folder.local_copy(), "val", config.direction)
         return
 
     # The folder stays until the caller's block ends: its patches are mapped into memory and read on demand.
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
-        _cut_pairs(data, config, Storage.open(folder), notify)
+        _cut_pairs(data, config, Storage.open(folder), console)
         yield Patches.open(folder, "val", config.direction)
 
 
-def _cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[str], None]) -> None:
+def _cut_pairs(directory: str, config: Data, folder: Storage, console: Console) -> None:
     """Cuts a directory's pairs into a folder, and names the files that can't be used.
 
     Raises:
@@ -185,18 +188,18 @@ def _cut_pairs(directory: str, config: Data, folder: Storage, notify: Callable[[
     """
     source = validation_source(Path(directory))
     for note in check_plausible(source, f"--data is {directory!r}"):
-        notify(f"note: {note}")
-    reports = list(cut_in_this_process(source, config, folder))
+        console.print(f"note: {note}")
+    reports = list(with_bar(cut_in_this_process, console)(source, config, folder))
     left_out = [entry for report in reports for entry in report.left_out]
     # The error names data.source: here that is the folder of --data, not the trial's own source.
     check_bad_fraction(left_out, len(source.pictures), config.model_copy(update={"source": directory}))
     if not any(report.patches for report in reports):
         raise DataError(f"--data is {directory!r}: none of its pictures can be used.\n{first_bad_files(left_out)}")
     if left_out:
-        notify(describe_bad_files(left_out))
+        console.print(describe_bad_files(left_out))
 
 
-def _trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchStore:
+def _trial_store(trained: TrainedModel, console: Console) -> PatchStore:
     """The verified store that the trial was trained on; it is made again where it is gone or damaged.
 
     Raises:
@@ -218,7 +221,9 @@ def _trial_store(trained: TrainedModel, notify: Callable[[str], None]) -> PatchS
         )
 
     try:
-        return prepare_patches(config, source, fingerprint, stores, cut_in_this_process, notify)
+        return prepare_patches(
+            config, source, fingerprint, stores, with_bar(cut_in_this_process, console), console.print
+        )
     except OSError as error:
         raise StorageError(
             f"{stores.shown}: the trial's patches are gone and can't be made again there ({error.strerror}); "

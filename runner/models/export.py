@@ -9,6 +9,7 @@ import torch
 
 from gan.networks.generator import Generator
 from gan.networks.reference import NAMED_SIZES, to_reference
+from runner.console import Console
 from runner.errors import DataError, FullError, StorageError
 from runner.models.trained import TrainedModel, open_trained_model
 from runner.number_format import byte_size
@@ -28,14 +29,13 @@ class _Exported(NamedTuple):
     notes: list[str]
 
 
-def export_trial(trial: str, checkpoint: str, form: str, out: str, notify: Callable[[str], None]) -> None:
+def export_trial(trial: str, checkpoint: str, form: str, out: str, console: Console) -> None:
     """Writes the generator of a trial to a file, whole or not at all.
 
     Args:
         checkpoint: as `open_trained_model` takes it.
         form: one of WRITERS.
         out: the file; its folder is created, and an existing file is replaced.
-        notify: called with each line for the screen.
 
     Raises:
         DataError: the trial can't be used, or not in this format.
@@ -47,18 +47,23 @@ def export_trial(trial: str, checkpoint: str, form: str, out: str, notify: Calla
     if form == "onnx":
         _check_onnx_is_installed()
 
-    trained = open_trained_model(trial, checkpoint)
-    exported = WRITERS[form](trained)
-    # This must be asked before the write: after it there is always a file.
-    is_replaced = path.exists()
-    _write_file(path, out, exported.content)
+    # Reading, computing and writing: each may take seconds.
+    with console.progress(f"exporting as {form}", 3) as bar:
+        trained = open_trained_model(trial, checkpoint)
+        bar.advance()
+        exported = WRITERS[form](trained)
+        bar.advance()
+        # This must be asked before the write: after it there is always a file.
+        is_replaced = path.exists()
+        _write_file(path, out, exported.content)
 
     size = byte_size(len(exported.content))
-    notify(f"{trained.trial.name} after {trained.epochs} epochs ({trained.step} steps): {out}, {form}, {size}")
+    console.print(f"{trained.trial.name} after {trained.epochs} epochs ({trained.step} steps): {out}, {form}, {size}")
     if is_replaced:
-        notify("the file that was there has been replaced")
+        console.print("the file that was there has been replaced")
     for note in exported.notes:
-        notify(note)
+        # Among the notes are commands, which a person may copy.
+        console.print(note, wrap=False)
 
 
 def _check_target(path: Path, out: str) -> None:

@@ -9,7 +9,7 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +160,13 @@ def _inception_network(state: Mapping[str, Tensor]) -> nn.Module:
 
 @torch.no_grad()
 def set_distances(
-    network: nn.Module, generator: Generator, patches: Patches, device: torch.device
+    network: nn.Module, generator: Generator, patches: Patches, device: torch.device, on_picture: Callable[[], None]
 ) -> dict[str, dict[str, float]]:
-    """FID and KID between all generated patches and all targets, in each mode."""
+    """FID and KID between all generated patches and all targets, in each mode.
+
+    Args:
+        on_picture: called after each patch of each mode.
+    """
     distances = {}
     for mode in MODES:
         features: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -170,6 +174,7 @@ def set_distances(
             for column, picture in zip(features, (generated, target), strict=True):
                 # The network returns a tuple with one tensor for each layer that was asked for: here it is one.
                 column.append(network(_to_bytes(picture))[0].cpu())
+            on_picture()
         distances[mode] = feature_distances(*(torch.cat(column) for column in features))
     return distances
 

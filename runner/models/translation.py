@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.progress import Progress
 
 from gan.data.halves import looks_like_pair
 from gan.data.patches import MAP_TO_SATELLITE
@@ -55,20 +53,19 @@ def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: S
     Raises:
         StorageError, FullError: the folder can't be written to.
     """
-    # No bar in a file or a pipe.
-    with Progress(console=console.rich, transient=True, disable=not console.rich.is_terminal) as progress:
-        all_pictures = progress.add_task("pictures", total=len(pictures), visible=len(pictures) > 1)
-        num_done = 0
-        for picture in pictures:
-            num_done += _translate_file(job, picture, out, console, progress)
-            progress.advance(all_pictures)
+    num_done = 0
+    for number, picture in enumerate(pictures, 1):
+        number_of_all = f" ({number} of {len(pictures)})" if len(pictures) > 1 else ""
+        num_done += _translate_file(job, picture, out, console, f"{picture.path.name}{number_of_all}")
     return num_done
 
 
-def _translate_file(
-    job: TranslationJob, picture: PictureFile, out: Storage, console: Console, progress: Progress
-) -> bool:
-    """Translates a picture; reports one that can't be read, and returns False. Raises as `translate_files`."""
+def _translate_file(job: TranslationJob, picture: PictureFile, out: Storage, console: Console, shown: str) -> bool:
+    """Translates a picture; reports one that can't be read, and returns False. Raises as `translate_files`.
+
+    Args:
+        shown: what the bar calls the picture.
+    """
     began = time.monotonic()
     try:
         image = read_source(picture, job.direction, console)
@@ -78,7 +75,7 @@ def _translate_file(
 
     # A failed write ends the command: it would fail for the other pictures, too.
     try:
-        _write_translation(job, picture, image, out, progress)
+        _write_translation(job, picture, image, out, console, shown)
     except OSError as error:
         kind = FullError if is_full(error) else StorageError
         raise kind(f"--out: {out.shown}/{picture.output} can't be written ({error.strerror})") from error
@@ -106,19 +103,15 @@ def read_source(picture: PictureFile, direction: str | None, console: Console) -
 
 
 def _write_translation(
-    job: TranslationJob, picture: PictureFile, image: NDArray[np.uint8], out: Storage, progress: Progress
+    job: TranslationJob, picture: PictureFile, image: NDArray[np.uint8], out: Storage, console: Console, shown: str
 ) -> None:
     """Writes each strip as soon as it is translated; the file gets its name once it is complete."""
     height, width = image.shape[:2]
     total = num_strips(height, job.generator.patch_size, job.tiling.overlap)
-    # Without escape, Rich would read square brackets in a file name as markup.
-    task = progress.add_task(escape(picture.path.name), total=total)
-
     out.make_folder()
-    with out.writing(picture.output) as stream:
+    with console.progress(shown, total) as bar, out.writing(picture.output) as stream:
         png = PngWriter(stream, width, height)
         for strip in translated_strips(job.generator, image, job.tiling):
             png.write_rows(strip)
-            progress.advance(task)
+            bar.advance()
         png.finish()
-    progress.remove_task(task)

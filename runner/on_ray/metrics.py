@@ -24,7 +24,7 @@ class TrialMetrics:
         self._losses = {loss.name: Gauge(f"{_PREFIX}_{loss.name}", f"Loss: {loss.meaning}", _TAGS) for loss in LOSSES}
         speed = "Training steps per second, 0 while a trial does not run"
         self._speed = Gauge(f"{_PREFIX}_steps_per_second", speed, _TAGS)
-        restarts = "How often a trial has been started again, over all runs of the command"
+        restarts = "After how many faults a trial went on, over all runs of the command"
         self._restarts = Counter(f"{_PREFIX}_restarts", restarts, _TAGS)
         self._counted_restarts: dict[str, int] = {}
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.errors import StorageError
 from runner.process.processes import end_marked, process_start
@@ -21,7 +21,7 @@ from runner.process.stop_request import Stopped
 from runner.storage.folder import Storage
 from runner.storage.run_folder import LOCK, RAY_FOLDER
 
-_LEASE_S = 30.0
+LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 
 _START_PREFIX = "start_"
@@ -59,12 +59,52 @@ def is_alive(lease: dict[str, Any], silent: dict[str, Any] | None) -> bool:
     return start is not None and start == lease.get("process_start")
 
 
+class Holder(NamedTuple):
+    """Who holds an experiment, as far as its lock tells.
+
+    Attributes:
+        since: when that start took the lease, in seconds since 1970 by its clock; 0 where an earlier release wrote it.
+        heartbeat: when its last sign of life came, by its clock.
+        heartbeat_age_s: how long ago that was, by the clocks of two machines where it is on another one.
+        stopping: why it is about to stop; "" while it is not.
+        is_alive: whether it seems to run. On another machine that is taken from the heartbeat's age.
+    """
+
+    host: str
+    pid: int
+    since: float
+    heartbeat: float
+    heartbeat_age_s: float
+    stopping: str
+    is_alive: bool
+
+
+def find_holder(experiment: Storage) -> Holder | None:
+    """Reads who holds an experiment, without waiting and without a lock; None where nobody does."""
+    lease = read_lease(experiment)
+    if lease is None:
+        return None
+    heartbeat = float(lease.get("heartbeat", 0))
+    age_s = time.time() - heartbeat
+    return Holder(
+        host=str(lease.get("host")),
+        pid=int(lease.get("pid", 0)),
+        since=float(lease.get("since", 0)),
+        heartbeat=heartbeat,
+        heartbeat_age_s=age_s,
+        stopping=str(lease.get("stopping", "")),
+        is_alive=is_alive(lease, None) if _is_here(lease) else age_s < LEASE_S,
+    )
+
+
 class Lease:
     """The right to run an experiment. A thread keeps it alive until `release`.
 
     Attributes:
         attempt: the number of this start, one more than that of any earlier start.
         token: a random text that identifies this start.
+        left_stopping: why the start before was about to stop when it ended without giving its lease back; "" where it
+            gave it back, or nobody had asked it to stop.
     """
 
     def __init__(self, experiment: Storage, attempt: int, on_loss: Callable[[], None]) -> None:
@@ -72,6 +112,9 @@ class Lease:
         self.token = secrets.token_hex(8)
         self._experiment = experiment
         self._on_loss = on_loss
+        self._since = time.time()
+        self._stopping = ""
+        self.left_stopping = ""
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
 
@@ -121,6 +164,7 @@ class Lease:
         starts = [name.removeprefix(_START_PREFIX) for name in experiment.names(RAY_FOLDER)]
         numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
         lease = cls(experiment, max(numbers) + 1, on_loss)
+        lease.left_stopping = str(previous.get("stopping", ""))
 
         if take_over:
             experiment.remove(LOCK)
@@ -139,6 +183,15 @@ class Lease:
         """Raises Superseded where another start has taken over."""
         check_current(self._experiment, self.token)
 
+    def announce_stop(self, reason: str) -> None:
+        """Notes in the lock that this start is about to stop, in case it is killed before it is done.
+
+        Raises:
+            Superseded: another start has taken over.
+        """
+        self._stopping = reason
+        self._write()
+
     def release(self) -> None:
         """Gives the lease back. Does nothing where another start has it."""
         # The thread first, so that it does not write a new lock after the removal.
@@ -156,17 +209,22 @@ class Lease:
             "process_start": process_start(os.getpid()),
             "host": socket.gethostname(),
             "processes": _pid_namespace(),
+            "since": self._since,
+            "stopping": self._stopping,
             "heartbeat": time.time(),
         }
         return json.dumps(lease).encode()
 
+    def _write(self) -> None:
+        # Locked, so that no start that keeps to the lock takes over between the check and the write.
+        with self._experiment.locked():
+            check_current(self._experiment, self.token)
+            self._experiment.write(LOCK, self._content())
+
     def _keep_alive(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             try:
-                # Locked, so that no start that keeps to the lock takes over between the check and the write.
-                with self._experiment.locked():
-                    check_current(self._experiment, self.token)
-                    self._experiment.write(LOCK, self._content())
+                self._write()
             except Superseded:
                 self._on_loss()
                 return
@@ -206,7 +264,7 @@ def _find_silent(
         return None
 
     age_s = time.time() - float(first.get("heartbeat", 0))
-    wait_s = max(_LEASE_S - max(age_s, 0.0), 1.5 * HEARTBEAT_S)
+    wait_s = max(LEASE_S - max(age_s, 0.0), 1.5 * HEARTBEAT_S)
     notify(
         f"process {first.get('pid')} on {first.get('host')} has held this experiment: waiting {wait_s:.0f} s "
         "to see whether it is alive"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, MODES
 from runner.records.metrics_log import log_column, read_rows
-from runner.records.starts import read_starts
+from runner.records.starts import count_faults, read_starts
 from runner.records.trial_file import read_outcome
 from runner.storage.folder import Storage
 
@@ -56,23 +56,30 @@ def trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
         **_final_metrics(rows),
         "seconds": last["seconds"],
         "images_per_second": _mean_rate(rows),
-        "restarts": max(len(starts) - 1, 0),
+        "restarts": count_faults(starts),
         "steps_lost": sum(start["lost_steps"] for start in starts),
     }
 
 
-def trial_status(trial: Storage, *, finished: bool, running: bool) -> str:
-    """finished, running, stopped, failed, diverged or out_of_memory.
+def trial_status(trial: Storage, *, is_finished: bool, is_held: bool, is_stopping: bool = False) -> str:
+    """finished, running, waiting, stopped, failed, diverged or out_of_memory: the one status of screen, page and files.
 
-    A trial whose last run recorded no outcome was cut off. It counts as `stopped`, because it can be resumed.
+    A trial that can go on is `running` or `waiting` while a command has the experiment, and `stopped` when none has.
+
+    Args:
+        is_finished: its weights are there, for all epochs that are wanted.
+        is_held: whether a command is running the experiment.
+        is_stopping: whether that command was asked to stop: then no trial waits for its turn any more.
     """
-    if finished:
+    if is_finished:
         return "finished"
-    if running:
-        return "running"
     # "finished" may stand there, too: of an earlier run with fewer epochs.
-    status = read_outcome(trial)["status"]
-    return status if status in ENDED_BADLY else "stopped"
+    outcome = read_outcome(trial)["status"]
+    if outcome in ENDED_BADLY:
+        return outcome
+    if is_held and outcome == "running":
+        return "running"
+    return "waiting" if is_held and not is_stopping else "stopped"
 
 
 def _final_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,19 +3,56 @@
 The worker with the token of the last row owns the trial: no other may write into its folder.
 """
 
+import itertools
 import json
 import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.storage.folder import Storage
 from runner.storage.run_folder import STARTS
 
 
-def record_start(trial: Storage, attempt: int, token: str, from_step: int, lost_steps: int) -> None:
+class Cause(NamedTuple):
+    """Why a trial goes on: what ended its worker before.
+
+    Attributes:
+        is_fault: True for what nobody wanted: a crash, a lost worker or machine, a killed command.
+    """
+
+    text: str
+    is_fault: bool
+
+
+WORKER_LOST = Cause("its worker ended without a word; log.txt may say more", is_fault=True)
+
+
+def cause_of(status: str, reason: str) -> Cause:
+    """What ended a trial's last run, from the outcome that it recorded."""
+    if status == "stopped":
+        return Cause(_stopped_by(reason), is_fault=False)
+    if status == "finished":
+        return Cause("it had finished, and training.epochs was raised", is_fault=False)
+    if status == "diverged":
+        return Cause("it had diverged, and --retry-diverged tries it again", is_fault=False)
+    return Cause(reason if status == "cut_off" else f"{status}: {reason}", is_fault=True)
+
+
+def _stopped_by(reason: str) -> str:
+    if not reason:
+        return "stopped"
+    if reason == "time limit":
+        return "stopped by --time-limit"
+    # A word is what stopped it, Ctrl-C or SIGTERM; the others are sentences.
+    return f"stopped ({reason})" if " " in reason else f"stopped by {reason}"
+
+
+def record_start(
+    trial: Storage, attempt: int, token: str, from_step: int, lost_steps: int, cause: Cause | None = None
+) -> None:
     """Adds a row for a start of the trial's worker, which owns the trial from then on.
 
     Args:
@@ -23,12 +60,15 @@ def record_start(trial: Storage, attempt: int, token: str, from_step: int, lost_
         token: of this start.
         from_step: the step of the checkpoint that it goes on from.
         lost_steps: the steps that were logged after that checkpoint and have to be done again.
+        cause: why the trial goes on; None for its first start.
     """
     row = {
         "attempt": attempt,
         "token": token,
         "from_step": from_step,
         "lost_steps": lost_steps,
+        "after": cause.text if cause else "",
+        "fault": cause is not None and cause.is_fault,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "oom_kills": count_oom_kills(),
@@ -58,6 +98,35 @@ def newest_start(trial: Storage) -> dict[str, Any]:
     """The last row; empty where there is none."""
     starts = read_starts(trial)
     return starts[-1] if starts else {}
+
+
+def describe_start(trial: str, start: Mapping[str, Any], total_steps: int, steps_per_epoch: int) -> str:
+    """From which step a trial goes on, and why; "" for its first start.
+
+    Args:
+        trial: its name.
+        start: the row.
+    """
+    if not start.get("after"):
+        return ""
+    why = f"after a fault: {start['after']}" if start["fault"] else start["after"]
+    step = start["from_step"]
+    if not step:
+        return f"{trial} begins again with its first step: {why}"
+    return f"{trial} goes on from step {step} of {total_steps} (epoch {step // steps_per_epoch + 1}): {why}"
+
+
+def count_faults(starts: Sequence[Mapping[str, Any]]) -> int:
+    """How many of a trial's starts came after a fault.
+
+    Earlier releases did not record why a trial went on. There, a start counts that Ray made by itself, or that had to
+    do logged steps again: whoever stops a trial loses none.
+    """
+    count = 0
+    for before, start in itertools.pairwise(starts):
+        by_itself = start["attempt"] == before["attempt"]
+        count += bool(start.get("fault", by_itself or start["lost_steps"] > 0))
+    return count
 
 
 def count_oom_kills() -> int:

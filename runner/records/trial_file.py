@@ -142,8 +142,25 @@ def _processor_model() -> str:
 
 
 def write_outcome(trial: Storage, status: str, reason: str = "") -> None:
-    """Records how a run of the trial ended: finished, stopped, failed, diverged or out_of_memory."""
+    """Records how a run of the trial ended: finished, stopped, failed, diverged, out_of_memory or cut_off.
+
+    `cut_off` is one that ended by a fault, and is tried again. Meanwhile the status is `running`.
+    """
     trial.write(OUTCOME, json.dumps({"status": status, "reason": reason}).encode())
+
+
+def settle_outcome(trial: Storage, stop_reason: str) -> None:
+    """Replaces the outcome `running` of a run that is over, and that could not record its own.
+
+    Args:
+        stop_reason: why that run was to stop; "" where nobody had asked it to.
+    """
+    if read_outcome(trial)["status"] != "running":
+        return
+    if stop_reason:
+        write_outcome(trial, "stopped", stop_reason)
+    else:
+        write_outcome(trial, "cut_off", "the command was killed, or its machine was lost")
 
 
 def read_outcome(trial: Storage) -> dict[str, str]:
@@ -181,6 +198,19 @@ def read_finished_weights(trial: Storage, fingerprints: Fingerprints) -> Finishe
         return FinishedWeights(int(record["epochs"]), int(record["step"]), content)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def recorded_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
+    """As `finished_epochs`, from the record of the weights alone: for looking at a trial often, or from afar."""
+    try:
+        record = json.loads(trial.read(WEIGHTS_RECORD))
+        is_its_own = (record["config_fingerprint"], record["data_fingerprint"]) == (
+            fingerprints.config,
+            fingerprints.data,
+        )
+        return int(record["epochs"]) if is_its_own else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def finished_epochs(trial: Storage, fingerprints: Fingerprints) -> int:

@@ -1,6 +1,6 @@
 """Which folder belongs to which trial: the one with the trial's fingerprints, whatever its name is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -42,6 +42,7 @@ def find_trial_folders(
     data_fingerprints: Mapping[str, str],
     initial_weights: Mapping[str, str] = MappingProxyType({}),
     data_changes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    count_epochs: Callable[[Storage, Fingerprints], int] = finished_epochs,
 ) -> list[Trial]:
     """Finds each trial's folder, or names a new one.
 
@@ -50,6 +51,7 @@ def find_trial_folders(
         initial_weights: the SHA-256 of the file that a trial starts from, under the trial's name; trials that start
             from random weights are left out.
         data_changes: what is known to differ from the pictures that trials were begun with, under each patching.
+        count_epochs: of a finished trial; by default its weights are verified.
 
     Raises:
         ConfigError: a folder of the trial's name holds another trial; the text shows what differs.
@@ -87,7 +89,7 @@ def find_trial_folders(
 
         folder = experiment.at(trial_path(name))
         # A finished trial goes on where more epochs are wanted now.
-        is_finished = finished_epochs(folder, fingerprints) >= planned.config.training.epochs
+        is_finished = count_epochs(folder, fingerprints) >= planned.config.training.epochs
         has_diverged = not is_finished and read_outcome(folder)["status"] == "diverged"
         trials.append(Trial(name, planned.params, planned.config, fingerprints, is_finished, has_diverged))
     return trials

@@ -1,16 +1,17 @@
 """An experiment's folder as the page's trials."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.config.experiment_yaml import read_yaml
+from runner.config.fingerprint import Fingerprints
 from runner.config.loading import load_experiment, plan_trials, validate
 from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
-from runner.process.lease import is_alive, read_lease
+from runner.process.lease import Holder, find_holder
 from runner.records.results import TrialResult, trial_row, trial_status
-from runner.records.trial_file import read_outcome, read_trial_file
+from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file
 from runner.records.trial_folders import (
     Trial,
     find_left_trials,
@@ -32,18 +33,31 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
     """
     experiment = Storage.open(folder)
     if not experiment.exists(EXPERIMENT_FILE):
-        problem = "there is no such folder" if not Path(folder).is_dir() else f"there is no {EXPERIMENT_FILE} in it"
-        raise DataError(f"{folder}: {problem}: give an experiment's folder, STORAGE/EXPERIMENT")
+        raise no_experiment(folder)
 
-    lease = read_lease(experiment)
-    is_held = lease is not None and is_alive(lease, None)
-    trials = _read_trials(experiment)
+    holder = find_holder(experiment)
+    trials = read_trials(experiment)
     trials += find_left_trials(experiment, trials)
-    return experiment, [read_result(experiment, trial, is_held=is_held) for trial in trials]
+    return experiment, [read_result(experiment, trial, holder) for trial in trials]
 
 
-def _read_trials(experiment: Storage) -> list[Trial]:
-    """The experiment's trials in their folders."""
+def no_experiment(folder: str) -> DataError:
+    """The error for a folder that is no experiment's."""
+    problem = "there is no such folder" if not Path(folder).is_dir() else f"there is no {EXPERIMENT_FILE} in it"
+    return DataError(f"{folder}: {problem}: give an experiment's folder, STORAGE/EXPERIMENT")
+
+
+def read_trials(
+    experiment: Storage, count_epochs: Callable[[Storage, Fingerprints], int] = finished_epochs
+) -> list[Trial]:
+    """The experiment's trials in their folders.
+
+    Args:
+        count_epochs: see `find_trial_folders`.
+
+    Raises:
+        ConfigError: its experiment.yaml or a trial is not what a run leaves.
+    """
     path = experiment.local_copy(EXPERIMENT_FILE)
     trials = plan_trials(load_experiment(path), str(path))
 
@@ -52,7 +66,7 @@ def _read_trials(experiment: Storage) -> list[Trial]:
         t.config.data.patching: recorded_data_fingerprint(experiment, t.config) or "" for t in trials
     }
     initial_weights = {trial.name: recorded_initial_weights(experiment, trial) for trial in trials}
-    return find_trial_folders(experiment, trials, fingerprints, initial_weights)
+    return find_trial_folders(experiment, trials, fingerprints, initial_weights, count_epochs=count_epochs)
 
 
 def read_page_trial(
@@ -85,14 +99,11 @@ def read_drawn(experiment: Storage) -> dict[str, Range]:
     return dict(read_search_space(validate(read_yaml(path).values, str(path)).sweep).ranges)
 
 
-def read_result(experiment: Storage, trial: Trial, *, is_held: bool) -> TrialResult:
-    """A trial's parameters and its row of results.
-
-    Args:
-        is_held: a command holds the experiment; otherwise no trial runs.
-    """
+def read_result(experiment: Storage, trial: Trial, holder: Holder | None) -> TrialResult:
+    """A trial's parameters and its row of results; a trial runs only while a command holds the experiment."""
     folder = experiment.at(trial_path(trial.name))
-    # A command that was killed leaves the status `running` behind.
-    is_running = is_held and read_outcome(folder)["status"] == "running"
-    status = trial_status(folder, finished=trial.is_finished, running=is_running)
+    # A command that was killed leaves its lock, and the outcome `running`, behind.
+    is_held = holder is not None and holder.is_alive
+    is_stopping = holder is not None and bool(holder.stopping)
+    status = trial_status(folder, is_finished=trial.is_finished, is_held=is_held, is_stopping=is_stopping)
     return TrialResult(trial.params, trial_row(folder, trial.name, trial.params, status))

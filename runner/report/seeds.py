@@ -32,8 +32,7 @@ def seed_table(trials: Sequence[PageTrial]) -> list[tuple[str, RepeatedCell]]:
 
 def _cells_of(trials: Sequence[PageTrial]) -> list[RepeatedCell]:
     """The cells of the trials; empty where none is repeated."""
-    # The page's status replaces the row's: a trial that has not begun is `waiting`, not `stopped`.
-    return repeated_cells([TrialResult(trial.params, {**trial.row, "status": trial.status}) for trial in trials])
+    return repeated_cells([TrialResult(trial.params, trial.row) for trial in trials])
 
 
 def _merge(group: Sequence[PageTrial], cell: RepeatedCell) -> PageTrial:

@@ -41,10 +41,8 @@ class PageTrial:
 
     @property
     def status(self) -> str:
-        """finished, running, stopped, failed, diverged, out_of_memory, or waiting where it has not begun."""
-        # A trial that has not begun recorded no outcome, and counts as stopped in results.csv.
-        status = str(self.row.get("status", ""))
-        return "waiting" if status == "stopped" and not self.log and not self.reason else status
+        """As in results.csv: finished, running, waiting, stopped, failed, diverged or out_of_memory."""
+        return str(self.row.get("status", ""))
 
     @property
     def ended_badly(self) -> bool:

@@ -134,7 +134,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     elif pending and options.address is not None:
         check_reachable(options.address)
 
-    notes += [*data_notes, *weight_notes, *_notes_on_changes(folder, pending), *_note_on_left(left)]
+    notes = [*data_notes, *notes, *weight_notes, *_notes_on_changes(folder, pending), *_note_on_left(left)]
     plan = SweepPlan(experiment, options, storage, located, trials, pending, left, resources, notes)
     # The last rules, because they look at every picture.
     if pending:
@@ -192,7 +192,11 @@ def _locate_data(storage: Storage, folder: Storage, config: Experiment) -> Locat
         if changes == []:
             fingerprint = recorded
 
-    notes = [*source.notes, *([describe_passed_over(source)] if source.passed_over else [])]
+    notes = [*source.notes]
+    if source.seed is not None:  # they look real enough at first sight
+        notes.append("drawn maps, not real ones: data.source is `synthetic`; your own pairs: --set data.source=DIR")
+    if source.passed_over:
+        notes.append(describe_passed_over(source))
     # What became a store was looked at before.
     if not stores.exists(fingerprint):
         is_told = config.data.layout == PAIRS

@@ -1,6 +1,7 @@
 """Runs the pending trials, followed by a monitor, and comes to the results of all trials."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 
 from gan.data.epochs import steps_per_epoch
@@ -9,6 +10,8 @@ from runner.console import Console
 from runner.process.lease import Lease
 from runner.records.results import TrialResult
 from runner.records.seeds import repeated_cells
+from runner.records.starts import Cause, cause_of, read_starts
+from runner.records.trial_file import read_outcome, settle_outcome, write_outcome
 from runner.records.trial_folders import Trial
 from runner.report.reading import read_result
 from runner.storage.run_folder import EXPERIMENT_FILE, PATCHES
@@ -32,8 +35,10 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     trials = [_monitored(trial, plan, prepared, lease) for trial in plan.trials]
 
     with contextlib.closing(_new_tracker(plan, [trial.job for trial in trials], session)) as tracker:
-        left = [read_result(plan.folder, trial, is_held=False) for trial in plan.left]
-        with Monitor(plan.folder, session, trials, tracker, left) as monitor:
+        left = [read_result(plan.folder, trial, None) for trial in plan.left]
+        resources = prepared.resources
+        at_once = resources.max_concurrent if resources and not plan.options.in_process else 1
+        with Monitor(plan.folder, session, trials, tracker, at_once, left) as monitor:
             if prepared.resources is not None and not session.stop.is_due():
                 to_run = {trial.name for trial in plan.pending}
                 jobs = [trial.job for trial in trials if trial.job.name in to_run]
@@ -43,9 +48,8 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
 
         # W&B comes last: it may keep the command waiting.
         results = monitor.write_results()
-        rows = [result.row for result in results]
-        console.results(rows, repeated_cells(results))
-        tracker.finish(rows)
+        console.results(results, repeated_cells(results))
+        tracker.finish([result.row for result in results])
     return results
 
 
@@ -74,11 +78,24 @@ def _monitored(trial: Trial, plan: SweepPlan, prepared: Prepared, lease: Lease) 
         attempt=lease.attempt,
     )
     job.trial.make_folder()
+    if trial in plan.pending:
+        job = dataclasses.replace(job, cause=_settle(job, lease))
 
     store = prepared.stores.get(config.data.patching)
     num_patches = store.num_patches("train") if store else 0  # a finished trial needs no patches
     steps = steps_per_epoch(num_patches, config.training.batch_size, config.resources.workers)
     return MonitoredTrial(job, config.training.epochs * steps, trial.is_finished)
+
+
+def _settle(job: TrialJob, lease: Lease) -> Cause | None:
+    """Leaves no outcome of an earlier start that the trial's status could be taken from; what ended it before."""
+    with job.committing():
+        settle_outcome(job.trial, lease.left_stopping)
+        outcome = read_outcome(job.trial)
+        # It is tried again, so it waits for its turn.
+        if outcome["status"] in ("failed", "out_of_memory"):
+            write_outcome(job.trial, "cut_off", f"{outcome['status']}: {outcome['reason']}")
+    return cause_of(**outcome) if read_starts(job.trial) else None
 
 
 def _new_tracker(plan: SweepPlan, jobs: Sequence[TrialJob], session: Session) -> Tracker:

@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gan.evaluation.metrics import METRICS
 from runner.process.lease import Superseded
-from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult, trial_row, trial_status
 from runner.records.results_files import write_results
-from runner.records.starts import read_starts
-from runner.records.trial_file import read_outcome
+from runner.records.starts import count_faults, describe_start, read_starts
+from runner.records.trial_file import read_outcome, settle_outcome
 from runner.report.live import LiveReport
 from runner.storage.folder import Storage
 from runner.sweep.session import Session
 from runner.tracking.tracker import Tracker
 from runner.trial.heartbeat import Progress
 from runner.trial.job import TrialJob
-from runner.trial.progress import TrialProgress
+from runner.trial.progress import LogTail, TrialProgress
 
 INTERVAL_S = 0.5
 _RESULTS_INTERVAL_S = 30.0
@@ -32,36 +30,50 @@ class MonitoredTrial:
     """A trial as the monitor follows it.
 
     Attributes:
-        row: the last row of its log.
-        metrics: of its last evaluation, by their keys.
+        tail: the end of its log.
         step_s: seconds that a step takes; 0 where that is not known.
+        starts: the rows of its workers' starts.
+        begun: when it was first seen at work in this start of the command, by time.monotonic(), and at which step.
     """
 
     job: TrialJob
     total_steps: int
     finished: bool
-    reader: MetricsReader = field(init=False)
-    row: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    tail: LogTail = field(init=False)
     step_s: float = 0.0
     step: int = 0
+    starts: Sequence[Mapping[str, Any]] = ()
+    begun: tuple[float, int] | None = None
 
     def __post_init__(self) -> None:
-        self.reader = MetricsReader(self.job.trial)
+        self.tail = LogTail(self.job.trial)
 
-    def read(self, progress: Mapping[str, Progress]) -> None:
-        """Takes in what is new in the log, and what the worker has reported."""
-        for row in self.reader.new_rows():
-            self.row = row
-            self.step = row["step"]
-            # Only the last row has `final/`, over all validation patches. `val/` is over a fixed sample of them.
-            evaluated = {m.key: row.get(f"final/{m.key}", row.get(f"val/{m.key}")) for m in METRICS}
-            # Most rows are between two evaluations, and the metrics of the last one stay.
-            if evaluated["l1"] is not None:
-                self.metrics = evaluated
+    def read(self, progress: Mapping[str, Progress]) -> list[str]:
+        """Takes in what is new in the log, and what the worker has reported; lines on starts that go on from a step."""
+        self.tail.read()
+        self.step = max(self.step, int(self.tail.row.get("step", 0)))
         if self.job.name in progress:
             # Only every few steps have a row: the worker's report is newer.
             self.step, self.step_s, _ = progress[self.job.name]
+            if self.step_s and self.begun is None:
+                self.begun = (time.monotonic(), self.step)
+
+        before, self.starts = len(self.starts), read_starts(self.job.trial)
+        # Those of earlier starts of the command were told then.
+        new = [start for start in self.starts[before:] if start["attempt"] == self.job.attempt]
+        return [line for start in new if (line := self._describe(start))]
+
+    def _describe(self, start: Mapping[str, Any]) -> str:
+        epochs = self.job.config.training.epochs
+        return describe_start(self.job.name, start, self.total_steps, max(self.total_steps // epochs, 1))
+
+    def _pace_s(self) -> float:
+        """Seconds that pass for a step, evaluations included; 0 before an epoch has been seen from end to end."""
+        if self.begun is None:
+            return 0.0
+        began, from_step = self.begun
+        is_known = self.step - from_step >= max(self.total_steps // self.job.config.training.epochs, 1)
+        return (time.monotonic() - began) / (self.step - from_step) if is_known else 0.0
 
     def progress(self, status: str) -> TrialProgress:
         """The trial at this moment."""
@@ -69,12 +81,15 @@ class MonitoredTrial:
             name=self.job.name,
             status=status,
             epochs=self.job.config.training.epochs,
-            step=max(self.step, int(self.row.get("step", 0))),
+            step=max(self.step, int(self.tail.row.get("step", 0))),
             total_steps=self.total_steps,
             step_s=self.step_s,
-            restarts=max(len(read_starts(self.job.trial)) - 1, 0),
-            row=self.row,
-            metrics=self.metrics,
+            restarts=count_faults(self.starts),
+            row=self.tail.row,
+            metrics=self.tail.metrics,
+            params=self.job.params,
+            batch_size=self.job.config.training.batch_size,
+            pace_s=self._pace_s() if status == "running" else 0.0,
         )
 
 
@@ -87,14 +102,17 @@ class Monitor:
         session: Session,
         trials: Sequence[MonitoredTrial],
         tracker: Tracker,
+        at_once: int,
         left: Sequence[TrialResult] = (),
     ) -> None:
-        """Begins nothing yet.
+        """Follows nothing yet.
 
         Args:
+            at_once: how many trials run at a time.
             left: the results of trials that are not in the sweep any more, which files and page have, too.
         """
-        self._experiment, self._trials, self._tracker, self._left = experiment, trials, tracker, left
+        self._experiment, self._trials, self._tracker, self._at_once = experiment, trials, tracker, at_once
+        self._left = left
         self._lease, self._backend, self._stop, self._console = session
         self._results_at = 0.0
         self._report = LiveReport(experiment, self._console.print)
@@ -120,9 +138,11 @@ class Monitor:
         """The trial's status; nothing runs any more once it is over."""
         outcome = read_outcome(trial.job.trial)["status"]
         # The outcome may be of an earlier run with fewer epochs: the log tells how far it got.
-        all_epochs = trial.row.get("epoch", 0) >= trial.job.config.training.epochs
-        finished = trial.finished or (outcome == "finished" and all_epochs)
-        return trial_status(trial.job.trial, finished=finished, running=not over and outcome == "running")
+        all_epochs = trial.tail.row.get("epoch", 0) >= trial.job.config.training.epochs
+        is_finished = trial.finished or (outcome == "finished" and all_epochs)
+        return trial_status(
+            trial.job.trial, is_finished=is_finished, is_held=not over, is_stopping=bool(self._stop.reason)
+        )
 
     def _results(self, *, over: bool) -> list[TrialResult]:
         """Parameters and row of results of each trial."""
@@ -131,6 +151,11 @@ class Monitor:
 
     def write_results(self) -> list[TrialResult]:
         """Once it is over: the files of results and report.html; the results of the sweep's trials."""
+        for trial in self._trials:
+            # A worker that was ended before it could save could not record that it was asked to stop.
+            if self._stop.reason:
+                with trial.job.committing():
+                    settle_outcome(trial.job.trial, self._stop.reason)
         results = self._results(over=True)
         write_results(self._experiment, [*results, *self._left])
         self._report.write([*results, *self._left])
@@ -163,6 +188,8 @@ class Monitor:
                 with contextlib.suppress(OSError):
                     self._console.print(f"stopping ({self._stop.reason}): the step in hand ends, then it is saved")
                 self._backend.request_stop(self._stop.reason)
+                with contextlib.suppress(OSError, Superseded):
+                    self._lease.announce_stop(self._stop.reason)
                 return
 
     def _look(self) -> None:
@@ -172,16 +199,12 @@ class Monitor:
             if reason := self._backend.stop_reason():  # a worker may have asked
                 self._stop.set(reason)
         for trial in self._trials:
-            trial.read(progress)
+            for line in trial.read(progress):
+                self._console.print(line)
         if progress:
             self._tracker.begin()
 
-        shown = [trial.progress(self._shown_status(trial)) for trial in self._trials]
-        self._console.show(shown)
+        shown = [trial.progress(self._status(trial, over=False)) for trial in self._trials]
+        self._console.show(shown, self._at_once)
         with contextlib.suppress(Exception):  # a monitoring system that fails is no reason to end a run
             self._backend.publish(self._experiment.name, shown)
-
-    def _shown_status(self, trial: MonitoredTrial) -> str:
-        """The trial's status, where one whose turn has not come is waiting, not stopped."""
-        status = self._status(trial, over=False)
-        return "waiting" if status == "stopped" and not self._stop.reason else status

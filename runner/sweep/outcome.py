@@ -21,7 +21,7 @@ def report_outcome(plan: SweepPlan, results: Sequence[TrialResult], stop: StopRe
             console.print(f"{name}: {status}: {read_outcome(folder)['reason']}; see {folder.shown}/{LOG}")
     console.print(f"results: {plan.folder.shown}/{REPORT} and {RESULTS_CSV}")
     if plan.experiment.tracking.wandb != "off" and (hint := sync_hint(plan.folder)):
-        console.print(f"Weights & Biases is offline; to upload: {hint}")
+        console.print(f"Weights & Biases is offline; to upload: {hint}", wrap=False)
 
     code = exit_code([result.row["status"] for result in results], stop)
     if code in (Exit.STOPPED, Exit.INTERRUPTED):

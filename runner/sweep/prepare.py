@@ -11,6 +11,7 @@ from runner.data.shards import ShardReport
 from runner.data.sources import Source
 from runner.errors import StorageError
 from runner.process.stop_request import Stopped
+from runner.screen.cutting import with_bar
 from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
 from runner.sweep.check import SweepPlan, check_enough_patches
@@ -97,10 +98,9 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         data = trial.config.data
         if data.patching in stores:
             continue
-        located = plan.data[data.patching]
-        store = prepare_patches(
-            data, located.source, located.fingerprint, plan.storage.at(PATCHES), cut, session.console.print
-        )
+        found, patches = plan.data[data.patching], plan.storage.at(PATCHES)
+        shown_cut = with_bar(cut, session.console)
+        store = prepare_patches(data, found.source, found.fingerprint, patches, shown_cut, session.console.print)
         # Damage that headers do not show may have left fewer than was expected.
         check_enough_patches(trial.config, store.num_patches("train"))
         stores[data.patching] = store

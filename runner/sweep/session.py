@@ -38,7 +38,7 @@ def open_session(plan: SweepPlan, stop: StopRequest, console: Console) -> Iterat
         lease = _acquire_lease(plan, stop, console)
         stack.callback(lease.release)
         # A process that ends at once does not get to the end of this stack, so it must end Ray's processes here.
-        stop.before_exit = lambda: end_marked(lease.token)
+        stop.before_exit = lambda: _end_at_once(lease, stop)
 
         backend: Backend = InProcess()
         if not options.in_process:
@@ -46,6 +46,13 @@ def open_session(plan: SweepPlan, stop: StopRequest, console: Console) -> Iterat
         stack.callback(backend.close)
         stack.enter_context(ray_watchdog(backend, stop, console))
         yield Session(lease, backend, stop, console)
+
+
+def _end_at_once(lease: Lease, stop: StopRequest) -> None:
+    """Ends the processes of this start; leaves a note that they were asked to stop, for those that could not save."""
+    with contextlib.suppress(Exception):
+        lease.announce_stop(stop.reason)
+    end_marked(lease.token)
 
 
 def _acquire_lease(plan: SweepPlan, stop: StopRequest, console: Console) -> Lease:

@@ -9,7 +9,7 @@ from typing import Any
 from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.process.lease import Superseded, check_current
-from runner.records.starts import newest_start
+from runner.records.starts import Cause, newest_start
 from runner.storage.folder import Storage, is_full
 from runner.storage.run_folder import LOG, trial_path
 
@@ -20,6 +20,7 @@ class TrialJob:
 
     `threads` is what the trial has been given; a trial that has begun keeps the number it recorded.
     `start_token` names a worker's start among all of the trial, once it has begun.
+    `cause` is why this start of the command goes on with it; None for a trial that has not begun before.
     """
 
     experiment: Storage
@@ -32,6 +33,7 @@ class TrialJob:
     lease_token: str
     attempt: int
     start_token: str = ""
+    cause: Cause | None = None
 
     @property
     def trial(self) -> Storage:

@@ -25,7 +25,14 @@ from runner.process.lease import Superseded
 from runner.records.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
 from runner.records.initial_weights import read_copy
 from runner.records.metrics_log import MetricsLog, read_rows
-from runner.records.starts import ended_for_lack_of_memory, read_starts, record_start
+from runner.records.starts import (
+    WORKER_LOST,
+    cause_of,
+    ended_for_lack_of_memory,
+    newest_start,
+    read_starts,
+    record_start,
+)
 from runner.records.weights import write_weights
 from runner.storage.folder import is_full
 from runner.trial.async_checkpointer import AsyncCheckpointer
@@ -188,10 +195,15 @@ class TrialRun:
         rows = read_rows(job.trial)
         # The heartbeat may know of later steps than the log: not every step has a row.
         last_step = max(rows[-1]["step"] if rows else 0, self.heartbeat.earlier_step)
+        cause = job.cause
+        if newest_start(job.trial).get("attempt") == job.attempt:
+            # Ray has replaced a worker of this start of the command. One that was to stop may have been ended for that.
+            cause = cause_of("stopped", self.heartbeat.stop_reason) if self.heartbeat.stop_reason else WORKER_LOST
         job = dataclasses.replace(job, start_token=secrets.token_hex(8))
         # As the job without the token: no row has the new token yet, so the new job would count as superseded.
         with self.job.committing():
-            record_start(job.trial, job.attempt, job.start_token, state.step, max(last_step - state.step, 0))
+            lost_steps = max(last_step - state.step, 0)
+            record_start(job.trial, job.attempt, job.start_token, state.step, lost_steps, cause)
         return job
 
     def _open_log(self, restored: bytes) -> MetricsLog:

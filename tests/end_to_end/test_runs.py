@@ -215,7 +215,9 @@ def test_however_it_is_stopped_and_started_again_at_once_it_ends_with_the_same_w
     assert_same_end(trial, trial_of(undisturbed))
     tracked = offline_run(Storage.open(trial))
     assert tracked.steps == [row["step"] for row in read_metrics(trial)]
-    assert (tracked.summary["status"], tracked.summary["restarts"]) == ("finished", len(ways_to_stop))
+    # Who stops a command by Ctrl-C or SIGTERM, even so that nothing could be saved, has no fault to look for.
+    killed = (kill_main_process, kill_family)
+    assert (tracked.summary["status"], tracked.summary["restarts"]) == ("finished", len(killed))
 
 
 def fault(function: str, call: int, when: str, do: str, trial: str, times: int) -> dict[str, object]:

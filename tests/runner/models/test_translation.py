@@ -308,9 +308,10 @@ def test_a_command_that_is_told_to_end_leaves_only_whole_pictures(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_progress_on_a_terminal_has_a_bar_for_all_pictures_and_one_for_this_one(
-    generator: Generator, tmp_path: Path
+def test_progress_on_a_terminal_has_a_bar_with_the_picture_and_its_number(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("runner.screen.progress_bar._QUICK_S", 0.0)
     pictures = []
     for name in ("a[b].png", "c.png"):
         Image.fromarray(smooth_picture(400, 90)).save(tmp_path / name)
@@ -320,4 +321,4 @@ def test_progress_on_a_terminal_has_a_bar_for_all_pictures_and_one_for_this_one(
         job = TranslationJob(generator, None, Tiling())
         assert translate_files(job, pictures, Storage.open(tmp_path / "out"), console) == 2
     shown = (tmp_path / "console.txt").read_text()
-    assert "pictures" in shown and "a[b].png" in shown and "50%" in shown
+    assert "a[b].png (1 of 2)" in shown and "c.png (2 of 2)" in shown and "100%" in shown

@@ -70,9 +70,7 @@ def test_a_single_value_has_no_spread() -> None:
 def test_the_screen_has_a_second_table_over_the_seeds(tmp_path: Path) -> None:
     _, results = read_results(str(write_experiment_folder(tmp_path, sweep=SWEEP)))
     stream = io.StringIO()
-    Console(rich.console.Console(file=stream, soft_wrap=True)).results(
-        [r.row for r in results], repeated_cells(results)
-    )
+    Console(rich.console.Console(file=stream, soft_wrap=True)).results(results, repeated_cells(results))
     lines = stream.getvalue().splitlines()
     title = lines.index("over 3 seeds: mean ± standard deviation (min to max)")
     assert lines[title + 1].split() == ["trial", "seeds", "SSIM", "PSNR", "L1", "HP-L1"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gan.evaluation.grids import comparison_png
+from runner.process.lease import Lease
 from runner.report.__main__ import main
 from runner.report.charts.curves import MAX_POINTS, downsample, draw_curves
 from runner.report.charts.heatmaps import heat_maps
@@ -201,7 +202,17 @@ def test_an_experiment_that_has_barely_begun_has_a_page(tmp_path: Path, waiting:
     assert "No trial has been evaluated yet." in rendered
     assert "No trial has left a picture yet." in rendered
     assert "Nothing is logged yet." in rendered
-    assert ">waiting<" in rendered
+    assert ">stopped<" in rendered
+
+
+def test_a_trial_waits_for_its_turn_only_while_a_command_has_the_experiment(tmp_path: Path) -> None:
+    folder = write_experiment_folder(tmp_path, outcomes={"trial": ("stopped", "Ctrl-C")})
+    lease = Lease.acquire(Storage.open(folder))
+    assert ">waiting<" in page_of(folder)
+    lease.announce_stop("Ctrl-C")
+    assert ">stopped<" in page_of(folder)
+    lease.release()
+    assert ">stopped<" in page_of(folder)
 
 
 def test_one_trial_is_told_without_a_ranking(tmp_path: Path) -> None:
