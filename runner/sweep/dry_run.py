@@ -1,6 +1,9 @@
 """What a run would do: trials, steps, memory and disk, printed by --dry-run."""
 
+from dataclasses import replace
+
 from runner.console import Console
+from runner.data.checking.plausibility import sample
 from runner.data.patch_store import check_bad_fraction, find_store, read_quarantine
 from runner.errors import DataError, Exit
 from runner.number_format import byte_size, counted
@@ -18,6 +21,8 @@ def print_plan(plan: SweepPlan, console: Console) -> Exit:
     for trial in plan.trials:
         console.print(f"  {_describe_trial(trial, num_patches[trial.config.data.patching])}")
     console.print(_describe_disk(plan, num_patches))
+    for line in _describe_sample(plan):
+        console.print(line)
 
     if plan.resources is not None:
         console.print(plan.resources.describe())
@@ -71,6 +76,26 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
         f"{trial.name}: {training.epochs} epochs of {num_patches} patches, {steps:,} steps; "
         f"memory about {byte_size(memory)} in {precision}, disk {byte_size(trial_disk(config).finished)} when finished"
     )
+
+
+def _describe_sample(plan: SweepPlan) -> list[str]:
+    """What needs attention in a sample of the pictures, where they are read from a directory."""
+    source = next(iter(plan.data.values())).source  # the same for each patching
+    if source is None or source.seed is not None:
+        return []
+    from runner.data.checking.findings import examine
+
+    report = examine(replace(source, pictures=sample(source.pictures)))
+    # What is true of all pictures was said before.
+    lines = [f"  {finding.kind}: {finding.text}" for finding in report.findings if finding.files]
+    if not lines:
+        return []
+    directory = plan.experiment.data.source
+    return [
+        f"of {len(report.facts)} pictures that were looked at, some need attention (all: python -m runner.data check "
+        f"{directory}):",
+        *lines,
+    ]
 
 
 def _describe_disk(plan: SweepPlan, num_patches: dict[str, int]) -> str:

@@ -15,6 +15,7 @@ from tests.support.pictures import pair_picture, satellite_and_map, smooth_pictu
 
 Capture = pytest.CaptureFixture[str]
 COUNTS = {"train": 4, "val": 2}
+FIRST = {"train": 0, "val": 100}  # so that no picture is in both
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def pairs(tmp_path: Path) -> Path:
     for split, count in COUNTS.items():
         (tmp_path / "pairs" / split).mkdir(parents=True)
         for number in range(count):
-            pair_picture(number).save(tmp_path / "pairs" / split / f"{split}{number}.png")
+            pair_picture(FIRST[split] + number).save(tmp_path / "pairs" / split / f"{split}{number}.png")
     return tmp_path / "pairs"
 
 
@@ -48,7 +49,7 @@ def test_a_and_b_in_folders_of_their_own_train_to_the_weights_of_pairs(tmp_path:
         for side, index in (("A", 0), ("B", 1)):
             (apart / split / side).mkdir(parents=True)
             for number in range(count):
-                image = Image.fromarray(satellite_and_map(number)[index])
+                image = Image.fromarray(satellite_and_map(FIRST[split] + number)[index])
                 image.save(apart / split / side / f"{split}{number}.png")
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
@@ -69,6 +70,16 @@ def test_single_pictures_are_refused_and_nothing_is_written(
     assert "its pictures do not look like pairs" in message
     assert len(message.splitlines()) <= 25
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_looks_at_a_sample_of_the_pictures(tmp_path: Path, pairs: Path, capsys: Capture) -> None:
+    assert train(tmp_path, pairs, "--dry-run") == 0
+    assert "need attention" not in capsys.readouterr().out
+    (pairs / "val/copy.png").write_bytes((pairs / "train/train0.png").read_bytes())
+    assert train(tmp_path, pairs, "--dry-run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"of 7 pictures that were looked at, some need attention (all: python -m runner.data check {pairs})" in said
+    assert "duplicates: 1 picture is there a second time; 1 of val is in train, too" in said
 
 
 def test_what_is_not_used_may_come_between_two_runs(tmp_path: Path, pairs: Path, capsys: Capture) -> None:
