@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from runner.data.fetching.download import ARCHIVE, Patience, download
 from runner.data.fetching.known_sets import KNOWN_SETS
-from runner.data.fetching.members import BLOCK_BYTES, ArchiveError
+from runner.data.fetching.members import BLOCK_BYTES, ArchiveError, DamagedError
 from runner.data.fetching.origin import Origin, find_origin
 from runner.data.fetching.progress import shown_progress
 from runner.data.fetching.record import Record, list_files, read_record, write_record
@@ -227,7 +227,6 @@ def _going_on(what: str, work: Storage) -> str:
 
 def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: str) -> str:
     """Why an address has brought no archive, and the other ways to get one."""
-    command, place = "python -m runner.data fetch", shlex.quote(directory)
     lines = [f"{origin.shown}: {error.reason}."]
     if _kept_bytes(work):
         lines.append(_going_on("It broke off", work) + ".")
@@ -235,13 +234,14 @@ def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: 
         lines.append(f"{origin.known.name}: {origin.known.note}.")
 
     file = origin.known.url.rpartition("/")[2] if origin.known else "ARCHIVE"
-    lines += [
-        "Other ways:",
-        f"  {command} {file} {place}    the archive, downloaded by other means such as a browser",
-        f"  {command} URL {place}    another address of it, a mirror's",
-    ]
     others = [name for name in KNOWN_SETS if origin.known is None or name != origin.known.name]
-    lines.append(f"  {command} NAME {place}    another set: {', '.join(others)}")
+    ways = {
+        file: "the archive, downloaded by other means such as a browser",
+        "URL": "another address of it, a mirror's",
+        "NAME": f"another set: {', '.join(others)}",
+    }
+    lines.append("Other ways:")
+    lines += [f"  python -m runner.data fetch {way} {shlex.quote(directory)}: {what}" for way, what in ways.items()]
     return "\n".join(lines)
 
 
@@ -249,7 +249,7 @@ def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: 
 
 
 def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limits: Limits, patience: Patience) -> None:
-    """Gets the archive, unpacks it, and renames the folder to its place. Raises what `_errors_named` names."""
+    """Gets the archive, unpacks it, and puts the folder in its place. Raises what `_errors_named` names."""
     if origin.address:
         print(f"fetching {origin.shown}", flush=True)
         download(origin.address, work, patience, limits.size)
@@ -257,7 +257,7 @@ def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limit
     with _opened(origin.path or work.local_path / ARCHIVE) as stream:
         digest = _sha256(stream)
         if sha256 not in (None, digest):
-            raise ArchiveError(
+            raise DamagedError(
                 f"its SHA-256 is {digest}, not {sha256} as --sha256 says: it is another one, or altered."
             )
         size, free = os.fstat(stream.fileno()).st_size, work.free_bytes()
@@ -273,25 +273,33 @@ def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limit
     top = _top_folder(work.local_path / _UNPACKED)
     files = list_files(top)
     if not any(map(_is_picture, files)):
-        raise ArchiveError(f"it holds no pictures ({counted(unpacked.files, 'file')}, none of {', '.join(_PICTURES)}).")
+        what = f"{counted(unpacked.files, 'file')}, none of {', '.join(_PICTURES)}"
+        raise DataError(f"it holds no pictures ({what}): give an archive of pairs.")
     if unpacked.files > len(files):
         print(f"left out: {counted(unpacked.files - len(files), 'hidden file')} beside the pictures' folder")
     write_record(Storage(str(top)), Record(origin.shown, origin.identity, digest, len(files), sum(files.values())))
 
-    _sync_file_system(top)
-    try:
-        Storage(str(target.parent)).rename(f"{work.name}/{top.relative_to(work.local_path)}", target.name)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise StorageError(
-                f"{target} has been filled by another program meanwhile: give another folder."
-            ) from error
-        raise
+    _put_in_place(top, target, work)
     work.remove(ARCHIVE)
 
 
+def _put_in_place(folder: Path, target: Path, work: Storage) -> None:
+    """Renames a folder that is complete to DIR. Raises StorageError where DIR is not empty any more."""
+    _sync_file_system(folder)
+    try:
+        Storage(str(target.parent)).rename(f"{work.name}/{folder.relative_to(work.local_path)}", target.name)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise StorageError(f"{target} has been filled by another program meanwhile: give another folder.") from None
+        raise
+
+
 def _opened(path: Path) -> BinaryIO:
-    return open(path, "rb")
+    """A file to read. Raises DataError where it can't be read."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror}).") from None
 
 
 def _sha256(stream: BinaryIO) -> str:
