@@ -9,16 +9,16 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from runner.data.fetching.download import ARCHIVE, Patience, download
 from runner.data.fetching.known_sets import KNOWN_SETS
-from runner.data.fetching.members import BLOCK_BYTES, ArchiveError
+from runner.data.fetching.members import BLOCK_BYTES, ArchiveError, DamagedError
 from runner.data.fetching.origin import Origin, find_origin
 from runner.data.fetching.progress import shown_progress
-from runner.data.fetching.record import Record, files_below, read_record, write_record
+from runner.data.fetching.record import Record, list_files, read_record, write_record
 from runner.data.fetching.unpacking import Limits, unpack
 from runner.data.fetching.web import Unreachable
 from runner.errors import DataError, Exit, FullError, ResourceError, StorageError, UserError
@@ -58,13 +58,13 @@ def fetch(
     if _is_complete(origin, target, sha256):
         Storage(str(target.parent)).remove(_work_name(origin, target))  # of a start that was killed at its very end
         print(f"nothing to do: {directory} was fetched from {origin.shown} before, and has all of its files")
-        _print_summary(origin, directory, target)
+        _print_summary(origin, directory, list_files(target))
         return
 
     _check_place(target, directory)
     with _work_folder(origin, target) as work, _errors_named(origin, work, directory):
         _fill(origin, target, work, sha256, limits or Limits(), patience or Patience())
-    _print_summary(origin, directory, target)
+    _print_summary(origin, directory, list_files(target))
 
 
 def _find_target(directory: str) -> Path:
@@ -105,11 +105,12 @@ def _is_complete(origin: Origin, target: Path, sha256: str | None) -> bool:
             f"{target} was fetched from there before, but from an archive whose SHA-256 is {record.sha256}, not "
             f"{sha256} as --sha256 says: give another folder, or delete it."
         )
-    sizes = [path.stat().st_size for path in files_below(target)]
-    if (len(sizes), sum(sizes)) != (record.files, record.size):
+    files = list_files(target)
+    size = sum(files.values())
+    if (len(files), size) != (record.files, record.size):
         raise DataError(
             f"{target} was fetched from there before, but it has been changed since: {counted(record.files, 'file')} "
-            f"of {byte_size(record.size)} then, {len(sizes)} of {byte_size(sum(sizes))} now. Give another folder, or "
+            f"of {byte_size(record.size)} then, {len(files)} of {byte_size(size)} now. Give another folder, or "
             "delete it to fetch it again."
         )
     return True
@@ -203,7 +204,8 @@ def _errors_named(origin: Origin, work: Storage, directory: str) -> Iterator[Non
         raise DataError(_dead_address(origin, error, work, directory)) from error
     except DataError as error:
         work.remove(ARCHIVE)  # or the same command would find it again
-        raise DataError(f"{origin.shown}: {error} Nothing was put into {directory}.") from error
+        remedy = f" {error.remedy}" if isinstance(error, ArchiveError) else ""
+        raise DataError(f"{origin.shown}: {error} Nothing was put into {directory}.{remedy}") from error
     except ResourceError as error:
         raise ResourceError(f"{origin.shown}: {error}") from error
     except OSError as error:
@@ -225,7 +227,6 @@ def _going_on(what: str, work: Storage) -> str:
 
 def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: str) -> str:
     """Why an address has brought no archive, and the other ways to get one."""
-    command, place = "python -m runner.data fetch", shlex.quote(directory)
     lines = [f"{origin.shown}: {error.reason}."]
     if _kept_bytes(work):
         lines.append(_going_on("It broke off", work) + ".")
@@ -233,13 +234,14 @@ def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: 
         lines.append(f"{origin.known.name}: {origin.known.note}.")
 
     file = origin.known.url.rpartition("/")[2] if origin.known else "ARCHIVE"
-    lines += [
-        "Other ways:",
-        f"  {command} {file} {place}    the archive, downloaded by other means such as a browser",
-        f"  {command} URL {place}    another address of it, a mirror's",
-    ]
     others = [name for name in KNOWN_SETS if origin.known is None or name != origin.known.name]
-    lines.append(f"  {command} NAME {place}    another set: {', '.join(others)}")
+    ways = {
+        file: "the archive, downloaded by other means such as a browser",
+        "URL": "another address of it, a mirror's",
+        "NAME": f"another set: {', '.join(others)}",
+    }
+    lines.append("Other ways:")
+    lines += [f"  python -m runner.data fetch {way} {shlex.quote(directory)}: {what}" for way, what in ways.items()]
     return "\n".join(lines)
 
 
@@ -247,7 +249,7 @@ def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: 
 
 
 def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limits: Limits, patience: Patience) -> None:
-    """Gets the archive, unpacks it, and renames the folder to its place. Raises what `_errors_named` names."""
+    """Gets the archive, unpacks it, and puts the folder in its place. Raises what `_errors_named` names."""
     if origin.address:
         print(f"fetching {origin.shown}", flush=True)
         download(origin.address, work, patience, limits.size)
@@ -255,7 +257,7 @@ def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limit
     with _opened(origin.path or work.local_path / ARCHIVE) as stream:
         digest = _sha256(stream)
         if sha256 not in (None, digest):
-            raise ArchiveError(
+            raise DamagedError(
                 f"its SHA-256 is {digest}, not {sha256} as --sha256 says: it is another one, or altered."
             )
         size, free = os.fstat(stream.fileno()).st_size, work.free_bytes()
@@ -269,27 +271,35 @@ def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limit
             unpacked = unpack(stream, work.local_path / _UNPACKED, limits, show)
 
     top = _top_folder(work.local_path / _UNPACKED)
-    if not any(_is_picture(path) for path in files_below(top)):
-        raise ArchiveError(f"it holds no pictures ({counted(unpacked.files, 'file')}, none of {', '.join(_PICTURES)}).")
-    sizes = [path.stat().st_size for path in files_below(top)]
-    if unpacked.files > len(sizes):
-        print(f"left out: {counted(unpacked.files - len(sizes), 'file')} of a system beside the pictures' folder")
-    write_record(Storage(str(top)), Record(origin.shown, origin.identity, digest, len(sizes), sum(sizes)))
+    files = list_files(top)
+    if not any(map(_is_picture, files)):
+        what = f"{counted(unpacked.files, 'file')}, none of {', '.join(_PICTURES)}"
+        raise DataError(f"it holds no pictures ({what}): give an archive of pairs.")
+    if unpacked.files > len(files):
+        print(f"left out: {counted(unpacked.files - len(files), 'hidden file')} beside the pictures' folder")
+    write_record(Storage(str(top)), Record(origin.shown, origin.identity, digest, len(files), sum(files.values())))
 
-    _sync_file_system(top)
-    try:
-        Storage(str(target.parent)).rename(f"{work.name}/{top.relative_to(work.local_path)}", target.name)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise StorageError(
-                f"{target} has been filled by another program meanwhile: give another folder."
-            ) from error
-        raise
+    _put_in_place(top, target, work)
     work.remove(ARCHIVE)
 
 
+def _put_in_place(folder: Path, target: Path, work: Storage) -> None:
+    """Renames a folder that is complete to DIR. Raises StorageError where DIR is not empty any more."""
+    _sync_file_system(folder)
+    try:
+        Storage(str(target.parent)).rename(f"{work.name}/{folder.relative_to(work.local_path)}", target.name)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise StorageError(f"{target} has been filled by another program meanwhile: give another folder.") from None
+        raise
+
+
 def _opened(path: Path) -> BinaryIO:
-    return open(path, "rb")
+    """A file to read. Raises DataError where it can't be read."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror}).") from None
 
 
 def _sha256(stream: BinaryIO) -> str:
@@ -327,14 +337,18 @@ def _sync_file_system(folder: Path) -> None:
 # What lies there in the end.
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _PICTURES and not path.name.startswith(".")
+def _is_picture(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.lower().endswith(_PICTURES) and not name.startswith(".")
 
 
-def _print_summary(origin: Origin, directory: str, target: Path) -> None:
-    """Prints the pictures of each folder, and the next commands."""
-    files = list(files_below(target))
-    counts = Counter(str(path.parent.relative_to(target)) for path in files if _is_picture(path))
+def _print_summary(origin: Origin, directory: str, files: Mapping[str, int]) -> None:
+    """Prints the pictures of each folder, and the next commands.
+
+    Args:
+        files: all that lie in DIR, by their paths in it.
+    """
+    counts = Counter(path.rpartition("/")[0] or "." for path in files if _is_picture(path))
     shown = [f"{counted(count, 'picture')} in {folder}" for folder, count in sorted(counts.items())]
     if len(shown) > _MAX_FOLDERS_SHOWN:
         shown = [*shown[:_MAX_FOLDERS_SHOWN], f"... and {len(shown) - _MAX_FOLDERS_SHOWN} more folders"]
@@ -345,8 +359,8 @@ def _print_summary(origin: Origin, directory: str, target: Path) -> None:
         print(f"each picture is a pair: left {known.left}, right {known.right}")
         if missing := [split for split in known.splits if split not in counts]:
             print(f"unlike the original {known.name}, it has no {' and no '.join(missing)}")
-    if nested := sorted(path for path in files if path.suffix.lower() in _ARCHIVES):
-        print(f"{counted(len(nested), 'archive')} in it stayed a file, such as {nested[0].relative_to(target)}")
+    if nested := [path for path in files if path.lower().endswith(_ARCHIVES)]:
+        print(f"{counted(len(nested), 'archive')} in it stayed a file, such as {nested[0]}")
 
     place = shlex.quote(directory)
     direction = f" --set data.direction={known.direction}" if known and known.direction != "map_to_satellite" else ""

@@ -21,6 +21,7 @@ from runner.errors import DataError
 
 FILE, FOLDER = "a file", "a folder"
 BLOCK_BYTES = 2**20
+_PACKED_BYTES = 2**16
 
 _XZ_MEMORY_BYTES = 2**28  # `xz -9` needs a quarter of it
 _MAX_TAR_HEADER_BYTES = 2**15  # of one member, with its extended headers; a path has at most 4 kB
@@ -70,7 +71,25 @@ _ZIP_KINDS = {
 
 
 class ArchiveError(DataError):
-    """An archive that is not unpacked; the text says why, and stands after the archive's name."""
+    """An archive that is not unpacked; the text says why, and stands after the archive's name.
+
+    Attributes:
+        remedy: what to do, as a sentence.
+    """
+
+    remedy = "If you trust it, unpack it by hand, and use that folder with --set data.source=FOLDER."
+
+
+class DamagedError(ArchiveError):
+    """An archive that is not as it was packed."""
+
+    remedy = "Get it again, and compare its SHA-256 if whoever offers it names one."
+
+
+class NoArchiveError(ArchiveError):
+    """A file of a kind that is not read."""
+
+    remedy = "Give a tar (plain, gz, bz2 or xz) or a zip."
 
 
 class Member(NamedTuple):
@@ -93,7 +112,7 @@ def archive_kind(head: bytes) -> str:
     """Which archive begins with these bytes, the first 512 of a file: tar, gz, bz2, xz or zip.
 
     Raises:
-        ArchiveError: none that can be read.
+        NoArchiveError: none that can be read.
     """
     for beginning, kind in _BEGINNINGS.items():
         if head.startswith(beginning):
@@ -103,14 +122,13 @@ def archive_kind(head: bytes) -> str:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
         return "tar"
 
-    remedy = "give a tar (plain, gz, bz2 or xz) or a zip"
     for beginning, other in _OTHER_BEGINNINGS.items():
         if head.startswith(beginning):
-            raise ArchiveError(f"it is {other}: {remedy}.")
+            raise NoArchiveError(f"it is {other}.")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        raise ArchiveError(f"it is a web page, not an archive: {remedy}.")
+        raise NoArchiveError("it is a web page, not an archive.")
     what = f"it begins with {head[:8].hex(' ')}" if head.strip(b"\0") else "it is empty"
-    raise ArchiveError(f"it is no archive that can be read ({what}): {remedy}.")
+    raise NoArchiveError(f"it is no archive that can be read ({what}).")
 
 
 def read_members(stream: BinaryIO) -> Iterator[Member]:
@@ -143,7 +161,7 @@ def _damage_named() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk; errors of a format have no number
             raise
         reason = "it ends too early" if isinstance(error, EOFError) else ascii(str(error) or type(error).__name__)[1:-1]
-        raise ArchiveError(f"it is damaged or cut off ({reason}).") from error
+        raise DamagedError(f"it is damaged or cut off ({reason}).") from error
 
 
 # Compressed streams.
@@ -198,23 +216,32 @@ class _Decompressed:
         self._stream = stream
         self._new_decoder = new_decoder
         self._decoder = new_decoder()
+        self._waiting = memoryview(b"")
 
     def read(self, count: int) -> bytes:
         """At most so many of the next bytes; none only at the end."""
+        # Headers are read in small amounts, and each call of a decoder copies the rest of its input.
+        if not self._waiting:
+            self._waiting = memoryview(self._decompress())
+        found, self._waiting = self._waiting[:count], self._waiting[count:]
+        return bytes(found)
+
+    def _decompress(self) -> bytes:
+        """The next block; none only at the end."""
         while True:
             data = b""
             if self._decoder.eof:
                 data = self._decoder.unused_data.lstrip(b"\0")  # zeros fill a tape's last block
-                while not data and (more := self._stream.read(BLOCK_BYTES)):
+                while not data and (more := self._stream.read(_PACKED_BYTES)):
                     data = more.lstrip(b"\0")
                 if not data:
                     return b""
                 self._decoder = self._new_decoder()
             elif self._decoder.needs_input:
-                data = self._stream.read(BLOCK_BYTES)
+                data = self._stream.read(_PACKED_BYTES)
                 if not data:
                     raise EOFError
-            if found := self._decoder.decompress(data, count):
+            if found := self._decoder.decompress(data, BLOCK_BYTES):
                 return found
 
 
@@ -245,18 +272,18 @@ class _TarStream:
         """Exactly so many bytes, or fewer at the end. Headers alone are read this way."""
         # tarfile would read a header of any size that it claims, and a negative one to the end of the file.
         if not 0 <= count <= self._header_bytes:
-            raise ArchiveError("it is damaged: the header of a member is too large.")
+            raise DamagedError("it is damaged: the header of a member is too large.")
         self._header_bytes -= count
         self.last_block = b"".join(self._blocks(count))
         # Some versions of tarfile take a time that grows with the square of it.
         if _LONG_NUMBER.search(self.last_block):
-            raise ArchiveError("it is damaged: the header of a member has a number of too many digits.")
+            raise DamagedError("it is damaged: the header of a member has a number of too many digits.")
         return self.last_block
 
     def seek(self, position: int) -> None:
         """Skips forwards. tarfile skips what fills the last block of a member."""
         if position < self._position:
-            raise ArchiveError("it is damaged: a member has a negative size.")
+            raise DamagedError("it is damaged: a member has a negative size.")
         for _ in self._blocks(position - self._position):
             pass
 
@@ -274,13 +301,13 @@ class _TarStream:
         if len(self.last_block) < tarfile.BLOCKSIZE:
             raise EOFError
         if any(self.last_block):
-            raise ArchiveError("it is damaged: the header of a member can't be read.")
+            raise DamagedError("it is damaged: the header of a member can't be read.")
 
         padding = 0
         while block := self._stream.read(BLOCK_BYTES):
             padding += len(block)
             if any(block) or padding > _MAX_TAR_PADDING_BYTES:
-                raise ArchiveError("it goes on after its end: it was made of several archives, or it is damaged.")
+                raise DamagedError("it goes on after its end: it was made of several archives, or it is damaged.")
 
     def _blocks(self, count: int) -> Iterator[bytes]:
         while count and (block := self._stream.read(min(count, BLOCK_BYTES))):
@@ -295,7 +322,7 @@ def _tar_members(stream: _Readable) -> Iterator[Member]:
         try:
             tar = tarfile.TarFile(fileobj=source, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
         except tarfile.ReadError as error:
-            raise ArchiveError(f"there is no tar in it ({error}).") from error
+            raise NoArchiveError(f"there is no tar in it ({error}).") from error
 
     while True:
         with _damage_named():
@@ -309,7 +336,7 @@ def _tar_members(stream: _Readable) -> Iterator[Member]:
             if info.issparse():
                 kind = _TAR_KINDS[tarfile.GNUTYPE_SPARSE]
             if info.size < 0 or (kind == FILE and info.offset_data != source.tell()):
-                raise ArchiveError("it is damaged: a member has no possible size.")
+                raise DamagedError("it is damaged: a member has no possible size.")
         yield Member(info.name, kind, info.size, partial(source.data, info.size))
 
 

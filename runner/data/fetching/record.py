@@ -1,7 +1,7 @@
 """What a fetched folder says of itself, so that the same command finds it complete."""
 
 import json
-from collections.abc import Iterator
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,6 +46,13 @@ def read_record(folder: Storage) -> Record | None:
         return None
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files of a fetched folder but its record."""
-    return (path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
+def list_files(folder: Path) -> dict[str, int]:
+    """The bytes of all files below a fetched folder but its record, by their sorted paths in it."""
+    # Several times as quick as pathlib, which counts with 100,000 files.
+    found, prefix = {}, len(str(folder)) + 1
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)  # noqa: PTH118
+            found[path[prefix:]] = os.lstat(path).st_size
+    found.pop(RECORD, None)
+    return dict(sorted(found.items()))

@@ -77,7 +77,7 @@ class _Unpacking:
     def add(self, member: Member) -> None:
         """Makes a member's file or folder."""
         if member.kind not in (FILE, FOLDER):
-            raise ArchiveError(f"member {_shown(member.name)} is {member.kind}: only files and folders are unpacked.")
+            raise ArchiveError(f"member {_shown(member.name)} is {member.kind}: such members are not unpacked.")
         parts = _checked_parts(member)
         for depth in range(1, len(parts)):
             self._add_folder("/".join(parts[:depth]), member)
@@ -150,12 +150,13 @@ class _Unpacking:
 def _checked_parts(member: Member) -> list[str]:
     """A member's path below the new folder, name by name. Raises ArchiveError where it is no plain path."""
     name = member.name
+    kinds = set() if name.isascii() and name.isprintable() else set(map(unicodedata.category, name))
     rule = None
-    if any(unicodedata.category(letter) == "Cs" for letter in name):
+    if "Cs" in kinds:
         rule = "its name is no UTF-8"
     elif "\0" in name:
         rule = "its name has a NUL"
-    elif any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+    elif kinds & {"Cc", "Zl", "Zp"}:
         rule = "its name has a control character"
     elif "\\" in name:
         rule = "its name has a backslash, which some programs take for a slash"
@@ -184,5 +185,7 @@ def _checked_parts(member: Member) -> list[str]:
 
 def _shown(name: str) -> str:
     """A member's name for a message, with nothing in it that could move a terminal's cursor."""
-    shown = ascii(name)
+    # Of a name that is no UTF-8, its bytes: 'a\xff.jpg'.
+    data = name.encode(errors="surrogateescape")
+    shown = repr(name) if data == name.encode(errors="replace") else repr(data)[1:]
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

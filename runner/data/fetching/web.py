@@ -228,12 +228,11 @@ def explained(error: Exception, address: WebAddress) -> Unreachable:
     through = _through(address)
     if isinstance(error, TimeoutError):
         return Unreachable(f"it does not answer in time{through}", transient=True, silent=True)
-    if isinstance(error, ssl.SSLError):
-        reason = getattr(error, "verify_message", "") or error.reason or "broken off"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = getattr(error, "verify_message", "") or error
         return Unreachable(
-            f"the encrypted connection failed ({reason}){through}: is the clock right, and does SSL_CERT_FILE name "
-            "the certificates of your network?",
-            silent=True,
+            f"its certificate is not valid ({reason}){through}: set the clock right, or let SSL_CERT_FILE name the "
+            "certificates of your network"
         )
     if isinstance(error, socket.gaierror):
         name = "the name of the proxy" if through else f"the name {urlsplit(address.url).hostname}"

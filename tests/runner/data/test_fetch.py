@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from http.client import HTTPMessage
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
@@ -24,7 +26,7 @@ from runner.data.fetching.download import Patience
 from runner.data.fetching.fetch import fetch
 from runner.data.fetching.known_sets import KNOWN_SETS
 from runner.data.fetching.unpacking import Limits
-from runner.data.fetching.web import Unreachable, WebAddress, _Redirects
+from runner.data.fetching.web import Unreachable, WebAddress, _Redirects, explained
 from runner.errors import Exit, UserError
 from runner.storage.folder import TEMPORARY
 from tests.support.archive_server import TAG, Answer, ArchiveServer, chunked, file, raw, status
@@ -378,6 +380,15 @@ def test_a_name_or_a_port_that_nobody_answers_is_asked_once(target: Path, waits:
     assert "the name no.such.invalid can't be resolved" in refusal("http://no.such.invalid/a.zip", target, patience)
     assert waits == []
     assert not target.parent.exists()
+
+
+def test_a_connection_that_can_not_be_encrypted_or_trusted_is_not_used(target: Path, patience: Patience) -> None:
+    with ArchiveServer(raw(b"")) as server:
+        assert "the connection failed ([SSL" in refusal(server.url().replace("http", "https"), target, patience)
+    address = WebAddress.parse("https://host/a.zip")
+    error = explained(URLError(ssl.SSLCertVerificationError("self-signed")), address)
+    assert "its certificate is not valid" in error.reason
+    assert not error.transient
 
 
 def test_a_known_set_that_can_not_be_had_names_the_others(

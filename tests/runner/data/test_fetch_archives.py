@@ -278,7 +278,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "noise": (random.Random(2).randbytes(5000), "no archive that can be read"),
     "web page": (b"<!DOCTYPE html><html></html>", "it is a web page"),
     "web page with a mark": (b"\xef\xbb\xbf\r\n<html></html>", "it is a web page"),
-    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(600), "it is a 7z archive: give a tar"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(600), "Give a tar (plain, gz, bz2 or xz) or a zip."),
     "RAR": (b"Rar!\x1a\x07\x01\0", "it is a RAR archive"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(600), "compressed by zstd"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
@@ -456,5 +456,5 @@ def test_an_archive_of_a_fetched_folder_gets_a_record_of_its_own(sandbox: Path) 
 
 
 def test_a_bomb_is_noticed_while_it_is_unpacked(sandbox: Path) -> None:
-    text = refusal(sandbox, gzip.compress(tar(member("set/2.jpg", bytes(15 * 10**6)))))
+    text = refusal(sandbox, gzip.compress(tar(member("set/2.jpg", bytes(15 * 10**6)))), Limits(free_size=10**6))
     assert re.search(r"at member 'set/2\.jpg' 0\.0 MB of it have become [12]\.\d MB", text)
