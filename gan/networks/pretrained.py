@@ -12,6 +12,8 @@ from gan.networks.model import ModelSettings
 from gan.networks.reference import FIRST_LAYER, to_reference
 
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
+# Theirs and ours.
+_FIRST_LAYERS = (f"{FIRST_LAYER}.weight", "down.0.conv.weight")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # The end of a batch norm's count of updates: nothing depends on it, and files of old versions of torch have none.
 _UPDATES = ".num_batches_tracked"
@@ -28,17 +30,29 @@ def fitted(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, Ten
     """The state of the model's generator that is in some tensors.
 
     Args:
-        tensors: under our names, or under those of the reference implementation.
+        tensors: under our names, or under those of the reference implementation; all of them may begin with the
+            name of what the generator was wrapped in, such as `module.`, as DataParallel writes them.
 
     Raises:
         ValueError: a layer is missing, too many, of another shape or type, or not finite. The text names the first
             one and the sizes that the tensors are for.
     """
+    tensors = _unwrapped(tensors)
     wanted = _wanted_tensors(tensors, model)
     if problem := _first_misfit(tensors, wanted):
         sizes = f"model.channels {model.channels}, data.patch_size {model.patch_size}"
         raise ValueError(f"{problem} ({sizes}); {remedy(tensors, model)}")
     return {name: tensors[theirs] if theirs in tensors else torch.tensor(0) for theirs, (name, _) in wanted.items()}
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors without what all of their names begin with before the first layer's own name."""
+    for first in _FIRST_LAYERS:
+        for name in tensors:
+            wrapper = name.removesuffix(first)
+            if wrapper != name and all(other.startswith(wrapper) for other in tensors):
+                return {other.removeprefix(wrapper): tensor for other, tensor in tensors.items()}
+    return tensors
 
 
 def _wanted_tensors(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, _Wanted]:
@@ -51,6 +65,8 @@ def _wanted_tensors(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict
 
 def _first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, _Wanted]) -> str:
     """What is wrong with the first layer, from the picture on, that is not as it is wanted; "" where all are."""
+    if tensors and not tensors.keys() & wanted.keys():
+        return f"its layers have other names, such as {next(iter(tensors))}"
     for name, (_, shape) in wanted.items():
         if name not in tensors:
             if not name.endswith(_UPDATES):
@@ -66,7 +82,7 @@ def _first_misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, _Wanted]) 
 
 def remedy(tensors: Mapping[str, Tensor], model: ModelSettings) -> str:
     """The sizes that the tensors are for, where they are a U-Net's."""
-    first = tensors.get(f"{FIRST_LAYER}.weight", tensors.get("down.0.conv.weight"))
+    first = next((tensors[name] for name in _FIRST_LAYERS if name in tensors), None)
     num_convolutions = sum(tensor.dim() == 4 for tensor in tensors.values())
     # A U-Net has two convolutions a level, one down and one up, and a side of 2^levels pixels.
     patch_size = 2 ** (num_convolutions // 2)

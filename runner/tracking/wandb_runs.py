@@ -25,13 +25,17 @@ _DESTINATION = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
 def resolve_mode(wanted: str) -> str:
     """online, offline or off, for the mode that an experiment asks for.
 
-    `auto` is off where WANDB_MODE is disabled, online where wandb finds a key (in WANDB_API_KEY, netrc or a settings
-    file), else offline. The key is not kept, and no server is contacted.
+    `auto` is off where WANDB_MODE is disabled or WANDB_DISABLED is set, offline where WANDB_MODE is that, online where
+    wandb finds a key (in WANDB_API_KEY, netrc or a settings file), else offline. The key is not kept, and no server is
+    contacted.
     """
     if wanted != "auto":
         return wanted
-    if os.environ.get("WANDB_MODE") == "disabled":
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    if mode == "disabled" or os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
         return "off"
+    if mode in ("offline", "dryrun"):  # the second is what W&B called it
+        return "offline"
     with without_side_effects():
         return "online" if _key_is_configured() else "offline"
 

@@ -36,6 +36,20 @@ _WEIGHTS_WAIT_S = 300.0
 # wandb reads these when it starts: it prints nothing, and sends no reports about its own errors.
 _QUIET_ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
+# The variables of the person's environment that have an effect: who and where, what to note, and how the network is.
+# Every other setting of wandb can be given by a variable, too, and would be meant for a run of another program: an
+# agent's sweep, the id of one run, a folder, a service to connect to. Each of our runs would be mistaken for that one.
+KEPT_VARIABLES = frozenset(
+    f"WANDB_{name}"
+    for name in (
+        *("API_KEY", "IDENTITY_TOKEN_FILE", "CREDENTIALS_FILE", "BASE_URL", "APP_URL", "ENTITY", "PROJECT"),
+        *("TAGS", "NOTES"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "HTTP_TIMEOUT", "FILE_PUSHER_TIMEOUT", "INSECURE_DISABLE_SSL"),
+        *("_PROXIES", "_EXTRA_HTTP_HEADERS", "X_EXTRA_HTTP_HEADERS"),
+        *("CACHE_DIR", "CONFIG_DIR", "DATA_DIR"),
+    )
+)
+
 # Lines in the log of wandb's service where it has given up a part of a run. `finish` does not report them.
 _UPLOAD_FAILURES = (
     "filestream: fatal error: ",
@@ -255,17 +269,22 @@ def _settings(online: bool, uploads_weights: bool) -> "wandb.Settings":
 
 @contextlib.contextmanager
 def without_side_effects() -> Iterator[None]:
-    """Undoes what wandb does to the process inside the block.
+    """Keeps wandb and the process apart inside the block.
 
-    Each start of its service replaces sys.exit and sys.excepthook once more, so that an error would be printed many
-    times. Nobody else gets to see the environment variables that silence wandb.
+    Each start of wandb's service replaces sys.exit and sys.excepthook once more, so that an error would be printed many
+    times. wandb sees those of its environment variables only that have an effect here, and those that silence it; an
+    empty one counts as not set. Nobody else gets to see a difference.
     """
     hooks = sys.exit, sys.excepthook
-    added = {name: value for name, value in _QUIET_ENVIRONMENT.items() if name not in os.environ}
-    os.environ.update(added)
+    before = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    for name, value in before.items():
+        if name not in KEPT_VARIABLES or not value:
+            del os.environ[name]
+    os.environ.update(_QUIET_ENVIRONMENT)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            del os.environ[name]
+        os.environ.update(before)
         sys.exit, sys.excepthook = hooks

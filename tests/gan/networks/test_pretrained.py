@@ -82,3 +82,21 @@ def test_files_of_before_batch_norm_counted_its_updates_are_taken() -> None:
     old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     assert len(old) < len(state)
     Generator(2, 64).load_state_dict(fitted(old, SMALL))
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "netG.module."])
+@pytest.mark.parametrize("reference", [False, True])
+def test_what_a_generator_was_wrapped_in_when_it_was_saved_does_not_matter(reference: bool, wrapper: str) -> None:
+    state = drawn()
+    names = to_reference(state, 6) if reference else state
+    found = fitted({f"{wrapper}{name}": tensor for name, tensor in names.items()}, SMALL)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def test_layers_under_other_names_are_answered_with_a_name_that_is_there() -> None:
+    state = drawn()
+    both = {f"{network}.{name}": tensor for network in ("first", "second") for name, tensor in state.items()}
+    with pytest.raises(ValueError, match=r"its layers have other names, such as first\.down\.0\.conv\.weight"):
+        fitted(both, SMALL)
+    assert fitted(state, SMALL).keys() == state.keys()
