@@ -27,7 +27,7 @@ bench: .venv  ## speed, as ratios in one run
 	.venv/bin/python -m benchmarks.checkpoint --repeats 3
 	.venv/bin/python -m benchmarks.runner --repeats 1
 
-docs: .venv  ## what is made of the code: the reference of experiment files
+docs: .venv  ## the reference of experiment files, made of their schema
 	.venv/bin/python -m runner.config docs
 
 pictures: .venv  ## the README's pictures, from a run of the demo; needs tmux and Chromium

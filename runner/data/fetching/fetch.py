@@ -9,24 +9,25 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from gan.data.pictures import SUFFIXES
 from runner.data.fetching.download import ARCHIVE, Patience, download
 from runner.data.fetching.known_sets import KNOWN_SETS
 from runner.data.fetching.members import BLOCK_BYTES, ArchiveError, DamagedError
 from runner.data.fetching.origin import Origin, find_origin
 from runner.data.fetching.progress import shown_progress
-from runner.data.fetching.record import Record, list_files, read_record, write_record
+from runner.data.fetching.record import Record, measured, read_record, write_record
 from runner.data.fetching.unpacking import Limits, unpack
 from runner.data.fetching.web import Unreachable
+from runner.data.listing import list_files
 from runner.errors import DataError, Exit, FullError, ResourceError, StorageError, UserError
 from runner.number_format import byte_size, counted
 from runner.storage.folder import TEMPORARY, Storage, is_full
 
 _UNPACKED = "unpacked"
-_PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _SPLIT = re.compile(r"(train|val|valid|validation|test)[ab]?", re.IGNORECASE)
 _MAX_FOLDERS_SHOWN = 8
@@ -58,13 +59,13 @@ def fetch(
     if _is_complete(origin, target, sha256):
         Storage(str(target.parent)).remove(_work_name(origin, target))  # of a start that was killed at its very end
         print(f"nothing to do: {directory} was fetched from {origin.shown} before, and has all of its files")
-        _print_summary(origin, directory, list_files(target))
+        _print_summary(origin, directory, target)
         return
 
     _check_place(target, directory)
     with _work_folder(origin, target) as work, _errors_named(origin, work, directory):
         _fill(origin, target, work, sha256, limits or Limits(), patience or Patience())
-    _print_summary(origin, directory, list_files(target))
+    _print_summary(origin, directory, target)
 
 
 def _find_target(directory: str) -> Path:
@@ -105,12 +106,11 @@ def _is_complete(origin: Origin, target: Path, sha256: str | None) -> bool:
             f"{target} was fetched from there before, but from an archive whose SHA-256 is {record.sha256}, not "
             f"{sha256} as --sha256 says: give another folder, or delete it."
         )
-    files = list_files(target)
-    size = sum(files.values())
-    if (len(files), size) != (record.files, record.size):
+    count, size = measured(target)
+    if (count, size) != (record.files, record.size):
         raise DataError(
             f"{target} was fetched from there before, but it has been changed since: {counted(record.files, 'file')} "
-            f"of {byte_size(record.size)} then, {len(files)} of {byte_size(size)} now. Give another folder, or "
+            f"of {byte_size(record.size)} then, {count} of {byte_size(size)} now. Give another folder, or "
             "delete it to fetch it again."
         )
     return True
@@ -271,13 +271,13 @@ def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limit
             unpacked = unpack(stream, work.local_path / _UNPACKED, limits, show)
 
     top = _top_folder(work.local_path / _UNPACKED)
-    files = list_files(top)
-    if not any(map(_is_picture, files)):
-        what = f"{counted(unpacked.files, 'file')}, none of {', '.join(_PICTURES)}"
+    if not list_files(top).pictures:
+        what = f"{counted(unpacked.files, 'file')}, none of {', '.join(SUFFIXES)}"
         raise DataError(f"it holds no pictures ({what}): give an archive of pairs.")
-    if unpacked.files > len(files):
-        print(f"left out: {counted(unpacked.files - len(files), 'hidden file')} beside the pictures' folder")
-    write_record(Storage(str(top)), Record(origin.shown, origin.identity, digest, len(files), sum(files.values())))
+    count, size = measured(top)
+    if unpacked.files > count:
+        print(f"left out: {counted(unpacked.files - count, 'hidden file')} beside the pictures' folder")
+    write_record(Storage(str(top)), Record(origin.shown, origin.identity, digest, count, size))
 
     _put_in_place(top, target, work)
     work.remove(ARCHIVE)
@@ -337,18 +337,10 @@ def _sync_file_system(folder: Path) -> None:
 # What lies there in the end.
 
 
-def _is_picture(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name.lower().endswith(_PICTURES) and not name.startswith(".")
-
-
-def _print_summary(origin: Origin, directory: str, files: Mapping[str, int]) -> None:
-    """Prints the pictures of each folder, and the next commands.
-
-    Args:
-        files: all that lie in DIR, by their paths in it.
-    """
-    counts = Counter(path.rpartition("/")[0] or "." for path in files if _is_picture(path))
+def _print_summary(origin: Origin, directory: str, target: Path) -> None:
+    """Prints the pictures of each folder, as a training would find them, and the next commands."""
+    listing = list_files(target)
+    counts = Counter(path.rpartition("/")[0] or "." for path in listing.pictures)
     shown = [f"{counted(count, 'picture')} in {folder}" for folder, count in sorted(counts.items())]
     if len(shown) > _MAX_FOLDERS_SHOWN:
         shown = [*shown[:_MAX_FOLDERS_SHOWN], f"... and {len(shown) - _MAX_FOLDERS_SHOWN} more folders"]
@@ -359,7 +351,7 @@ def _print_summary(origin: Origin, directory: str, files: Mapping[str, int]) -> 
         print(f"each picture is a pair: left {known.left}, right {known.right}")
         if missing := [split for split in known.splits if split not in counts]:
             print(f"unlike the original {known.name}, it has no {' and no '.join(missing)}")
-    if nested := [path for path in files if path.lower().endswith(_ARCHIVES)]:
+    if nested := [path for path in listing.passed_over if path.lower().endswith(_ARCHIVES)]:
         print(f"{counted(len(nested), 'archive')} in it stayed a file, such as {nested[0]}")
 
     place = shlex.quote(directory)

@@ -46,13 +46,10 @@ def read_record(folder: Storage) -> Record | None:
         return None
 
 
-def list_files(folder: Path) -> dict[str, int]:
-    """The bytes of all files below a fetched folder but its record, by their sorted paths in it."""
+def measured(folder: Path) -> tuple[int, int]:
+    """How many files are below a fetched folder, and their bytes; its record not counted."""
+    record = str(folder / RECORD)
     # Several times as quick as pathlib, which counts with 100,000 files.
-    found, prefix = {}, len(str(folder)) + 1
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)  # noqa: PTH118
-            found[path[prefix:]] = os.lstat(path).st_size
-    found.pop(RECORD, None)
-    return dict(sorted(found.items()))
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)  # noqa: PTH118
+    sizes = [os.lstat(path).st_size for path in paths if path != record]
+    return len(sizes), sum(sizes)

@@ -676,7 +676,9 @@ def started(server: ArchiveServer, target: Path) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGKILL, -9)]
+)
 def test_a_stopped_command_keeps_what_has_come_and_goes_on(
     stalled: ArchiveServer, target: Path, number: signal.Signals, code: int
 ) -> None:
