@@ -1,5 +1,6 @@
 """A shard is a file of the patch store: some pictures of one split, decoded, cut and written by one core."""
 
+import platform
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from gan.data.patching import cut_patches, patch_origins
 from gan.data.pictures import PictureError, read_pair
 from runner.config.schema import Data
 from runner.data.sources import SPLITS, Picture, Source, read_picture
+from runner.errors import DataError
 from runner.process.processes import num_cores
 from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
@@ -70,7 +72,7 @@ def shards_of(source: Source) -> list[Shard]:
     """The source's pictures, split after split, in shards of a fixed number of pictures."""
     shards = []
     for split in SPLITS:
-        pictures = [picture for picture in source.pictures if picture.split == split]
+        pictures = [picture for picture in source.verifiable() if picture.split == split]
         starts = range(0, len(pictures), _PICTURES_PER_SHARD)
         shards += [
             Shard(split, number, pictures[start : start + _PICTURES_PER_SHARD]) for number, start in enumerate(starts)
@@ -81,13 +83,15 @@ def shards_of(source: Source) -> list[Shard]:
 def write_shard(shard: Shard, seed: int | None, data: Data, folder: Storage) -> ShardReport:
     """Writes the file of a shard. Holds one picture in memory at a time.
 
-    A picture that can't be used is reported in `left_out`. It raises nothing.
+    A picture that can't be used is reported in `left_out`. One that could be read when the source was looked through,
+    and now can't, is no bad picture: without it, the store would not be what its name says.
 
     Args:
         seed: the seed of a synthetic source; None for any other.
         folder: the store.
 
     Raises:
+        DataError: a picture can't be read any more, or not on this machine.
         OSError: the file can't be written.
     """
     sizes: Counter[str] = Counter()
@@ -140,11 +144,15 @@ def cut_in_this_process(source: Source, data: Data, folder: Storage) -> Iterator
 
 
 def _cut_picture(picture: Picture, seed: int | None, data: Data) -> _CutPicture:
-    """Reads or draws one picture, and cuts it. Raises PictureError where it can't be used."""
+    """Reads or draws one picture, and cuts it. Raises PictureError for a bad one, and DataError."""
     try:
         files = read_picture(picture, seed)
     except OSError as error:
-        raise PictureError(f"it can't be read ({error.strerror})") from error
+        raise DataError(
+            f"{picture.paths[0]}: it could be read when this command began, and now it can't on {platform.node()} "
+            f"({error.strerror}). Check the disk and whether every machine has the same data there; then run the same "
+            "command again."
+        ) from error
 
     pair = read_pair(files, data.patch_size)
     height, width = pair.map.shape[:2]  # of one half

@@ -1,5 +1,6 @@
 """Where pictures of pairs come from: a directory, in one of the layouts of `runner.data.layouts`, or the synthesis."""
 
+import errno
 import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ SPLITS = ("train", "val")
 SYNTHETIC = "synthetic"
 
 _NAMES_SHOWN = 5
+_UNREADABLE = "unreadable"
 _PUT_PICTURES = (
     "Put JPEG, PNG, TIFF or WebP pictures there: pairs with the satellite half on the left and the map half on the "
     "right, or the satellite pictures in A and the maps in B."
@@ -33,6 +35,7 @@ class Picture:
         paths: one file with both halves, or A's file and B's; none where the pair is drawn.
         index: its position in the split, from which a synthetic pair is drawn.
         problem: why it can't be read, where that is known without reading; else "".
+        digest: what it held when the source was looked through, see `Source.contents`; "" where that is not known.
     """
 
     split: str
@@ -40,6 +43,7 @@ class Picture:
     paths: tuple[str, ...]
     index: int
     problem: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,15 @@ class Source:
     description: str = ""
     passed_over: Sequence[Picture] = ()
     notes: Sequence[str] = ()
+
+    def verifiable(self) -> list[Picture]:
+        """The pictures with what each holds, so that whoever reads them later knows whether it reads the same."""
+        pictures = []
+        for picture in self.pictures:
+            digest = self.contents[f"{picture.split}/{picture.name}"] if picture.paths else ""
+            problem = picture.problem or (_why_unreadable(digest) if _UNREADABLE in digest else "")
+            pictures.append(replace(picture, problem=problem, digest=digest))
+        return pictures
 
     @cached_property
     def contents(self) -> Mapping[str, str]:
@@ -111,13 +124,16 @@ def read_picture(picture: Picture, seed: int | None) -> list[bytes]:
         seed: the seed of a synthetic source; None for any other.
 
     Raises:
-        PictureError: it is not a whole pair.
-        OSError: a file can't be read.
+        PictureError: it is not a whole pair, or could not be read when the source was looked through.
+        OSError: a file can't be read, or holds something else than then.
     """
     if picture.problem:
         raise PictureError(picture.problem)
     if picture.paths:
-        return [Path(path).read_bytes() for path in picture.paths]
+        files = [Path(path).read_bytes() for path in picture.paths]
+        if picture.digest and " ".join(hashlib.sha256(data).hexdigest() for data in files) != picture.digest:
+            raise OSError(errno.ESTALE, "it holds something else than before", picture.paths[0])
+        return files
     from runner.data.synthesis import draw_pair
 
     return [draw_pair(seed or 0, picture.split, picture.index)]
@@ -272,10 +288,16 @@ def _source_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
+def _why_unreadable(digest: str) -> str:
+    """The problem of a picture of which a file could not be read, from its digest."""
+    reason = digest[digest.index(_UNREADABLE) + len(_UNREADABLE) :]
+    return f"it can't be read{reason[: reason.index(')') + 1]}"
+
+
 def _file_digest(path: str) -> str:
     """SHA-256 of a file, or the reason why it can't be read."""
     try:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        return f"unreadable ({error.strerror})"
+        return f"{_UNREADABLE} ({error.strerror})"

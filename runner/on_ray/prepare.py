@@ -11,6 +11,7 @@ import ray.data
 from runner.config.schema import Data
 from runner.data.shards import Shard, ShardReport, shards_of, write_shard
 from runner.data.sources import Picture, Source
+from runner.errors import DataError
 from runner.on_ray.cluster import silence_ray
 from runner.storage.folder import Storage
 
@@ -19,6 +20,7 @@ def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardR
     """Writes the source's shards into a folder that all machines of the cluster see; reports in order.
 
     Raises:
+        DataError: a picture can't be read any more.
         OSError: a shard can't be written.
     """
     silence_ray()  # Ray Data sets up its logging when it is imported
@@ -29,9 +31,9 @@ def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardR
     try:
         shards = shards_of(source)
         for shard, row in zip(shards, _reported_rows(shards, source.seed, data, folder), strict=True):
-            if row["failure"]:
-                raise OSError(*json.loads(row["failure"]))
-            report = ShardReport(**json.loads(row["report"]))
+            # What a machine of the cluster could not read or write, the command's own can or names.
+            written = row["report"]
+            report = ShardReport(**json.loads(written)) if written else write_shard(shard, source.seed, data, folder)
             if report.name != shard.name:
                 raise RuntimeError(f"Ray Data reported {report.name} where {shard.name} was due")
             yield report
@@ -70,8 +72,8 @@ def _shard_of(text: str) -> Shard:
 
 
 def _write_and_report(shard: Shard, seed: int | None, data: Data, folder: Storage) -> dict[str, str]:
-    """Writes a shard. An OSError becomes a part of the row, for Ray would wrap it into errors of its own."""
+    """Writes a shard. An error becomes an empty report, for Ray would end all other tasks."""
     try:
-        return {"report": json.dumps(write_shard(shard, seed, data, folder)._asdict()), "failure": ""}
-    except OSError as error:
-        return {"report": "", "failure": json.dumps([error.errno, error.strerror, error.filename or shard.name])}
+        return {"report": json.dumps(write_shard(shard, seed, data, folder)._asdict())}
+    except (OSError, DataError):
+        return {"report": ""}

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ from tests.support.commands import (
     write_experiment,
 )
 from tests.support.kill_points import FORK_SERVER, run_forked
+from tests.support.pictures import pair_picture
 from tests.support.ray_endpoints import ask_dashboard, dashboard_address, node_metrics, wait_until
 from tests.support.sharing import made_once
 from tests.support.wandb_trials import offline_run
@@ -49,6 +52,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("own_ho
 LONG = {"epochs": 12}
 WORKER = "ray::RayTrainWorker"
 DRIVER = "ray::ImplicitFunc"
+HIGH_FILE_NUMBER = 987  # which no other process uses
 STATE = "ray::TrainStateActor"  # of the dashboard
 
 
@@ -372,3 +376,26 @@ def test_an_unmeetable_request_is_refused_before_anything_trains(tmp_path: Path)
     assert code == 2, output
     assert "each trial needs 8 workers with 64 cores and no GPU each" in output
     assert not (tmp_path / "results").exists()
+
+
+def test_a_picture_that_only_the_commands_machine_can_read_is_cut_there(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "pairs" / split).mkdir(parents=True)
+        pair_picture(1).save(tmp_path / "pairs" / split / "1.png")
+    pair_picture(2).save(tmp_path / "2.png")
+    # An open file of the command's process has this path in that process alone.
+    open_file = os.open(tmp_path / "2.png", os.O_RDONLY)
+    os.dup2(open_file, HIGH_FILE_NUMBER)
+    (tmp_path / "pairs/train/2.png").symlink_to(f"/proc/self/fd/{HIGH_FILE_NUMBER}")
+
+    path = write_experiment(tmp_path, data={"source": str(tmp_path / "pairs")}, training={"epochs": 1})
+    command = [sys.executable, "-m", "runner.tune", str(path), "--no-dashboard", "--storage", str(tmp_path / "results")]
+    try:
+        done = subprocess.run(
+            command, pass_fds=[HIGH_FILE_NUMBER], capture_output=True, text=True, check=False, cwd=ROOT
+        )  # fmt: skip
+    finally:
+        os.close(HIGH_FILE_NUMBER)
+        os.close(open_file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 to train on, 1 to validate with" in done.stdout

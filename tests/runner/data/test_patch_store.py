@@ -84,6 +84,31 @@ def test_a_bad_file_is_left_out_alone_and_named_with_its_reason(pairs: Path, tmp
     assert "most pictures are 280x140; also used: 1 of 400x200" in said
 
 
+def test_a_file_that_can_never_be_read_is_a_bad_file(pairs: Path, tmp_path: Path) -> None:
+    (pairs / "train/gone.png").symlink_to(tmp_path / "nowhere.png")
+    store = prepare(pairs, tmp_path, max_bad_fraction=0.5)
+    reason = "it can't be read (No such file or directory)"
+    assert read_quarantine(store) == [{"file": "train/gone.png", "reason": reason}]
+
+
+@pytest.mark.parametrize("change", ["gone", "other content"])
+def test_a_picture_that_changes_while_patches_are_made_leaves_no_store_of_its_old_name(
+    pairs: Path, tmp_path: Path, change: str
+) -> None:
+    data = Data(source=str(pairs), patch_size=64, max_bad_fraction=0.9)
+    source = find_source(data)
+    fingerprint = store_fingerprint(source, data)
+    path = pairs / "train/2.png"
+    if change == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(gradient_png(99))
+    patches = Storage.open(tmp_path / "patches")
+    with pytest.raises(DataError, match=r"train/2\.png: it could be read when this command began, and now it can't on"):
+        prepare_patches(data, source, fingerprint, patches, cut_in_this_process, lambda text: None)
+    assert patches.names() == []
+
+
 def test_too_many_bad_files_stop_the_run_and_leave_nothing(pairs: Path, tmp_path: Path) -> None:
     (pairs / "train" / "bad.png").write_text("bad")
     with pytest.raises(DataError, match=r"1 of 8 files is bad \(12.5 %\)") as caught:
