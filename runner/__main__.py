@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure a trained trial on all validation patches",
     "translate": "send pictures of any size through a trained generator",
     "export": "write a trained generator as safetensors, ONNX or for pytorch-CycleGAN-and-pix2pix",
+    "status": "show the trials of an experiment that runs or has ended, from another shell",
     "report": "write the page that compares the trials of experiments",
     "data": "make data sets",
     "drill": "break small runs in many ways, and say which faults they survived",

@@ -37,8 +37,9 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
 
     holder = find_holder(experiment)
     trials = read_trials(experiment)
-    trials += find_left_trials(experiment, trials)
-    return experiment, [read_result(experiment, trial, holder) for trial in trials]
+    # Those that are not in the sweep any more wait for nothing.
+    left = [read_result(experiment, trial, None) for trial in find_left_trials(experiment, trials)]
+    return experiment, [*(read_result(experiment, trial, holder) for trial in trials), *left]
 
 
 def no_experiment(folder: str) -> DataError:
@@ -100,7 +101,11 @@ def read_drawn(experiment: Storage) -> dict[str, Range]:
 
 
 def read_result(experiment: Storage, trial: Trial, holder: Holder | None) -> TrialResult:
-    """A trial's parameters and its row of results; a trial runs only while a command holds the experiment."""
+    """A trial's parameters and its row of results.
+
+    Args:
+        holder: who holds the experiment; None for nobody, or for a trial that the holder has nothing to do with.
+    """
     folder = experiment.at(trial_path(trial.name))
     # A command that was killed leaves its lock, and the outcome `running`, behind.
     is_held = holder is not None and holder.is_alive

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from gan.evaluation.grids import comparison_png
 from runner.process.lease import Lease
@@ -211,8 +212,23 @@ def test_a_trial_waits_for_its_turn_only_while_a_command_has_the_experiment(tmp_
     assert ">waiting<" in page_of(folder)
     lease.announce_stop("Ctrl-C")
     assert ">stopped<" in page_of(folder)
+    assert ">waiting<" not in page_of(folder)
     lease.release()
     assert ">stopped<" in page_of(folder)
+
+
+def test_a_trial_that_is_not_in_the_sweep_any_more_waits_for_nothing(tmp_path: Path) -> None:
+    outcomes = {"lambda_l1=10": ("stopped", "Ctrl-C"), "lambda_l1=100": ("stopped", "Ctrl-C")}
+    folder = write_experiment_folder(tmp_path, sweep={"lambda_l1": [10, 100]}, outcomes=outcomes)
+    content = yaml.safe_load((folder / "experiment.yaml").read_text())
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(content | {"sweep": {"lambda_l1": [10.0]}}))
+    lease = Lease.acquire(Storage.open(folder))
+    _, results = read_results(str(folder))
+    lease.release()
+    assert {result.row["trial"]: result.row["status"] for result in results} == {
+        "lambda_l1=10": "waiting",
+        "lambda_l1=100": "stopped",
+    }
 
 
 def test_one_trial_is_told_without_a_ranking(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_without_a_terminal_a_sweep_says_how_far_it_is_when_that_changes(monkeyp
     monkeypatch.setattr("runner.console.time.monotonic", lambda: now)
     shown = Console(rich.console.Console(file=io.StringIO(), soft_wrap=True))
     before, after = ("waiting", "waiting"), ("running", "waiting")
-    for statuses, at in ((before, 0), (after, 10), (after, 40), (after, 300), (after, 350)):
+    for statuses, at in ((before, 0), (after, 10), (before, 20), (after, 40), (after, 300), (after, 350)):
         now = 1000.0 + at
         shown.show(sweep(*statuses), 1)
     counts = [line.partition(";")[0] for line in lines_of(shown) if line.startswith("2 trials")]

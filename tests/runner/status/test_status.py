@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from runner.process.lease import Lease
 from runner.records.trial_file import write_outcome
 from runner.status.__main__ import main
+from runner.status.reading import StatusReader
 from runner.storage.folder import Storage
 from tests.support.commands import read_until, start
 from tests.support.experiment_folder import write_experiment_folder
@@ -76,6 +78,15 @@ def test_the_time_left_is_known_where_the_patches_are_there(folder: Path, lease:
     assert main([str(folder)]) == 0
     # 120 steps of one trial and 240 of the next, ten a second.
     assert "3 trials: 1 running, 1 finished, 1 waiting; ETA of all 0:36" in capsys.readouterr().out
+
+
+def test_a_sweep_that_grows_is_seen_while_it_is_watched(folder: Path, lease: Lease) -> None:
+    reader = StatusReader(str(folder))
+    assert len(reader.read().trials) == 3
+    content = yaml.safe_load((folder / "experiment.yaml").read_text())
+    content["sweep"]["lambda_l1"].append(5.0)
+    Storage.open(folder).write("experiment.yaml", yaml.safe_dump(content).encode())
+    assert [trial.name for trial in reader.read().trials][-1] == "lambda_l1=5"
 
 
 def test_it_reads_only(folder: Path, lease: Lease, capsys: Capture) -> None:
