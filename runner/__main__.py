@@ -18,7 +18,8 @@ COMMANDS = {
     "translate": "send pictures of any size through a trained generator",
     "export": "write a trained generator as safetensors, ONNX or for pytorch-CycleGAN-and-pix2pix",
     "report": "write the page that compares the trials of experiments",
-    "data": "make data sets",
+    "status": "show how far an experiment is, from another shell or machine",
+    "data": "make, examine or download a data set",
     "drill": "break small runs in many ways, and say which faults they survived",
 }
 
