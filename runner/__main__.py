@@ -17,9 +17,9 @@ COMMANDS = {
     "evaluate": "measure a trained trial on all validation patches",
     "translate": "send pictures of any size through a trained generator",
     "export": "write a trained generator as safetensors, ONNX or for pytorch-CycleGAN-and-pix2pix",
-    "status": "show the trials of an experiment that runs or has ended, from another shell",
     "report": "write the page that compares the trials of experiments",
-    "data": "make data sets",
+    "status": "show how far an experiment is, from another shell or machine",
+    "data": "make, examine or download a data set",
     "drill": "break small runs in many ways, and say which faults they survived",
 }
 

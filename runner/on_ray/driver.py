@@ -34,8 +34,9 @@ def run_trial(
     """
     job = jobs[param_space["cell"]["trial"]]
     try:
-        # A trial whose turn comes after a request to stop does not begin.
-        if not ray.get(coordinator.stop_reason.remote()):
+        # A trial whose turn comes after a request to stop does not begin, nor one whose workers could not start.
+        questions = [coordinator.stop_reason.remote(), coordinator.has_given_up.remote(job.name)]
+        if not any(ray.get(questions)):
             _train(job, trial_resources, ray_folder, coordinator)
     except Superseded:
         return  # another start of the command reports this trial

@@ -6,6 +6,7 @@ Written for Ray 2.60, the upper bound in pyproject.toml. Before that bound is ra
 import asyncio
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,12 @@ SETTINGS = {
 # Set to 0, as it is by default on other systems than Linux, all of Ray listens on loopback instead of on every
 # interface. Without it a Ray of our own is open to the machine's network.
 MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def is_own_ray() -> bool:
+    """True in a process of a Ray that a command has started for itself on one machine."""
+    return os.environ.get(MULTI_NODE_SETTING) == "0"
+
 
 # One hands out Ray Data's sets, of which we give none. The other removes the workers' placement group once their
 # controller is gone, which Ray itself does for a group whose maker, as ours, is no detached actor.

@@ -3,12 +3,35 @@
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from runner.on_ray.private import ControllerInThisProcess
 from runner.on_ray.worker import train_worker
 from runner.trial.job import TrialJob
 from runner.trial.resources import TrialResources
+
+_TorchBackend: Any = TorchConfig().backend_cls
+
+
+class TrialBackend(_TorchBackend):
+    """Ray's set-up of torch.distributed, only where there are workers to connect.
+
+    Its store listens on every interface of the machine, and a worker by itself has nothing to keep there.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Connects the workers of a group of several."""
+        if len(worker_group) > 1:
+            super().on_start(worker_group, backend_config)
+
+
+class TrialTorchConfig(TorchConfig):
+    """Ray's settings of torch.distributed, with our backend."""
+
+    @property
+    def backend_cls(self) -> Any:
+        """The class that sets the workers up."""
+        return TrialBackend
 
 
 class TrialTrainer(ControllerInThisProcess, TorchTrainer):
@@ -29,6 +52,7 @@ def new_trainer(job: TrialJob, trial_resources: TrialResources, ray_folder: str,
     return TrialTrainer(
         train_worker,
         train_loop_config={"job": job, "coordinator": coordinator},
+        torch_config=TrialTorchConfig(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=trial_resources.workers,
             use_gpu=trial_resources.gpus_per_worker > 0,

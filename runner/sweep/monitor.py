@@ -1,6 +1,7 @@
 """Threads of the main process that follow the trials: screen, metrics, results, time limit, stop requests."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from runner.trial.progress import LogTail, TrialProgress
 INTERVAL_S = 0.5
 _RESULTS_INTERVAL_S = 30.0
 _STOP_INTERVAL_S = 0.2
+_PATIENCE_S = 60.0  # until a person is told that nothing has begun; ten seconds are usual
 
 
 @dataclass
@@ -115,6 +117,7 @@ class Monitor:
         self._left = left
         self._lease, self._backend, self._stop, self._console = session
         self._results_at = 0.0
+        self._waiting_since: dict[str, float] = {}
         self._report = LiveReport(experiment, self._console.print)
         self._over = threading.Event()
         self._threads = [
@@ -205,6 +208,17 @@ class Monitor:
             self._tracker.begin()
 
         shown = [trial.progress(self._status(trial, over=False)) for trial in self._trials]
+        self._say_who_waits(shown, progress)
         self._console.show(shown, self._at_once)
         with contextlib.suppress(Exception):  # a monitoring system that fails is no reason to end a run
             self._backend.publish(self._experiment.name, shown)
+
+    def _say_who_waits(self, shown: Sequence[TrialProgress], progress: Mapping[str, Progress]) -> None:
+        """A line for each trial whose turn has come and whose workers have not reported for a while."""
+        now = time.monotonic()
+        for trial in shown:
+            if trial.status != "running" or trial.name in progress:
+                self._waiting_since.pop(trial.name, None)
+            elif now - self._waiting_since.setdefault(trial.name, now) > _PATIENCE_S:
+                self._waiting_since[trial.name] = math.inf  # it is said once
+                self._console.print(f"{trial.name}: still waiting for its first worker, after {_PATIENCE_S:.0f} s")

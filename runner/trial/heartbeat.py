@@ -46,6 +46,7 @@ class Coordinator:
         self._progress: dict[str, Progress] = {}
         self._progress_at: dict[str, float] = {}
         self._workers: dict[str, list[bytes]] = {}
+        self._given_up: set[str] = set()
 
     def request_stop(self, reason: str) -> None:
         """From now on every heartbeat is answered with this reason; the first reason counts."""
@@ -82,6 +83,14 @@ class Coordinator:
     def take_workers(self, trial: str) -> list[bytes]:
         """The recorded workers of a trial, which are forgotten here."""
         return self._workers.pop(trial, [])
+
+    def give_up(self, trial: str) -> None:
+        """Records that a trial is not to be tried again in this start of the command."""
+        self._given_up.add(trial)
+
+    def has_given_up(self, trial: str) -> bool:
+        """True where a trial is not to be tried again."""
+        return trial in self._given_up
 
     def progress(self) -> dict[str, Progress]:
         """The last progress of each trial that has begun in this start of the command."""

@@ -43,7 +43,13 @@ from tests.support.commands import (
 )
 from tests.support.kill_points import FORK_SERVER, run_forked
 from tests.support.pictures import pair_picture
-from tests.support.ray_endpoints import ask_dashboard, dashboard_address, node_metrics, wait_until
+from tests.support.ray_endpoints import (
+    ask_dashboard,
+    dashboard_address,
+    node_metrics,
+    open_to_other_machines,
+    wait_until,
+)
 from tests.support.sharing import made_once
 from tests.support.wandb_trials import offline_run
 
@@ -86,21 +92,6 @@ def is_marked(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return f"{MARK}=".encode() in Path(f"/proc/{pid}/environ").read_bytes()
     return not is_alive(pid)
-
-
-def open_to_other_machines(family: dict[int, str]) -> set[str]:
-    """The names of the processes at which other machines could knock."""
-    owners: dict[str, str] = {}
-    for pid, title in family.items():
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                owners[str(link.readlink())] = title
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    listening = [
-        (row[1], owners[f"socket:[{row[9]}]"]) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in owners
-    ]
-    assert len(listening) > 5
-    return {title for address, title in listening if not address.split(":")[0].endswith("0100007F")}
 
 
 def has_torch(pid: int) -> bool:

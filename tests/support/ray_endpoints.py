@@ -1,5 +1,6 @@
 """A running Ray as it is seen from outside: its dashboard, and a node's Prometheus endpoint."""
 
+import contextlib
 import json
 import re
 import time
@@ -54,3 +55,18 @@ def wait_until(process: Command, holds: Callable[[], bool]) -> None:
             return
         time.sleep(0.2)  # a poll
     raise AssertionError(f"the command ended before:\n{process.communicate()[0]}")
+
+
+def open_to_other_machines(family: dict[int, str]) -> set[str]:
+    """The names of the processes at which other machines could knock."""
+    owners: dict[str, str] = {}
+    for pid, title in family.items():
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                owners[str(link.readlink())] = title
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    listening = [
+        (row[1], owners[f"socket:[{row[9]}]"]) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in owners
+    ]
+    assert len(listening) > 5
+    return {title for address, title in listening if not address.split(":")[0].endswith("0100007F")}
