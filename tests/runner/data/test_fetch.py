@@ -282,9 +282,9 @@ def test_the_time_of_the_last_change_stands_in_for_a_version(target: Path, patie
 @pytest.mark.parametrize(
     "rest",
     [
-        pytest.param(file(ARCHIVE, tag='"version-2"', checks_tag=False), id="another version"),
-        pytest.param(file(ARCHIVE + b"more", tag=None, checks_tag=False), id="another length"),
-        pytest.param(status(206, b"x" * 10, Content_Range="bytes 5-14/15"), id="another place"),
+        pytest.param(file(bytes(len(OTHER)), tag='"version-2"', checks_tag=False), id="another version"),
+        pytest.param(file(OTHER + b"more", tag=None, checks_tag=False), id="another length"),
+        pytest.param(status(206, b"x" * 10, Content_Range=f"bytes 5-14/{len(OTHER)}"), id="another place"),
         pytest.param(status(206, b"x" * 10), id="no place"),
         pytest.param(status(416, Content_Range="bytes */1"), id="nothing beyond"),
     ],
