@@ -437,8 +437,15 @@ def test_a_web_page_is_no_archive(target: Path, patience: Patience, kind: str, b
     assert not target.parent.exists()
 
 
-def test_a_web_page_in_place_of_the_rest_leaves_what_has_come(target: Path, patience: Patience) -> None:
-    page = file(b"<html>log in</html>", ranges=False, kind="text/html")
+def test_what_is_no_archive_is_not_downloaded_to_its_end(target: Path, patience: Patience) -> None:
+    with ArchiveServer(file(b"<html>" + bytes(10_000), until=1000)) as server:
+        assert "it answers with something else: it is a web page" in refusal(server.url(), target, patience)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/gzip"])
+def test_a_web_page_in_place_of_the_rest_leaves_what_has_come(target: Path, patience: Patience, kind: str) -> None:
+    page = file(b"<html>log in</html>", ranges=False, kind=kind)
     with ArchiveServer(file(ARCHIVE, until=HALF), page) as server:
         refusal(server.url(), target, patience)
     assert partial(target).read_bytes() == ARCHIVE[:HALF]
