@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import BinaryIO
 
-from runner.data.fetching.members import BLOCK_BYTES, archive_kind
+from runner.data.fetching.members import BLOCK_BYTES, NoArchiveError, archive_kind
 from runner.data.fetching.progress import shown_progress
 from runner.data.fetching.web import Unreachable, WebAddress, explained, open_address
 from runner.errors import DataError, ResourceError
@@ -63,7 +63,7 @@ def download(address: WebAddress, folder: Storage, patience: Patience, max_bytes
 
     Raises:
         Unreachable: the address brings no archive. What has come so far stays.
-        DataError: the file is no archive, or longer than `max_bytes`.
+        DataError: the file is longer than `max_bytes`.
         ResourceError: there is no room for it.
         OSError: the disk can't take it.
     """
@@ -164,7 +164,10 @@ def _begin(
     head = b""
     while len(head) < _HEAD_BYTES and (block := _read(answer, _HEAD_BYTES - len(head), address)):
         head += block
-    archive_kind(head)
+    try:
+        archive_kind(head)
+    except NoArchiveError as error:
+        raise Unreachable(f"it answers with something else: {str(error).removesuffix('.')}") from None
 
     # What is there is dropped only now, when something better has begun to come.
     if have:

@@ -282,9 +282,9 @@ def test_the_time_of_the_last_change_stands_in_for_a_version(target: Path, patie
 @pytest.mark.parametrize(
     "rest",
     [
-        pytest.param(file(ARCHIVE, tag='"version-2"', checks_tag=False), id="another version"),
-        pytest.param(file(ARCHIVE + b"more", tag=None, checks_tag=False), id="another length"),
-        pytest.param(status(206, b"x" * 10, Content_Range="bytes 5-14/15"), id="another place"),
+        pytest.param(file(bytes(len(OTHER)), tag='"version-2"', checks_tag=False), id="another version"),
+        pytest.param(file(OTHER + b"more", tag=None, checks_tag=False), id="another length"),
+        pytest.param(status(206, b"x" * 10, Content_Range=f"bytes 5-14/{len(OTHER)}"), id="another place"),
         pytest.param(status(206, b"x" * 10), id="no place"),
         pytest.param(status(416, Content_Range="bytes */1"), id="nothing beyond"),
     ],
@@ -437,8 +437,15 @@ def test_a_web_page_is_no_archive(target: Path, patience: Patience, kind: str, b
     assert not target.parent.exists()
 
 
-def test_a_web_page_in_place_of_the_rest_leaves_what_has_come(target: Path, patience: Patience) -> None:
-    page = file(b"<html>log in</html>", ranges=False, kind="text/html")
+def test_what_is_no_archive_is_not_downloaded_to_its_end(target: Path, patience: Patience) -> None:
+    with ArchiveServer(file(b"<html>" + bytes(10_000), until=1000)) as server:
+        assert "it answers with something else: it is a web page" in refusal(server.url(), target, patience)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/gzip"])
+def test_a_web_page_in_place_of_the_rest_leaves_what_has_come(target: Path, patience: Patience, kind: str) -> None:
+    page = file(b"<html>log in</html>", ranges=False, kind=kind)
     with ArchiveServer(file(ARCHIVE, until=HALF), page) as server:
         refusal(server.url(), target, patience)
     assert partial(target).read_bytes() == ARCHIVE[:HALF]
