@@ -423,9 +423,10 @@ def test_names_that_are_utf8_without_saying_so_are_read_as_utf8(sandbox: Path) -
 
 
 def test_an_archive_inside_stays_a_file_and_is_named(sandbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (sandbox / "archive").write_bytes(tar(member("set/more.zip", zip_of())))
+    inside = zip_of()  # once: it has the time in it
+    (sandbox / "archive").write_bytes(tar(member("set/more.zip", inside)))
     fetch(str(sandbox / "archive"), str(sandbox / "maps"), None, LIMITS)
-    assert (sandbox / "maps" / "more.zip").read_bytes() == zip_of()
+    assert (sandbox / "maps" / "more.zip").read_bytes() == inside
     assert "1 archive in it stayed a file, such as more.zip" in capsys.readouterr().out
 
 
