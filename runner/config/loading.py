@@ -103,17 +103,19 @@ def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
 
     trials: dict[str, PlannedTrial] = {}
     for cells in space.samples(experiment.training.seed):
-        of_sample: dict[str, PlannedTrial] = {}
+        of_sample: dict[str, Mapping[str, Choice]] = {}
         for cell in cells:
             config = _fill_in(experiment, cell, origin)
             params = {field: read_field(config, SWEEP_FIELDS[field]) for field in cell}
             name = trial_name(params)
             # Twice within a sample is a mistake in the file. A later sample may draw the same values by chance.
             if name in of_sample:
-                where = ", ".join(choice.location for choice in cell.values())
-                raise ConfigError(f"{origin}: trial {name} is in the sweep twice ({where}): keep each value once")
-            of_sample[name] = PlannedTrial(name, params, config)
-        trials |= of_sample
+                twice = [choice.location for field, choice in cell.items() if choice != of_sample[name][field]]
+                raise ConfigError(
+                    f"{origin}: trial {name} is in the sweep twice ({', '.join(twice)}): keep each value once"
+                )
+            of_sample[name] = cell
+            trials.setdefault(name, PlannedTrial(name, params, config))
     return list(trials.values())
 
 

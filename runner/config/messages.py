@@ -70,7 +70,7 @@ def suggest(name: str, known: Collection[str], elsewhere: Collection[str] = ()) 
     """
     strange = ", ".join(f"U+{ord(character):04X}" for character in dict.fromkeys(name) if not character.isascii())
     remark = f"its {strange} only looks like a usual character; " if strange else ""
-    if name in elsewhere:
+    if "." in name and any(f"{field}.".startswith(f"{name}.") for field in elsewhere):
         parent, _, field = name.rpartition(".")
         return f"write `{field}:` in the section `{parent}:`"
 

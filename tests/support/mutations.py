@@ -181,7 +181,7 @@ REFUSED: Mapping[str, tuple[str, ...]] = {
     "section": ("3", "text", "[a]", "true", "''", "[]", "- epochs"),
 }
 ACCEPTED: Mapping[str, Mapping[str, Any]] = {
-    "whole": {"+4": 4, "10_000": 10_000},
+    "whole": {"+4": 4, "1_000": 1000},
     "number": {"1e-1": 0.1, ".5": 0.5, "5.e-1": 0.5, "1.0E+0": 1.0, "1": 1, "+0.25": 0.25},
     "name": {
         "2024_01_15": "2024_01_15",
@@ -254,7 +254,8 @@ class File:
             line = None if kind == "list" and "uniform" in written else field.line
             yield Mutation(f"value of a {kind}: {written}", self._put(field, written), None, line, named)
         for written, value in ACCEPTED[kind].items():
-            if field.path[-1] == "learning_rate" or (field.path[-1] == "batch_size" and kind == "number"):
+            # These have few values, or an upper limit.
+            if field.path[-1] in ("learning_rate", "patch_size", "receptive_field"):
                 continue
             yield Mutation(f"value of a {kind}: {written}", self._put(field, written), self._with(field.path, value))
 

@@ -157,7 +157,7 @@ BAD = [
     ({**LAMBDA, "sample": 2}, "`sweep.sample` is not a field that can be swept; did you mean `samples`?"),
     (
         {**LAMBDA, "batch_size": [4, 4], "samples": 2},
-        "is in the sweep twice (sweep.lambda_l1.log_uniform (sample 1)",
+        "is in the sweep twice (sweep.batch_size[1]): keep each value once",
     ),
 ]
 
