@@ -47,6 +47,27 @@ def check_current(experiment: Storage, token: str) -> None:
         raise Superseded(f"attempt {lease.get('attempt')} has taken over")
 
 
+def check_held(experiment: Storage, token: str) -> None:
+    """As `check_current`, for those who work for a start that goes on: there must be a lock.
+
+    Whoever removes it by mistake loses nothing: the next heartbeat writes it again, which is waited for.
+
+    Raises:
+        Superseded: another start has taken over, or the lock stays away: the start has ended, or this machine sees
+            another folder than the command does.
+    """
+    give_up_at = time.monotonic() + 2 * HEARTBEAT_S
+    while (lease := read_lease(experiment)) is None:
+        if time.monotonic() > give_up_at:
+            raise Superseded(
+                f"{experiment.root} has no lock on {socket.gethostname()}: the command has ended, or this machine sees "
+                "another folder there"
+            )
+        time.sleep(HEARTBEAT_S / 10)
+    if lease["token"] != token:
+        raise Superseded(f"attempt {lease.get('attempt')} has taken over")
+
+
 def is_alive(lease: dict[str, Any], silent: dict[str, Any] | None) -> bool:
     """True while the lease's holder must be assumed to be running.
 

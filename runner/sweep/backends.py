@@ -30,6 +30,9 @@ class Backend(Protocol):
     def nodes(self) -> Sequence[Node]:
         """The machines that there are."""
 
+    def check_nodes(self, experiment: Storage, token: str) -> None:
+        """Raises UserError where a machine does not see the experiment's folder, in which the lock has that token."""
+
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
         """Cuts the source's pictures into patches, shard after shard, in a folder; reports in order."""
 
@@ -71,6 +74,9 @@ class InProcess:
     def nodes(self) -> Sequence[Node]:
         """This machine."""
         return [this_machine()]
+
+    def check_nodes(self, experiment: Storage, token: str) -> None:
+        """Does nothing: there is no other machine."""
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
         """Cuts with one thread for each core."""
@@ -160,6 +166,15 @@ class OnRay:
         from runner.on_ray.cluster import cluster_nodes
 
         return cluster_nodes()
+
+    def check_nodes(self, experiment: Storage, token: str) -> None:
+        """Asks each node of a cluster that was joined."""
+        if self._address is None:
+            return
+        self._start()
+        from runner.on_ray.shared_storage import check_nodes
+
+        check_nodes(experiment, token)
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
         """Cuts through Ray Data, on all cores of the cluster."""

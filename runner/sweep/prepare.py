@@ -51,6 +51,7 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
     wanted, num_trials = plan.experiment.resources, len(plan.trials)
     if plan.options.address is not None:
         resolve_resources(wanted, session.backend.nodes(), num_trials)
+        session.backend.check_nodes(plan.folder, session.lease.token)
     # Asked to stop, the run goes on without stores: no trial begins, and the results so far are written.
     stores: dict[str, PatchStore] = {}
     with contextlib.suppress(Stopped):

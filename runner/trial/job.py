@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
-from runner.process.lease import Superseded, check_current
+from runner.process.lease import Superseded, check_held
 from runner.records.starts import Cause, newest_start
 from runner.storage.folder import Storage, is_full
 from runner.storage.run_folder import LOG, trial_path
@@ -41,10 +41,10 @@ class TrialJob:
         return self.experiment.at(trial_path(self.name))
 
     def check_current(self) -> None:
-        """Raises Superseded where another start of the command, or of this trial's workers, has taken over."""
+        """Raises Superseded where another start of the command or of this trial has taken over, or none goes on."""
         # The lease tells starts of the command apart. Within one start Ray may start a trial's workers again: the start
         # token tells these apart.
-        check_current(self.experiment, self.lease_token)
+        check_held(self.experiment, self.lease_token)
         if self.start_token and newest_start(self.trial).get("token") != self.start_token:
             raise Superseded("a later worker of this trial has taken over")
 

@@ -51,11 +51,11 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
 Command = subprocess.Popen[str]
 
 
-def start(module: str, *arguments: object, env: Mapping[str, str] | None = None) -> Command:
+def start(module: str, *arguments: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Command:
     """Starts `python -m module arguments` in a process group of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, "WANDB_MODE": "offline", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

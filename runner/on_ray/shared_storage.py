@@ -1,0 +1,77 @@
+"""Whether each node of a joined cluster sees the storage of this run: asked before anything is made or trained.
+
+A node with a folder of its own at the same path would train there, and nobody would find what it trained.
+"""
+
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from runner.errors import ResourceError, StorageError, UserError
+from runner.process.lease import read_lease
+from runner.storage.folder import Storage
+
+# A node that starts its first process unpacks this project and loads Python modules.
+_REPLY_TIMEOUT_S = 120.0
+_MAX_SHOWN = 8
+
+
+def check_nodes(experiment: Storage, token: str) -> None:
+    """Reads the experiment's lock on each node that is alive.
+
+    Args:
+        token: of this start's lease, which the lock names.
+
+    Raises:
+        StorageError: a node sees no lock there, or that of another start.
+        ResourceError: a node can't run this project.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    # Without cores, so that it waits for no trial of somebody else.
+    read_token = ray.remote(num_cpus=0, max_retries=0)(_read_token)
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    asked = {
+        read_token.options(scheduling_strategy=place).remote(experiment): node
+        for place, node in zip(places, nodes, strict=True)
+    }
+    ray.wait(list(asked), num_returns=len(asked), timeout=_REPLY_TIMEOUT_S)
+
+    blind, unable = [], []
+    for reply, node in asked.items():
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        try:
+            seen = ray.get(reply, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            unable.append(f"{name}: no reply within {_REPLY_TIMEOUT_S:.0f} s")
+        except ray.exceptions.NodeDiedError:
+            continue  # it has left the cluster meanwhile
+        except ray.exceptions.RayError as error:
+            unable.append(f"{name}: {str(error).strip().splitlines()[-1]}")
+        else:
+            if seen != token:
+                blind.append(f"{name} {'sees another folder there' if seen else 'sees no such folder'}")
+    _refuse(experiment, blind, unable)
+
+
+def _refuse(experiment: Storage, blind: list[str], unable: list[str]) -> None:
+    """Raises the error for nodes that don't see the storage, or can't run the project."""
+    problem: type[UserError]
+    if blind:
+        lines, problem = blind, StorageError
+        first = f"--storage: not every node of the cluster sees {experiment.root}:"
+        last = "Give a folder that all nodes share, such as a network drive that is mounted at the same path on each."
+    elif unable:
+        lines, problem = unable, ResourceError
+        first = "--address: not every node of the cluster can run this project:"
+        last = "Install it there with the same versions, or take the node out of the cluster."
+    else:
+        return
+    shown = [f"  {line}" for line in lines[:_MAX_SHOWN]]
+    shown += [f"  and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
+    raise problem("\n".join([first, *shown, last]))
+
+
+def _read_token(experiment: Storage) -> str:
+    """The token in the experiment's lock, as this node sees it; "" where it sees none."""
+    lease = read_lease(experiment)
+    return str(lease["token"]) if lease else ""
