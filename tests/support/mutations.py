@@ -518,7 +518,7 @@ def shortcomings(mutation: Mutation, folder: Path) -> list[str]:
         "too many lines": len(lines) > MAX_LINES,
         "too long a line": any(len(line) > MAX_LINE_LENGTH for line in lines),
         "no file": str(path) not in said,
-        "no line": line is None and mutation.kind not in _WITHOUT_LINE,
+        "no line": line is None and mutation.kind not in _WITHOUT_LINE and "`name` is missing" not in said,
         "another line": line is not None and mutation.line is not None and f"line {mutation.line}" not in said,
         "something written": sorted(found.name for found in folder.iterdir()) != ["experiment.yaml"],
     }
