@@ -164,7 +164,7 @@ def test_a_trial_translates_pictures_with_the_bits_of_the_command(tmp_path: Path
     with pytest.raises(ValueError, match="must be uint8"):
         trial.translate(image[..., 0])
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match="it is not a JPEG or PNG or TIFF picture"):
+    with pytest.raises(ValueError, match="it is not a JPEG, PNG, TIFF or WebP picture"):
         trial.translate(str(tmp_path / "text.png"))
 
 

@@ -116,7 +116,7 @@ def test_a_directory_that_holds_no_pairs_is_refused(trial: Path, capsys: Capture
     (tmp_path / "half" / "train").mkdir(parents=True)
     assert "train/ but no val/" in refused(evaluate(trial, "--data", tmp_path / "half"), capsys)
     (tmp_path / "text").mkdir()
-    assert "holds no pairs" in refused(evaluate(trial, "--data", tmp_path / "text"), capsys)
+    assert "holds no pictures" in refused(evaluate(trial, "--data", tmp_path / "text"), capsys)
     (tmp_path / "text" / "a.jpg").write_text("no picture")
     assert "1 of 1 files is bad" in refused(evaluate(trial, "--data", tmp_path / "text"), capsys)
 

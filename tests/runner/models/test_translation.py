@@ -191,7 +191,7 @@ def test_what_can_not_be_read_is_named_and_the_others_go_on(trial: Path, tmp_pat
     for name, reason in {
         "cut_off.png": "it can't be decoded",
         "empty.jpg": "the file is empty",
-        "text.tif": "it is not a JPEG or PNG or TIFF picture",
+        "text.tif": "it is not a JPEG, PNG, TIFF or WebP picture",
         "fractions.tif": "fractions of no known range",
         "heights.tif": "outside 0 to 65535",
     }.items():
@@ -250,7 +250,8 @@ def test_any_name_that_a_file_can_have_is_one_that_its_result_can_have(
         Image.fromarray(smooth_picture(5, 5)).save(tmp_path / "picture.png")
         (tmp_path / "picture.png").rename(folder / f"{stem}.png")
     with open(tmp_path / "said.txt", "w", encoding="ascii") as stream:  # as strict as a terminal can be
-        monkeypatch.setattr("sys.stdout", stream)
+        for name in ("sys.stdout", "sys.__stdout__"):
+            monkeypatch.setattr(name, stream)
         assert run_translate(trial, folder, "--out", out) == 0
     assert names(out) == sorted(f"{stem}.png" for stem in stems)
     assert r"\udcff.png" in (tmp_path / "said.txt").read_text()

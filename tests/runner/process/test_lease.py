@@ -12,7 +12,7 @@ import pytest
 
 import runner.process.lease
 from runner.errors import StorageError
-from runner.process.lease import Lease, Superseded, check_current, read_lease
+from runner.process.lease import Lease, Superseded, check_current, check_held, read_lease
 from runner.process.stop_request import Stopped
 from runner.storage.folder import Storage
 
@@ -50,6 +50,23 @@ def test_a_dead_process_is_no_obstacle(experiment: Storage) -> None:
         check_current(experiment, first.token)
     check_current(experiment, second.token)
     second.release()
+
+
+def test_a_worker_without_a_lock_does_not_go_on_but_waits_for_a_heartbeat_to_bring_it_back(
+    experiment: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.process.lease, "HEARTBEAT_S", 0.05)
+    held = Lease.acquire(experiment)
+    check_held(experiment, held.token)
+    experiment.remove("lock")
+    check_held(experiment, held.token)  # the next heartbeat has written it again
+    with pytest.raises(Superseded, match="attempt 1 has taken over"):
+        check_held(experiment, "another")
+    held.release()
+    with pytest.raises(
+        Superseded, match="has no lock on .*: the command has ended, or this machine sees another folder"
+    ):
+        check_held(experiment, held.token)
 
 
 def test_a_killed_process_that_nobody_has_waited_for_is_no_obstacle(experiment: Storage) -> None:
