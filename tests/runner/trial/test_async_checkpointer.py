@@ -11,11 +11,10 @@ import runner.trial.async_checkpointer
 from gan.networks.model import ModelSettings
 from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
-from runner.config.fingerprint import Fingerprints
-from runner.config.loading import Experiment
+from runner.process.lease import Lease
 from runner.storage.folder import Storage
 from runner.trial.async_checkpointer import AsyncCheckpointer, StepTimes
-from runner.trial.job import TrialJob
+from tests.support.trial_jobs import job_of
 
 
 def test_steps_beside_a_write_are_told_from_the_others() -> None:
@@ -66,8 +65,8 @@ def test_a_save_costs_what_steps_beside_it_take_longer(
     )
     state = TrainState(ModelSettings(1, 16, 64), settings, torch.device("cpu"))
     storage = Storage.open(tmp_path)
-    job = TrialJob(storage, "trial", Experiment(name="test"), {}, Fingerprints("config", "data"), storage, 1, "", 1)
-    job.trial.make_folder()
+    lease = Lease.acquire(storage)
+    job = job_of(storage, lease)
     checkpointer = AsyncCheckpointer(job, {}, state, lambda: None, shares_cores=True, clock=lambda: now)
 
     def step(seconds: float) -> None:
@@ -84,6 +83,7 @@ def test_a_save_costs_what_steps_beside_it_take_longer(
     assert checkpointer.is_writing()
     write.may_end.set()
     checkpointer.wait()
+    lease.release()
     step(beside_s)
     # Steps alone take one second. The thread's own time is the least that counts, twice that the most.
     assert checkpointer.cost_s == pytest.approx(stall_s + processor_s + more_s)
