@@ -130,7 +130,7 @@ def ray_started(with_ray: bool) -> Iterator[dict[str, Cut]]:
     if not with_ray:
         yield {"in_process": cut_in_this_process}
         return
-    from runner.on_ray.cluster import start_ray, stop_ray
+    from runner.on_ray.connection.cluster import start_ray, stop_ray
 
     start_ray(None, "benchmark", dashboard=False)
     try:

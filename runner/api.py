@@ -15,7 +15,7 @@ import rich.console
 from runner.config.loading import ExperimentSource, load_experiment
 from runner.console import Console
 from runner.errors import Exit
-from runner.on_ray.address import cluster_address
+from runner.on_ray.connection.address import cluster_address
 from runner.process.output import lasting_output
 from runner.records.metrics_log import read_rows
 from runner.records.results import TrialResult

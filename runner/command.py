@@ -110,7 +110,7 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
     """
     # Loaded late, so that --help and a wrong option are answered at once.
     from runner.console import Console
-    from runner.on_ray.address import cluster_address
+    from runner.on_ray.connection.address import cluster_address
     from runner.sweep.check import Options
     from runner.sweep.run import run_experiment
 

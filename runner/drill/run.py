@@ -16,7 +16,7 @@ from runner.drill.faults.catalogue import FAULTS, Fault
 from runner.drill.table import NO, NOT_TRIED, FaultResult, print_results, to_json
 from runner.drill.workers import ClusterWorkers, LocalWorkers, Workers
 from runner.errors import Exit, ResourceError, StorageError
-from runner.on_ray.address import check_reachable, cluster_address
+from runner.on_ray.connection.address import check_reachable, cluster_address
 from runner.storage.folder import Storage, open_storage
 
 

@@ -16,7 +16,7 @@ from runner.drill.planning import Pace
 from runner.drill.processes import POLL_S
 from runner.drill.workers import Workers
 from runner.errors import Exit
-from runner.on_ray.address import LOCAL
+from runner.on_ray.connection.address import LOCAL
 from runner.records.metrics_log import read_rows
 from runner.records.starts import read_starts
 from runner.storage.folder import Storage

@@ -45,7 +45,7 @@ class ClusterWorkers:
 
     def __init__(self, address: str) -> None:
         # Loaded here, because only a drill on a cluster needs Ray in this process.
-        from runner.on_ray.cluster import start_ray
+        from runner.on_ray.connection.cluster import start_ray
 
         start_ray(address, token="", dashboard=False)
 
@@ -66,7 +66,7 @@ class ClusterWorkers:
 
     def close(self) -> None:
         """Disconnects from the cluster."""
-        from runner.on_ray.cluster import stop_ray
+        from runner.on_ray.connection.cluster import stop_ray
 
         stop_ray()
 

@@ -12,7 +12,7 @@ from runner.config.schema import Data
 from runner.data.shards import Shard, ShardReport, shards_of, write_shard
 from runner.data.sources import Picture, Source
 from runner.errors import DataError
-from runner.on_ray.cluster import silence_ray
+from runner.on_ray.connection.cluster import silence_ray
 from runner.storage.folder import Storage
 
 

@@ -136,7 +136,7 @@ class OnRay:
     def begin(self) -> None:
         """Starts Ray in a thread: its processes take seconds, in which the storage can be looked at."""
         if self._starting is None:
-            from runner.on_ray.cluster import set_up_ray, start_ray
+            from runner.on_ray.connection.cluster import set_up_ray, start_ray
 
             # In this thread and first: Ray reads these settings when any thread imports it.
             set_up_ray(self._address, dashboard=self._dashboard)
@@ -154,7 +154,7 @@ class OnRay:
         self._is_started = True
         self._handle_signals()
         if url:
-            from runner.on_ray.folders import token_place
+            from runner.on_ray.connection.folders import token_place
 
             token = token_place()
             hint = f" (it asks for the token that is in {token})" if token else ""
@@ -163,7 +163,7 @@ class OnRay:
     def nodes(self) -> Sequence[Node]:
         """The cluster's machines."""
         self._start()
-        from runner.on_ray.cluster import cluster_nodes
+        from runner.on_ray.connection.cluster import cluster_nodes
 
         return cluster_nodes()
 
@@ -172,7 +172,7 @@ class OnRay:
         if self._address is None:
             return
         self._start()
-        from runner.on_ray.shared_storage import check_nodes
+        from runner.on_ray.connection.shared_storage import check_nodes
 
         check_nodes(experiment, token)
 
@@ -238,7 +238,7 @@ class OnRay:
         self._is_started = False
         # `exception` waits for a start that still goes on. After a start that failed there is nothing to end.
         if self._starting is not None and self._starting.exception() is None:
-            from runner.on_ray.cluster import stop_ray
+            from runner.on_ray.connection.cluster import stop_ray
 
             stop_ray()
         self._starter.shutdown()  # last: Ray's end takes 15 s where the thread that began it is gone

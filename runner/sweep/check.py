@@ -16,8 +16,8 @@ from runner.data.patch_store import check_bad_fraction, first_bad_files
 from runner.data.sources import SPLITS, Source, describe_passed_over, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
 from runner.number_format import byte_size, counted
-from runner.on_ray.address import check_reachable
-from runner.on_ray.folders import notes_on_folders
+from runner.on_ray.connection.address import check_reachable
+from runner.on_ray.connection.folders import notes_on_folders
 from runner.records.trial_file import read_trial_file
 from runner.records.trial_folders import (
     Trial,

@@ -38,7 +38,7 @@ def test_what_is_wrong_is_said_before_ray_or_torch_is_loaded(tmp_path: Path, set
 
 def test_the_main_process_and_a_driver_that_waits_load_no_torch() -> None:
     loaded = modules_after(
-        "import runner.sweep.execute, runner.on_ray.cluster, runner.on_ray.tune, runner.on_ray.prepare"
+        "import runner.sweep.execute, runner.on_ray.connection.cluster, runner.on_ray.tune, runner.on_ray.prepare"
     )
     assert "ray" in loaded
     assert not loaded & {"torch", "wandb"}

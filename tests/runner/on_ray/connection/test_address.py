@@ -17,8 +17,8 @@ import pytest
 import runner.train
 import runner.tune
 from runner.errors import ResourceError
-from runner.on_ray import address as address_module
-from runner.on_ray.address import check_reachable, cluster_address
+from runner.on_ray.connection import address as address_module
+from runner.on_ray.connection.address import check_reachable, cluster_address
 from tests.support.commands import finish, start, write_experiment
 
 HEALTHY = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse(status=SERVING)

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from runner.errors import ResourceError
-from runner.on_ray import folders
-from runner.on_ray.folders import MAX_FOLDER_BYTES, notes_on_folders, prepare_token, temporary_folder, token_place
+from runner.on_ray.connection import folders
+from runner.on_ray.connection.folders import (
+    MAX_FOLDER_BYTES,
+    notes_on_folders,
+    prepare_token,
+    temporary_folder,
+    token_place,
+)
 
 LONGEST = MAX_FOLDER_BYTES - len("/ray")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from runner.errors import ResourceError
 from runner.on_ray import private
-from runner.on_ray.address import LOCAL, VARIABLE
-from runner.on_ray.folders import prepare_token, temporary_folder
+from runner.on_ray.connection.address import LOCAL, VARIABLE
+from runner.on_ray.connection.folders import prepare_token, temporary_folder
 from runner.process.allocator import KEEP_FREED_MEMORY
 from runner.process.processes import marked, num_cores
 from runner.trial.resources import Node
@@ -92,7 +92,7 @@ def _local_settings(*, dashboard: bool) -> dict[str, Any]:
 
 def _cluster_settings() -> dict[str, Any]:
     """What ray.init is to know of a cluster: its nodes need nothing of this project but its dependencies."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     packages = {"py_modules": [str(root / "runner"), str(root / "gan")]}
     return {"runtime_env": packages | {"env_vars": _RAY_SETTINGS}}
 
