@@ -81,6 +81,7 @@ COMMANDS = {
     "make check": LONG,
     "make bench": LONG,
     "make soak": LONG,
+    "make docs": LONG,
     "source .venv/bin/activate": OUTSIDE,
     "pip install '.[metrics]'": NETWORK,
     "pip install '.[export]'": NETWORK,

@@ -168,9 +168,9 @@ def test_a_large_file_is_in_memory_once_while_it_is_read(tmp_path: Path) -> None
 
 
 def test_what_reads_and_writes_a_run_needs_no_folder_of_this_machine() -> None:
-    # Another kind of storage has no `local_path`. The drill and `--out` are about folders.
+    # Another kind of storage has no `local_path`. The drill, `--out` and what is fetched are about folders.
     program = Path(runner.__file__).parent
-    folders_only = [program / "storage", program / "drill", program / "models/picture_files.py"]
+    folders_only = [program / name for name in ("storage", "drill", "data/fetching", "models/picture_files.py")]
     users = [path for path in program.rglob("*.py") if "local_path" in path.read_text()]
     assert [path.name for path in users if not any(path.is_relative_to(place) for place in folders_only)] == []
 
