@@ -1,6 +1,7 @@
 """Checks a run before anything is written, started or loaded that takes time. A check changes nothing."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, tri
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
 
 _TRIALS_SHOWN = 8
+_JOB_FOLDER = re.compile(r"/session_[^/]+/runtime_resources/")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
 
     # What the trials are made of: data, initial weights, and what an earlier run left of them.
     storage = open_storage(options.storage)
+    _refuse_job_folder(storage)
     folder = storage.at(experiment.name)
     for inner in (folder, storage.at(PATCHES)):  # another user may have made them
         open_storage(inner.root)
@@ -153,6 +156,15 @@ def _check_options(experiment: Experiment, origin: str, options: Options) -> Non
         raise ConfigError(
             f"{origin}: resources.workers is {experiment.resources.workers}, but --in-process trains with one worker: "
             "leave --in-process out, or --set resources.workers=1"
+        )
+
+
+def _refuse_job_folder(storage: Storage) -> None:
+    """Raises StorageError for the working folder that `ray job submit` makes for a job, and deletes some time after."""
+    if _JOB_FOLDER.search(f"{storage.root}/"):
+        raise StorageError(
+            f"--storage: {storage.root} lies in Ray's own folder for this job, which does not stay: give an absolute "
+            "path on a disk that does, and that all nodes share, for example --storage /shared/results."
         )
 
 

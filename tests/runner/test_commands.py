@@ -89,6 +89,17 @@ def test_a_storage_that_cannot_be_one_is_refused(
     assert "--storage is" in refused(code, capsys, tmp_path)
 
 
+def test_a_storage_in_the_folder_of_a_ray_job_is_refused(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tmp_path / "ray/session_2026-11-28_21-00-00/runtime_resources/working_dir_files/_ray_pkg_1"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    code = runner.train.main([str(write_experiment(tmp_path)), "--in-process"])
+    assert "lies in Ray's own folder for this job, which does not stay" in refused(code, capsys, tmp_path)
+    assert list(job.iterdir()) == []
+
+
 def test_an_unwritable_storage_is_refused(tmp_path: Path, capsys: Capture) -> None:
     code = runner.train.main([str(write_experiment(tmp_path)), "--in-process", "--storage", "/proc/results"])
     assert "can't be written" in refused(code, capsys, tmp_path)
