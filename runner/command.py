@@ -20,9 +20,22 @@ _MAX_ERROR_LINES = 25
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what to write in place of an argument that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with exit code 2."""
+        if message.startswith("unrecognized arguments:"):
+            if "--resume" in message or "--continue" in message:
+                message += " (to go on with a run, give the same command again)"
+            elif re.search(r" [a-z_.]+=", message):
+                message += " (each KEY=VALUE needs a --set of its own)"
+        super().error(message)
+
+
 def new_parser(module: str, description: str, example: str) -> argparse.ArgumentParser:
     """A parser whose --help ends with an example."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m {module}",
         description=description,
         epilog=f"example:\n  {example}",

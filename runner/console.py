@@ -30,9 +30,16 @@ class Console:
         self.rich = console or rich.console.Console(highlight=False, soft_wrap=True)
         if not self.rich.is_terminal:
             self.rich.width = _PLAIN_WIDTH
+        self._said: set[str] = set()
         self._live: Live | None = None
         self._shown: dict[str, tuple[int, float]] = {}
         self._sweep_shown = ("", time.monotonic())
+
+    def print_once(self, line: str, *, key: str) -> None:
+        """As `print`, but of all lines with the same key only the first."""
+        if key not in self._said:
+            self._said.add(key)
+            self.print(line)
 
     def print(self, line: str, *, wrap: bool = True) -> None:
         """A line, above the live view where there is one. On a terminal it is broken between words.
@@ -78,7 +85,8 @@ class Console:
 
         for trial in trials:
             epoch, last = self._shown.setdefault(trial.name, (0, time.monotonic()))
-            if not trial.row or trial.status not in ("running", "finished"):
+            # Of a trial that had finished before this start nobody has counted the steps.
+            if not trial.row or not trial.total_steps or trial.status not in ("running", "finished"):
                 continue
             # Only the row that ends an epoch has means.
             ended = trial.epoch if any(key.startswith("epoch_mean/") for key in trial.row) else trial.epoch - 1

@@ -61,7 +61,10 @@ def find_layout(root: Path, wanted: str, val_fraction: float | None) -> Layout:
         # Without a folder for each split, the pictures lie in the folder itself.
         train = _find_split(root, ("",), wanted, field)
     if train is None:
-        raise DataError(f"{field}: it has no pictures to train on.\n{_looked_for(root, wanted)}")
+        raise DataError(
+            f"{field}: it has no pictures to train on.\n{_looked_for(root, wanted)}\n"
+            "Pictures outside of folders are used with a share of them to validate with: --set data.val_fraction=0.1"
+        )
 
     val = _find_split(root, _VAL_NAMES, wanted, field, like=train.layout)
     if val is None and val_fraction is None:

@@ -98,7 +98,10 @@ def read_source(picture: PictureFile, direction: str | None, console: Console) -
         pair = split_pair(image)
         return pair.map if direction == MAP_TO_SATELLITE else pair.satellite
     if looks_like_pair(image):
-        console.print(f"note: {picture.path} looks like a pair, but is translated as a whole: --pairs takes its source")
+        console.print_once(
+            f"note: {picture.path} looks like a pair, but is translated as a whole: --pairs takes its source",
+            key="looks like a pair",
+        )
     return image
 
 

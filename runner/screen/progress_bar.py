@@ -72,13 +72,15 @@ def _on_terminal(console: rich.console.Console, description: str, total: int) ->
     """A bar that appears after a second, and is gone at the end."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-    task = progress.add_task(escape(description), total=total)
+    task = progress.add_task(f"starting: {escape(description)}", total=total)
     # A thread, because the first piece of the work may be a long one.
     starter = threading.Timer(_QUICK_S, progress.start)
     starter.daemon = True
     starter.start()
     try:
-        yield ProgressBar(description, total, lambda bar: progress.update(task, completed=bar.done))
+        yield ProgressBar(
+            description, total, lambda bar: progress.update(task, completed=bar.done, description=escape(description))
+        )
     finally:
         starter.cancel()
         starter.join()

@@ -11,7 +11,7 @@ from runner.screen.fitting_table import FittingTable
 from runner.storage.run_folder import OVER_SEEDS, RESULTS_CSV
 from runner.trial.progress import TrialProgress
 
-LOSS_TITLES = {"total_gen_loss": "gen", "total_disc_loss": "disc", "l1_loss": "L1"}
+LOSS_TITLES = {"total_gen_loss": "gen", "total_disc_loss": "disc", "l1_loss": "train L1"}
 PROGRESS_METRICS = tuple(metric for metric in EPOCH_METRICS if metric.key in ("ssim", "psnr"))
 
 _STATUS_STYLES = {
@@ -26,7 +26,7 @@ _STATUS_STYLES = {
 _LEFT = ("trial", "status")
 
 # What a narrow screen does without, the least important first.
-_PROGRESS_DROP = ("step", "restarts", "disc", "gen", "step/s", "L1", "PSNR", "SSIM", "ETA")
+_PROGRESS_DROP = ("step", "restarts", "disc", "gen", "step/s", "train L1", "PSNR", "SSIM", "ETA")
 # The metrics that stay longest, among them one that sees blur; of the others the last ones of the table go first.
 _MAIN_METRICS = ("SSIM", "PSNR", "SWD")
 _OTHER_METRICS = tuple(metric.title for metric in METRICS if metric.title not in _MAIN_METRICS)

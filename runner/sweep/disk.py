@@ -72,7 +72,7 @@ def expect_patches(source: Source, data: Data) -> ExpectedPatches:
     num_patches = dict.fromkeys(SPLITS, 0)
     left_out: list[dict[str, str]] = []
     too_small: list[tuple[int, int]] = []
-    for picture in source.pictures:
+    for picture in source.verifiable():
         try:
             # Synthetic pictures are not drawn yet, so there is no header to read.
             size = _SYNTHETIC_HALF if source.seed is not None else half_size(read_picture(picture, None))

@@ -73,7 +73,7 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
     steps = training.epochs * steps_per_epoch(num_patches, training.batch_size, config.resources.workers)
     memory = training_footprint(config.networks, training.batch_size, precision).memory
     return (
-        f"{trial.name}: {training.epochs} epochs of {num_patches} patches, {steps:,} steps; "
+        f"{trial.name}: {counted(training.epochs, 'epoch')} of {num_patches:,} patches, {steps:,} steps; "
         f"memory about {byte_size(memory)} in {precision}, disk {byte_size(trial_disk(config).finished)} when finished"
     )
 

@@ -100,6 +100,22 @@ def test_a_storage_in_the_folder_of_a_ray_job_is_refused(
     assert list(job.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--set", "training.epochs=1", "model.channels=8"], "(each KEY=VALUE needs a --set of its own)"),
+        (["--resume"], "(to go on with a run, give the same command again)"),
+    ],
+)
+def test_an_argument_that_is_not_known_is_answered_with_what_to_write(
+    tmp_path: Path, capsys: Capture, arguments: list[str], hint: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        runner.train.main([str(write_experiment(tmp_path)), *arguments])
+    assert ended.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
 def test_an_unwritable_storage_is_refused(tmp_path: Path, capsys: Capture) -> None:
     code = runner.train.main([str(write_experiment(tmp_path)), "--in-process", "--storage", "/proc/results"])
     assert "can't be written" in refused(code, capsys, tmp_path)

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from runner.config.schema import Data
 from runner.console import Console
-from runner.data.checking.findings import Report, describe_bytes, describe_size, examine
+from runner.data.checking.findings import Report, describe_bytes, describe_size, examine, patch_size_note
 from runner.data.checking.sheet import draw_sheet
 from runner.data.sources import describe_passed_over, find_source
 from runner.errors import DataError, Exit, StorageError
@@ -63,6 +63,8 @@ def _print_report(report: Report, directory: str) -> None:
 
     if report.source.passed_over:
         console.print(describe_passed_over(report.source))
+    if note := patch_size_note(report):
+        console.print(note)
     for finding in report.findings:
         console.print(f"{finding.kind}: {finding.text}")
         for name, note in list(finding.files.items())[:_FILES_SHOWN]:

@@ -40,6 +40,16 @@ class Facts(NamedTuple):
     thumbnail: NDArray[np.float32] | None = None
 
     @property
+    def half_size(self) -> tuple[int, int]:
+        """(width, height) of each half; zeros where it has no look."""
+        return (self.look.size[0] // 2, self.look.size[1]) if self.look else (0, 0)
+
+    @property
+    def smallest_side(self) -> int:
+        """The smaller of both: no patch is larger."""
+        return min(self.half_size)
+
+    @property
     def name(self) -> str:
         """As in the store's quarantine: "train/1.jpg"."""
         return f"{self.picture.split}/{self.picture.name}"

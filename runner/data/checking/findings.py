@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gan.data.halves import Middle
+from runner.config.schema import PATCH_SIZES, Data
 from runner.data.checking.facts import Facts, collect_facts
 from runner.data.checking.plausibility import single_pictures, swapped_sides
 from runner.data.sources import SPLITS, Source
@@ -80,6 +81,7 @@ def examine(source: Source, advance: Callable[[], None] = lambda: None) -> Repor
         _unusable(facts),
         _single(facts, usable),
         _swapped(usable),
+        _too_small(usable),
         _constant(usable),
         _mixed_shapes(usable),
         _duplicates(usable),
@@ -90,7 +92,13 @@ def examine(source: Source, advance: Callable[[], None] = lambda: None) -> Repor
 
 def _unusable(facts: Sequence[Facts]) -> Finding | None:
     files = {fact.name: fact.problem for fact in facts if fact.problem}
-    return Finding("unusable", f"{counted(len(files), 'picture')} can't be used", files) if files else None
+    text = f"{counted(len(files), 'picture')} can't be used"
+    if len(files) > Data().max_bad_fraction * len(facts):
+        text += (
+            f": {100 * len(files) / len(facts):.0f} % of all, and more than {100 * Data().max_bad_fraction:g} % "
+            "(data.max_bad_fraction) stop a run"
+        )
+    return Finding("unusable", text, files) if files else None
 
 
 def _single(facts: Sequence[Facts], usable: Sequence[Facts]) -> Finding | None:
@@ -108,7 +116,7 @@ def _single(facts: Sequence[Facts], usable: Sequence[Facts]) -> Finding | None:
 def _swapped(usable: Sequence[Facts]) -> Finding | None:
     """Sides that are swapped in most pictures, or in some."""
     looks = [fact.look for fact in usable if fact.look is not None]
-    if not looks:
+    if not looks or single_pictures(looks):
         return None
     if text := swapped_sides(looks):
         return Finding("swapped sides", text)
@@ -117,6 +125,17 @@ def _swapped(usable: Sequence[Facts]) -> Finding | None:
         f"in {counted(len(files), 'picture')} A has larger areas of one colour than B, and in most it is the other way"
     )
     return Finding("swapped sides", text, files) if files else None
+
+
+def _too_small(usable: Sequence[Facts]) -> Finding | None:
+    """Halves that no patch fits into."""
+    files = {
+        fact.name: f"halves of {'x'.join(map(str, fact.half_size))} pixels"
+        for fact in usable
+        if fact.smallest_side < PATCH_SIZES[0]
+    }
+    text = f"{counted(len(files), 'picture')} {_verb(files, 'is', 'are')} smaller than the smallest patch"
+    return Finding("too small", f"{text}, {PATCH_SIZES[0]}x{PATCH_SIZES[0]} pixels", files) if files else None
 
 
 def _constant(usable: Sequence[Facts]) -> Finding | None:
@@ -171,6 +190,19 @@ def _near_duplicates(usable: Sequence[Facts]) -> Finding | None:
                 files[one.name] = f"{100 * similar[index_val, index_train]:.0f} % like {other.name}"
     text = f"{counted(len(files), 'picture')} of val {_verb(files, 'is', 'are')} almost the same as one of train"
     return Finding("near duplicates", f"{text}: validation would be too good", files) if files else None
+
+
+def patch_size_note(report: Report) -> str:
+    """Which patch sizes the pictures allow, where that is not the default; else ""."""
+    default = Data().patch_size
+    smallest = min((fact.smallest_side for fact in report.facts if not fact.problem), default=default)
+    fitting = [size for size in PATCH_SIZES if size <= smallest]
+    if smallest >= default or not fitting:
+        return ""
+    return (
+        f"the smallest half has a side of {smallest} pixels: --set data.patch_size={fitting[-1]} uses all pictures "
+        f"(the default is {default})"
+    )
 
 
 def _size(fact: Facts) -> str:

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ _RAY_SETTINGS = {
 # What Ray's processes are not to inherit: keys, and the address, which this process has or leaves alone.
 _HIDDEN_PREFIXES = ("WANDB_", VARIABLE)
 
+_TRY_AGAIN = "Where the machine was only busy, the same command goes on from the last checkpoint."
+
 
 def set_up_ray(address: str | None, *, dashboard: bool) -> None:
     """Sets what Ray reads when it is imported, and what its processes inherit."""
@@ -51,10 +53,9 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
         The dashboard's address, or "" where there is none.
 
     Raises:
-        ResourceError: the cluster can't be reached.
+        ResourceError: the cluster can't be reached, or Ray does not start.
     """
     set_up_ray(address, dashboard=dashboard)
-    import ray
 
     silence_ray()
     settings = _local_settings(dashboard=dashboard) if address is None else _cluster_settings()
@@ -62,17 +63,28 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     # Ray's processes inherit the environment: without secrets, and with the mark by which they are found.
     with _hidden_variables(), contextlib.nullcontext() if address else marked(token), private.own_process_groups():
         try:
-            context = ray.init(
-                address=address or LOCAL, log_to_driver=False, logging_level=logging.ERROR, **settings
-            )  # fmt: skip
-        except (OSError, ValueError, RuntimeError) as error:
+            context = _init(address or LOCAL, settings)
+        except Exception as error:  # of a node that does not come up in time, Ray raises no kind of its own
             problem = f"Ray at {address} can't be reached" if address else "Ray can't be started on this machine"
-            raise ResourceError(f"{problem}: {error}") from error
+            raise ResourceError(f"{problem}: {error}\n{_TRY_AGAIN}") from error
     silence_ray()
     if address is None:
         private.prestart_actors(tracks_state=dashboard)
     url = context.dashboard_url or ""
     return f"http://{url}" if url and dashboard else ""
+
+
+def _init(address: str, settings: Mapping[str, Any]) -> Any:
+    """Ray's context; of a Ray of our own that did not come up in time, as on a busy machine, that of a second try."""
+    import ray
+
+    try:
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except Exception as error:
+        if address != LOCAL or "timed out" not in str(error):
+            raise
+        ray.shutdown()
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
 
 
 def _local_settings(*, dashboard: bool) -> dict[str, Any]:

@@ -153,10 +153,10 @@ def test_a_parameter_that_all_trials_share_takes_no_room() -> None:
     [
         (
             160,
-            "trial status epoch step step/s gen disc L1 SSIM PSNR ETA restarts",
+            "trial status epoch step step/s gen disc train L1 SSIM PSNR ETA restarts",
             "running 122/200 123456/400000 42.74 12.35 0.5123 0.3457 0.1235 12.35 1:47:51 1",
         ),
-        (80, "trial status epoch L1 SSIM PSNR ETA", "running 122/200 0.3457 0.1235 12.35 1:47:51"),
+        (80, "trial status epoch train L1 SSIM PSNR ETA", "running 122/200 0.3457 0.1235 12.35 1:47:51"),
     ],
 )
 def test_the_progress_on_a_narrow_screen_keeps_metrics_and_time_left(width: int, titles: str, cells: str) -> None:

@@ -85,6 +85,27 @@ def test_each_kind_of_trouble_is_found_alone_and_named(root: Path, damage: str) 
     assert note in said
 
 
+def test_pictures_that_no_patch_fits_into_need_attention_and_small_ones_a_setting(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    for side, code, said in (
+        (50, 1, "too small: 6 pictures are smaller than the smallest patch, 64x64 pixels"),
+        (130, 0, "--set data.patch_size=128 uses all pictures (the default is 256)"),
+    ):
+        for number, split in enumerate(["train"] * 4 + ["val"] * 2):
+            folder = tmp_path / str(side) / split
+            folder.mkdir(parents=True, exist_ok=True)
+            pair_picture(number, side, side).save(folder / f"{number}.png")
+        assert runner.data.__main__.main(["check", str(tmp_path / str(side))]) == code
+        assert said in capsys.readouterr().out
+
+
+def test_more_bad_pictures_than_a_run_allows_are_called_so(root: Path) -> None:
+    (root / "val/new.png").write_bytes(b"")
+    (finding,) = report_on(root).findings
+    assert finding.text == ("1 picture can't be used: 8 % of all, and more than 5 % (data.max_bad_fraction) stop a run")
+
+
 def test_most_pictures_of_a_kind_are_said_in_one_sentence(root: Path) -> None:
     for path in root.glob("*/*.png"):
         with Image.open(path) as image:
