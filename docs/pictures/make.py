@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         with terminal(work, "python -m runner.tune experiments/quickstart.yaml") as screen:
-            running = wait_for(screen, lambda text: text.count("running") == 2 and " 3/4" in text)
+            running = wait_for(screen, lambda text: "2 running" in text and " 3/4" in text)
             finished = wait_for(screen, lambda text: "to upload: wandb sync" in text and text.rstrip().endswith("$"))
         # The pictures come after the run, so that a browser does not slow it down.
         terminal_picture(running, work).save_as("running")

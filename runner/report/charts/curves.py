@@ -20,6 +20,7 @@ MAX_POINTS = 300
 UNITS = ("epochs", "steps", "images")
 NUM_COLOURS, NUM_DASHES = 7, 4  # as many as report.css has
 
+_LARGEST = 1e100
 _MAX_MEANS = 100
 _MIN_MEANS = 3  # fewer make no line
 _MEAN = "epoch_mean/"
@@ -198,7 +199,9 @@ def _draw_line(
 def _read_points(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     """(n, 2): step and value of the rows that have one; a log has no values that are not finite."""
     rows = [row for row in log if row.get(name) is not None]
-    return np.array([[row["step"] for row in rows], [row[name] for row in rows]], dtype=float).T
+    points = np.array([[row["step"] for row in rows], [row[name] for row in rows]], dtype=float).T
+    # A training that diverges comes to the end of what numbers can hold, where no axis can be reckoned.
+    return np.clip(points, -_LARGEST, _LARGEST)
 
 
 def _average(points: np.ndarray) -> np.ndarray:

@@ -114,6 +114,15 @@ def test_losses_that_span_decades_get_a_logarithmic_axis() -> None:
     assert not charts["l1_loss"].log
 
 
+@pytest.mark.parametrize("largest", [1e300, 1.7e308, -1.7e308])
+def test_a_loss_that_diverges_to_the_end_of_all_numbers_is_drawn(largest: float) -> None:
+    log = [{"step": i + 1, "epoch": 1, "l1_loss": largest if i > 50 else 0.5} for i in range(100)]
+    record = PageTrial("sweep", "a", "a", {}, {"status": "diverged"}, Storage.open("nowhere"), log=log)
+    (chart,) = draw_curves([record]).charts
+    assert "nan" not in chart.lines[0].raw
+    assert abs(chart.high) < 1e101
+
+
 def test_epochs_are_spaced_by_their_logarithm_with_first_and_last() -> None:
     assert spaced([1, 2, 3]) == [1, 2, 3]
     assert spaced(list(range(1, 201))) == [1, 2, 3, 4, 7, 11, 18, 29, 47, 76, 124, 200]
