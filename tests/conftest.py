@@ -19,6 +19,11 @@ from tests.support.wandb_log import LocalServer
 
 ROOT = Path(__file__).parent.parent
 MAPS = Path(os.environ.get("PAIRS_DIR", ROOT.parent / "shared" / "maps"))
+
+# Whoever starts the tests in the background may have them ignore these, and the commands that they start would, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 PEER = Path(os.environ.get("PEER_DIR", ROOT.parent / "shared" / "peers" / "pytorch-CycleGAN-and-pix2pix"))
 
 

@@ -159,3 +159,10 @@ def node_drainer(address: str) -> Callable[[str, float], None]:
             raise RuntimeError(f"the node could not be drained: {why_not}")
 
     return drain
+
+
+def load_ray() -> None:
+    """Loads Ray with all that its start needs. Two threads that load it at once may each see half of a module."""
+    import ray
+    import ray._private.node
+    import ray._private.services  # noqa: F401

@@ -160,8 +160,8 @@ def _picture_data(gallery: Gallery) -> dict[str, Any]:
 
 
 def _breakable(name: str) -> Markup:
-    """A name or an interval that may be broken after a comma, slash, dash or equals sign: never within a number."""
-    return Markup("<wbr>").join(re.split(r"(?<=[,/–=])", name))
+    """A name or an interval that may be broken after a comma, a slash or a dash."""
+    return Markup("<wbr>").join(re.split(r"(?<=[,/–])", name))
 
 
 def _sort_key(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Where trials run: on Ray, or in this process. Nothing starts before it is needed."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -128,6 +129,7 @@ class OnRay:
         self._handle_signals = handle_signals
         self._starter = ThreadPoolExecutor(1, "start-ray")
         self._starting: Future[str] | None = None
+        self._loaded = threading.Event()
         self._is_started = False
         self._coordinator: Any = None
         self._metrics: Any = None
@@ -136,11 +138,23 @@ class OnRay:
     def begin(self) -> None:
         """Starts Ray in a thread: its processes take seconds, in which the storage can be looked at."""
         if self._starting is None:
-            from runner.on_ray.connection.cluster import set_up_ray, start_ray
+            from runner.on_ray.connection.cluster import set_up_ray
 
             # In this thread and first: Ray reads these settings when any thread imports it.
             set_up_ray(self._address, dashboard=self._dashboard)
-            self._starting = self._starter.submit(start_ray, self._address, self._token, dashboard=self._dashboard)
+            self._starting = self._starter.submit(self._load_and_start)
+
+    def _load_and_start(self) -> str:
+        """The work of that thread; the dashboard's address."""
+        try:
+            from runner.on_ray.private import load_ray
+
+            load_ray()
+        finally:
+            self._loaded.set()
+        from runner.on_ray.connection.cluster import start_ray
+
+        return start_ray(self._address, self._token, dashboard=self._dashboard)
 
     def _start(self) -> None:
         """Waits until Ray has started."""
@@ -148,6 +162,8 @@ class OnRay:
             return
         self.begin()
         assert self._starting is not None
+        # Two threads that load Ray at once may each see modules that the other has only half loaded.
+        self._loaded.wait()
         import runner.on_ray.tune  # noqa: F401 - loaded for a second, while Ray's processes start
 
         url = self._starting.result()
