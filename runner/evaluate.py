@@ -61,6 +61,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> Exit:
     from runner.console import Console
     from runner.models.evaluation import Request, evaluate_trial, json_of, results_table
     from runner.records.evaluation_csv import csv_of
+    from runner.storage.folder import write_file
 
     console = Console()
     request = Request(
@@ -70,9 +71,9 @@ def _run_evaluate(arguments: argparse.Namespace) -> Exit:
 
     console.rich.print(results_table(evaluation))
     if arguments.json:
-        _write_file(arguments.json, json_of(evaluation))
+        write_file(arguments.json, json_of(evaluation))
     if arguments.csv:
-        _write_file(arguments.csv, csv_of(evaluation.scores))
+        write_file(arguments.csv, csv_of(evaluation.scores))
     return Exit.FINISHED
 
 
@@ -81,17 +82,6 @@ def _check_target(path: str | None) -> None:
     if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
         problem = "is a folder" if Path(path).is_dir() else "its folder does not exist"
         raise StorageError(f"{path}: {problem}; give the name of a file in a folder that exists")
-
-
-def _write_file(path: str, content: bytes) -> None:
-    """Writes the file, whole or not at all; raises StorageError where that fails."""
-    from runner.storage.folder import Storage
-
-    target = Path(path).absolute()
-    try:
-        Storage.open(target.parent).write(target.name, content)
-    except OSError as error:
-        raise StorageError(f"{path}: it can't be written ({error.strerror}); give another file") from error
 
 
 if __name__ == "__main__":

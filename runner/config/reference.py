@@ -91,14 +91,12 @@ def _rows(schema: Mapping[str, Any], section: Mapping[str, Any], prefix: str, in
             continue
         if f"{prefix}{name}" == "sweep":
             continue
+
         default = "needed" if "default" not in field else f"`{_shown(field['default'])}`"
-        resume = (
-            "another experiment"
-            if name == "name" and not prefix
-            else "may change"
-            if may_change(f"{prefix}{name}")
-            else "fixed"
-        )
+        resume = "may change" if may_change(f"{prefix}{name}") else "fixed"
+        if f"{prefix}{name}" == "name":
+            resume = "another experiment"
+
         meaning = _on_one_line(field["description"])
         yield f"| `{inner}{name}` | {meaning} | {_values(field)} | {default} | {resume} |\n"
 

@@ -3,8 +3,9 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from runner.command import add_traceback, new_parser, run_command, unwound_on_sigterm, user_path
 from runner.config.schema import Synthetic
@@ -21,12 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    synthesize = verbs.add_parser(
+    synthesize = _add_verb(
+        verbs,
         "synthesize",
+        _synthesize,
         help="draw pairs into DIR/train and DIR/val",
         description="Draws pairs (1200x600 JPEG, left satellite, right map); the same bytes for the same seed.",
-        epilog="example:\n  python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="python -m runner.data synthesize data/drawn --train 200 --val 50 --seed 0",
     )
 
     defaults = Synthetic()
@@ -38,32 +40,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     synthesize.add_argument(
         "--seed", metavar="S", type=_seed, default=defaults.seed, help="what the scenes are drawn from"
     )
-    add_traceback(synthesize)
-    synthesize.set_defaults(work=_synthesize)
 
-    check = verbs.add_parser(
+    check = _add_verb(
+        verbs,
         "check",
+        _check,
         help="examine the pictures of DIR",
         description="Reads all pictures and says what needs attention: what can't be used, what is no pair, swapped\n"
         "sides, one colour, mixed shapes, and what is in train and in val. Exit code 1 where there is something.",
-        epilog="example:\n  python -m runner.data check data/maps --sheet maps.jpg",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="python -m runner.data check data/maps --sheet maps.jpg",
     )
     check.add_argument("directory", metavar="DIR", type=user_path, help="what data.source would name")
     check.add_argument("--json", metavar="FILE", type=user_path, help="write all that was found, too")
     check.add_argument(
         "--sheet", metavar="FILE.jpg", type=user_path, help="write small pictures to look at, the troubled ones first"
     )
-    add_traceback(check)
-    check.set_defaults(work=_check)
 
-    fetch = verbs.add_parser(
+    fetch = _add_verb(
+        verbs,
         "fetch",
+        _fetch,
         help="download or unpack a data set into DIR",
         description="Downloads an archive, checks it, unpacks it safely and puts it in place as a whole. A broken\n"
         "download goes on by the same command. Proxies are taken from http_proxy, https_proxy and no_proxy.",
-        epilog="example:\n  python -m runner.data fetch maps data/maps",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="python -m runner.data fetch maps data/maps",
     )
     fetch.add_argument(
         "source", metavar="NAME|URL|ARCHIVE", type=user_path,
@@ -71,9 +71,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     fetch.add_argument("directory", metavar="DIR", type=user_path, help="a folder that is new or empty")
     fetch.add_argument("--sha256", metavar="HEX", type=_sha256, help="refuse an archive with another SHA-256")
-    add_traceback(fetch)
-    fetch.set_defaults(work=_fetch)
     return run_command(parser, lambda arguments: arguments.work(arguments), argv)
+
+
+def _add_verb(
+    verbs: Any, name: str, work: Callable[[argparse.Namespace], Exit], *, help: str, description: str, example: str
+) -> argparse.ArgumentParser:
+    """Adds what stands behind `runner.data`, with what all of them share; `work` runs it."""
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_traceback(verb)
+    verb.set_defaults(work=work)
+    return verb
 
 
 def _count(text: str) -> int:

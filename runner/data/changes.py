@@ -6,12 +6,11 @@ changes no patch: trials go on with the store.
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from gan.data.pictures import PictureError, read_pair
 from runner.config.schema import Data
-from runner.data.sources import SPLITS, Picture, Source, read_picture, store_fingerprint
+from runner.data.sources import SPLITS, Picture, Source, fingerprint_contents, read_contents, read_picture
 from runner.storage.folder import Storage
 from runner.storage.run_folder import QUARANTINE
 
@@ -35,7 +34,7 @@ def changes_since(source: Source, data: Data, store: Storage, fingerprint: str) 
     Returns:
         A sentence for each file; empty where the source still gives the store's patches. None where that is not known.
     """
-    if store_fingerprint(_as_before_layouts(source), data) == fingerprint:
+    if _fingerprint_before_layouts(source, data) == fingerprint:
         return []
     try:
         recorded = {entry["file"]: entry["sha256"] for entry in _lines(store, CONTENTS)}
@@ -45,11 +44,17 @@ def changes_since(source: Source, data: Data, store: Storage, fingerprint: str) 
     return list(_changes(recorded, left_out, source, data))
 
 
-def _as_before_layouts(source: Source) -> Source:
-    """The source as the first releases saw it: each file that is not hidden was a picture."""
-    others = [file for file in source.passed_over if _is_visible_file(file)]
-    pictures = sorted([*source.pictures, *others], key=lambda picture: (SPLITS.index(picture.split), picture.name))
-    return replace(source, pictures=pictures)
+def _fingerprint_before_layouts(source: Source, data: Data) -> str:
+    """The store's fingerprint by the rule of the first releases: each file that was not hidden was a picture."""
+    others = read_contents([file for file in source.passed_over if _is_visible_file(file)])
+    contents = sorted({**source.contents, **others}.items(), key=lambda entry: _place(entry[0]))
+    return fingerprint_contents(dict(contents), source.seed, data)
+
+
+def _place(file: str) -> tuple[int, str]:
+    """By what those releases sorted a picture's "split/name"."""
+    split, _, name = file.partition("/")
+    return SPLITS.index(split), name
 
 
 def _is_visible_file(file: Picture) -> bool:

@@ -164,7 +164,7 @@ def _has_others(folder: Path, apart: Sequence[SplitFolders]) -> bool:
 
 def _looked_for(root: Path, wanted: str, *, for_training: bool = True) -> str:
     """What was looked for and what is there, for errors."""
-    split, names = ("train", "train") if for_training else ("val", ", ".join(_VAL_NAMES))
+    split = "train" if for_training else "val"
     ways = {
         PAIRS: f"{split}/ with one picture a pair (A, the satellite, in its left half; B, the map, in its right half)",
         FOLDERS: f"A/{split} + B/{split}, {split}A + {split}B, or {split}/A + {split}/B, with one picture a side and "
@@ -178,5 +178,5 @@ def _looked_for(root: Path, wanted: str, *, for_training: bool = True) -> str:
     there += [f"{len(folders) - _MAX_SHOWN} more folders"] if len(folders) > _MAX_SHOWN else []
     there += [f"{pictures} picture{'s' if pictures > 1 else ''} outside of folders"] if pictures else []
     if not for_training:
-        lines.append(f"  the folder may be called {names}")
+        lines.append(f"  the folder may be called {', '.join(_VAL_NAMES)}")
     return "\n".join(["Looked for:", *lines, f"Found: {', '.join(there) or 'nothing'}."])

@@ -14,7 +14,7 @@ from gan.data.patches import PatchRows, patch_batch, patch_schema, shard_name
 from gan.data.patching import cut_patches, patch_origins
 from gan.data.pictures import PictureError, read_pair
 from runner.config.schema import Data
-from runner.data.sources import SPLITS, Picture, Source, read_picture
+from runner.data.sources import SPLITS, Picture, Source, check_unchanged, read_picture
 from runner.errors import DataError
 from runner.process.processes import num_cores
 from runner.storage.folder import Storage
@@ -147,6 +147,7 @@ def _cut_picture(picture: Picture, seed: int | None, data: Data) -> _CutPicture:
     """Reads or draws one picture, and cuts it. Raises PictureError for a bad one, and DataError."""
     try:
         files = read_picture(picture, seed)
+        check_unchanged(picture, files)
     except OSError as error:
         raise DataError(
             f"{picture.paths[0]}: it could be read when this command began, and now it can't on {platform.node()} "

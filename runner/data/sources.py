@@ -75,10 +75,14 @@ class Source:
     @cached_property
     def contents(self) -> Mapping[str, str]:
         """SHA-256 of the file, or of both files, of each picture, under "split/name". Reads all files once."""
-        return {
-            f"{picture.split}/{picture.name}": " ".join(map(_file_digest, picture.paths)) or "None"
-            for picture in self.pictures
-        }
+        return read_contents(self.pictures)
+
+
+def read_contents(pictures: Sequence[Picture]) -> dict[str, str]:
+    """SHA-256 of the files of each picture, under "split/name"; for a file that can't be read the reason."""
+    return {
+        f"{picture.split}/{picture.name}": " ".join(map(_file_digest, picture.paths)) or "None" for picture in pictures
+    }
 
 
 def find_source(data: Data) -> Source:
@@ -112,7 +116,12 @@ def validation_source(root: Path) -> Source:
 
 def store_fingerprint(source: Source, data: Data) -> str:
     """The name of this source's patch store: 16 hexadecimal digits. Reads all files of the source."""
-    text = f"{_STORE_FORMAT} {data.patching} {data.patch_size} {_source_digest(source)}"
+    return fingerprint_contents(source.contents, source.seed, data)
+
+
+def fingerprint_contents(contents: Mapping[str, str], seed: int | None, data: Data) -> str:
+    """The name of the patch store of a source with such contents, in this order."""
+    text = f"{_STORE_FORMAT} {data.patching} {data.patch_size} {_digest(contents, seed)}"
     # 64 bits are enough: a storage has few stores, and a name of 16 digits can be read.
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -125,18 +134,21 @@ def read_picture(picture: Picture, seed: int | None) -> list[bytes]:
 
     Raises:
         PictureError: it is not a whole pair, or could not be read when the source was looked through.
-        OSError: a file can't be read, or holds something else than then.
+        OSError: a file can't be read.
     """
     if picture.problem:
         raise PictureError(picture.problem)
     if picture.paths:
-        files = [Path(path).read_bytes() for path in picture.paths]
-        if picture.digest and " ".join(hashlib.sha256(data).hexdigest() for data in files) != picture.digest:
-            raise OSError(errno.ESTALE, "it holds something else than before", picture.paths[0])
-        return files
+        return [Path(path).read_bytes() for path in picture.paths]
     from runner.data.synthesis import draw_pair
 
     return [draw_pair(seed or 0, picture.split, picture.index)]
+
+
+def check_unchanged(picture: Picture, files: Sequence[bytes]) -> None:
+    """Raises OSError where a picture's files hold something else than when the source was looked through."""
+    if picture.digest and " ".join(hashlib.sha256(data).hexdigest() for data in files) != picture.digest:
+        raise OSError(errno.ESTALE, "it holds something else than before", picture.paths[0])
 
 
 def picture_name(index: int) -> str:
@@ -195,16 +207,17 @@ def _read_split(split: SplitFolders, name: str, root: Path) -> tuple[list[Pictur
         for folder, listing in zip(split.folders, listings, strict=True)
         for picture in _single_files(folder, listing.passed_over, name)
     ]
+
     if split.layout == PAIRS:
-        pictures = _single_files(split.folders[0], listings[0].pictures, name)
-    else:
-        pictures = _match_sides(split.folders, [listing.pictures for listing in listings], name)
-        if pictures and all(picture.problem for picture in pictures):
-            raise DataError(
-                f"{split.shown(root)}: no picture of one has the name of a picture of the other.\n"
-                f"{_first_problems(pictures)}\n"
-                "A and B of a pair must have the same name, apart from the suffix."
-            )
+        return _single_files(split.folders[0], listings[0].pictures, name), passed_over
+
+    pictures = _match_sides(split.folders, [listing.pictures for listing in listings], name)
+    if pictures and all(picture.problem for picture in pictures):
+        raise DataError(
+            f"{split.shown(root)}: no picture of one has the name of a picture of the other.\n"
+            f"{_first_problems(pictures)}\n"
+            "A and B of a pair must have the same name, apart from the suffix."
+        )
     return pictures, passed_over
 
 
@@ -272,18 +285,18 @@ def _split_by_name(pictures: Sequence[Picture], data: Data) -> tuple[list[Pictur
     )
 
 
-def _source_digest(source: Source) -> str:
+def _digest(contents: Mapping[str, str], seed: int | None) -> str:
     """SHA-256 of the names and bytes of all pictures. It does not depend on the directory's path."""
     digest = hashlib.sha256()
 
     # A synthetic picture has no bytes yet. Version and seed determine them.
-    if source.seed is not None:
+    if seed is not None:
         from runner.data.synthesis import SYNTHESIS_VERSION
 
-        digest.update(f"synthetic {SYNTHESIS_VERSION} {source.seed}".encode())
+        digest.update(f"synthetic {SYNTHESIS_VERSION} {seed}".encode())
 
     # An unreadable file counts with its reason, because the store leaves it out.
-    for name, content in source.contents.items():
+    for name, content in contents.items():
         digest.update(f"\n{name} {content}".encode())
     return digest.hexdigest()
 

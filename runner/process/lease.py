@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +43,8 @@ def read_lease(experiment: Storage, name: str = LOCK) -> dict[str, Any] | None:
 def check_current(experiment: Storage, token: str) -> None:
     """Raises Superseded where the lock names another start than the one with this token."""
     lease = read_lease(experiment)
-    if lease is not None and lease["token"] != token:
-        raise Superseded(f"attempt {lease.get('attempt')} has taken over")
+    if lease is not None:
+        _refuse_other(lease, token)
 
 
 def check_held(experiment: Storage, token: str) -> None:
@@ -64,6 +64,10 @@ def check_held(experiment: Storage, token: str) -> None:
                 "another folder there"
             )
         time.sleep(HEARTBEAT_S / 10)
+    _refuse_other(lease, token)
+
+
+def _refuse_other(lease: Mapping[str, Any], token: str) -> None:
     if lease["token"] != token:
         raise Superseded(f"attempt {lease.get('attempt')} has taken over")
 

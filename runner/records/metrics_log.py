@@ -8,6 +8,7 @@ from typing import Any
 from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG
 
+_TAIL_BYTES = 2**16  # dozens of rows
 _MODE_SUFFIXES = {"study": "", "eval": "_eval"}
 
 
@@ -30,6 +31,18 @@ def log_columns(split: str, mode: str, metric: str, parts: Mapping[str, float]) 
 def read_rows(trial: Storage) -> list[dict[str, Any]]:
     """The rows of a trial's log, up to the first that is damaged."""
     return _parse(trial.read(METRICS_LOG)) if trial.exists(METRICS_LOG) else []
+
+
+def read_last_row(trial: Storage) -> dict[str, Any] | None:
+    """The last row of a trial's log; None where there is none. Of a long log only the end is read."""
+    if not trial.exists(METRICS_LOG):
+        return None
+
+    start = max(trial.size(METRICS_LOG) - _TAIL_BYTES, 0)
+    data, _ = trial.read_from(METRICS_LOG, start)
+    # The first line of the end may have begun before it.
+    rows = _parse(data.partition(b"\n")[2] if start else data) or read_rows(trial)
+    return rows[-1] if rows else None
 
 
 def _parse(data: bytes) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from runner.config.loading import PlannedTrial, read_field
 from runner.config.messages import show
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.errors import ConfigError, DataError
-from runner.records.metrics_log import read_rows
+from runner.records.metrics_log import read_last_row
 from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file, recorded_config
 from runner.storage.folder import Storage
 from runner.storage.run_folder import TRIALS, trial_path
@@ -102,10 +102,11 @@ def find_left_trials(experiment: Storage, trials: Sequence[Trial]) -> list[Trial
     `trials`. Folders without a sound trial.yaml are left out.
     """
     shown = {field for trial in trials for field in trial.params}
+    own_names = {trial.name for trial in trials}
     base = trials[0].config
     left = []
     for name in experiment.names(TRIALS):
-        content = None if name in {trial.name for trial in trials} else read_trial_file(experiment.at(trial_path(name)))
+        content = None if name in own_names else read_trial_file(experiment.at(trial_path(name)))
         if content is None:
             continue
         try:
@@ -130,19 +131,19 @@ def find_left_trials(experiment: Storage, trials: Sequence[Trial]) -> list[Trial
 
 def least_epochs(trial: Storage) -> int:
     """The smallest number of epochs that a trial can still end with; 1 where it has not begun."""
-    rows = read_rows(trial)
-    if not rows:
+    row = read_last_row(trial)
+    if row is None:
         return 1
     # The last row of an epoch has its means, that of the last epoch the final evaluation, too.
-    epoch, keys = int(rows[-1]["epoch"]), rows[-1].keys()
-    is_over = any(key.startswith("epoch_mean/") for key in keys)
-    if not is_over or any(key.startswith("final/") for key in keys):
+    epoch = int(row["epoch"])
+    is_over = any(key.startswith("epoch_mean/") for key in row)
+    if not is_over or any(key.startswith("final/") for key in row):
         return epoch
 
     from runner.records.checkpoints import checkpoint_steps  # torch comes with it
 
     # A checkpoint at or after the end of the epoch stands in the next one.
-    return epoch + 1 if max(checkpoint_steps(trial), default=0) >= rows[-1]["step"] else epoch
+    return epoch + 1 if max(checkpoint_steps(trial), default=0) >= row["step"] else epoch
 
 
 def _explain_change(

@@ -8,7 +8,7 @@ from runner.number_format import byte_size, counted
 from runner.records.results_files import write_results
 from runner.report.reading import read_results
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.folder import Storage, why_no_file
 from runner.storage.run_folder import REPORT, RESULTS_CSV, RESULTS_JSON
 
 
@@ -30,8 +30,7 @@ def write_report(folders: Sequence[str], out: str | None) -> list[str]:
     if out or len(folders) > 1:
         file = Path(out or REPORT)
         # Checked before anything is written.
-        if file.is_dir() or not file.parent.is_dir():
-            problem = "is a folder" if file.is_dir() else "lies in no folder that exists"
+        if problem := why_no_file(file):
             raise StorageError(f"--out: {file} {problem}: give a file's name, such as comparison.html")
         target = Storage.open(file.parent)
 

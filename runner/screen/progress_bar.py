@@ -73,6 +73,7 @@ def _on_terminal(console: rich.console.Console, description: str, total: int) ->
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
     progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     task = progress.add_task(f"starting: {escape(description)}", total=total)
+
     # A thread, because the first piece of the work may be a long one.
     starter = threading.Timer(_QUICK_S, progress.start)
     starter.daemon = True

@@ -158,6 +158,7 @@ class Storage:
                 existing = existing.parent
         except OSError as error:
             raise StorageError(f"{self.shown}: {existing} can't be entered ({error.strerror}).") from None
+
         if not existing.is_dir():
             raise StorageError(
                 f"{self.shown}: {existing} is a file, so that no folder can be made there; give another."
@@ -321,6 +322,22 @@ def expand_home(path: str) -> str:
             f"begins with a home folder that is unknown: give the whole path, or ./{path} if that is meant"
         )
     return expanded
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Writes a file that a person has named, whole or not at all; raises StorageError where that fails."""
+    target = Path(path).absolute()
+    try:
+        Storage.open(target.parent).write(target.name, content)
+    except OSError as error:
+        raise StorageError(f"{path}: it can't be written ({error.strerror}); give another file") from error
+
+
+def why_no_file(path: Path) -> str:
+    """What keeps a file from being written at a path, before any work; "" where nothing seems to."""
+    if path.is_dir():
+        return "is a folder"
+    return "" if path.absolute().parent.is_dir() else "lies in no folder that exists"
 
 
 def is_full(error: BaseException | None) -> bool:

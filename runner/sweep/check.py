@@ -280,6 +280,7 @@ def _notes_on_changes(folder: Storage, pending: Sequence[Trial]) -> list[str]:
                 f"training.epochs is {training.epochs}, but the learning rate is 0 after epoch "
                 f"{training.decay_end_epoch} (training.decay_end_epoch): the epochs behind it change nothing"
             )
+
         recorded = read_trial_file(folder.at(trial_path(trial.name)))
         was = Checkpointing(**recorded["config"]["checkpoint"]) if recorded else keep
         if was.keep_epochs and not (keep.keep_epochs and was.every_n_epochs % keep.every_n_epochs == 0):

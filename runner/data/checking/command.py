@@ -15,7 +15,7 @@ from runner.data.checking.findings import Report, describe_bytes, describe_size,
 from runner.data.checking.sheet import draw_sheet
 from runner.data.sources import describe_passed_over, find_source
 from runner.errors import DataError, Exit, StorageError
-from runner.storage.folder import Storage
+from runner.storage.folder import why_no_file, write_file
 
 _FILES_SHOWN = 5
 
@@ -30,10 +30,8 @@ def check_data(directory: str, json_file: str | None, sheet_file: str | None) ->
         DataError: the directory has no layout that is known, or no pictures.
         StorageError: a file can't be written.
     """
-    outputs = [Path(file) for file in (json_file, sheet_file) if file]
-    for file in outputs:
-        if file.is_dir() or not file.parent.is_dir():
-            problem = "is a folder" if file.is_dir() else "lies in no folder that exists"
+    for file in filter(None, (json_file, sheet_file)):
+        if problem := why_no_file(Path(file)):
             raise StorageError(f"{file} {problem}: give a file's name")
 
     if directory == "synthetic":
@@ -43,16 +41,18 @@ def check_data(directory: str, json_file: str | None, sheet_file: str | None) ->
         task = progress.add_task("reading", total=len(source.pictures))
         report = examine(source, lambda: progress.advance(task))
 
-    _print_report(report, directory)
+    console = Console()
+    _print_report(report, directory, console)
     if json_file:
-        _write(Path(json_file), json.dumps(report.content(directory), indent=1).encode() + b"\n")
+        write_file(json_file, json.dumps(report.content(directory), indent=1).encode() + b"\n")
+        console.print(f"wrote {json_file}")
     if sheet_file:
-        _write(Path(sheet_file), draw_sheet(report))
+        write_file(sheet_file, draw_sheet(report))
+        console.print(f"wrote {sheet_file}")
     return Exit.TRIAL_FAILED if report.findings else Exit.FINISHED
 
 
-def _print_report(report: Report, directory: str) -> None:
-    console = Console()
+def _print_report(report: Report, directory: str, console: Console) -> None:
     console.print(f"{directory}: {report.source.description}")
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for title in ("split", "pictures", "usable", "size", "pixels of A and B together"):
@@ -73,11 +73,3 @@ def _print_report(report: Report, directory: str) -> None:
             console.print(f"  and {len(finding.files) - _FILES_SHOWN} more (--json FILE has all)")
     if not report.findings:
         console.print("nothing needs attention")
-
-
-def _write(file: Path, content: bytes) -> None:
-    try:
-        Storage.open(file.parent).write(file.name, content)
-    except OSError as error:
-        raise StorageError(f"{file} can't be written ({error.strerror}): give another file") from error
-    Console().print(f"wrote {file}")

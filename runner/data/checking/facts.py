@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gan.data.pictures import PictureError, decode_picture
-from runner.data.checking.plausibility import Look, look_of
+from gan.data.pictures import PictureError, decode_picture, half_size
+from runner.data.checking.plausibility import Look, look_of, sides_of
 from runner.data.sources import Picture, read_picture
 from runner.process.processes import num_cores
 
@@ -72,7 +72,7 @@ def collect_facts(pictures: Sequence[Picture], advance: Callable[[], None] = lam
 def halves_of(picture: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A and B of a picture, (H, W, 3) each. Raises OSError or PictureError where it can't be read."""
     pixels = [decode_picture(data) for data in read_picture(picture, None)]
-    return _halves(pixels)
+    return sides_of(pixels)
 
 
 def _facts_of(picture: Picture) -> Facts:
@@ -88,22 +88,14 @@ def _facts_of(picture: Picture) -> Facts:
     except PictureError as error:
         return Facts(picture, str(error), num_bytes, digest)
 
-    halves = _halves(pixels)
+    halves = sides_of(pixels)
     constant = "".join(side for side, half in zip("AB", halves, strict=True) if _is_constant(half))
     problem = ""
-    if len(pixels) == 1 and pixels[0].shape[1] % 2:
-        problem = f"its width of {pixels[0].shape[1]} pixels is odd: it can't be two halves of the same size"
-    elif halves[0].shape != halves[1].shape:
-        problem = "A and B differ in size"
+    try:
+        half_size(files)
+    except PictureError as error:  # its pixels can be looked at all the same
+        problem = str(error)
     return Facts(picture, problem, num_bytes, digest, look_of(pixels), constant, _thumbnail(halves))
-
-
-def _halves(pixels: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    if len(pixels) == 2:
-        return pixels[0], pixels[1]
-    (whole,) = pixels
-    half = whole.shape[1] // 2
-    return whole[:, :half], whole[:, whole.shape[1] - half :]
 
 
 def _is_constant(half: NDArray[np.uint8]) -> bool:

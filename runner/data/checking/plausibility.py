@@ -129,17 +129,22 @@ def swapped_sides(looks: Sequence[Look]) -> str:
     )
 
 
+def sides_of(pixels: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A and B, (H, W, 3) each, of the decoded files of a picture: one with both halves, or two."""
+    if len(pixels) == 2:
+        return pixels[0], pixels[1]
+    (whole,) = pixels
+    width = whole.shape[1]
+    # A picture of odd width has no halves. It is refused where it is cut, and looked at here all the same.
+    return whole[:, : width // 2], whole[:, width - width // 2 :]
+
+
 def look_of(pixels: Sequence[NDArray[np.uint8]]) -> Look:
     """What the decoded files of a picture look like: one with both halves, or A and B."""
-    if len(pixels) == 2:
-        a, b = pixels
-        return Look((a.shape[1] + b.shape[1], a.shape[0]), Middle.SEAM, (flat_share(a), flat_share(b)))
-
-    (whole,) = pixels
-    height, width = whole.shape[:2]
-    # A picture of odd width has no halves. It is refused later, and looked at here all the same.
-    halves = whole[:, : width // 2], whole[:, width - width // 2 :]
-    return Look((width, height), middle_of(whole), (flat_share(halves[0]), flat_share(halves[1])))
+    a, b = sides_of(pixels)
+    width = sum(picture.shape[1] for picture in pixels)
+    middle = middle_of(pixels[0]) if len(pixels) == 1 else Middle.SEAM
+    return Look((width, a.shape[0]), middle, (flat_share(a), flat_share(b)))
 
 
 def _look_at(picture: Picture) -> Look | None:

@@ -200,12 +200,16 @@ def _errors_named(origin: Origin, work: Storage, directory: str) -> Iterator[Non
     """Errors of the block get the origin's name, what is left, and what to do."""
     try:
         yield
+
+    # What is fetched is wrong, or can't be had.
     except Unreachable as error:
         raise DataError(_dead_address(origin, error, work, directory)) from error
     except DataError as error:
         work.remove(ARCHIVE)  # or the same command would find it again
         remedy = f" {error.remedy}" if isinstance(error, ArchiveError) else ""
         raise DataError(f"{origin.shown}: {error} Nothing was put into {directory}.{remedy}") from error
+
+    # This machine can't take it, or the person ends it.
     except ResourceError as error:
         raise ResourceError(f"{origin.shown}: {error}") from error
     except OSError as error:

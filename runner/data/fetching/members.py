@@ -229,6 +229,7 @@ class _Decompressed:
     def _decompress(self) -> bytes:
         """The next block; none only at the end."""
         while True:
+            # Several streams may stand one behind the other.
             data = b""
             if self._decoder.eof:
                 data = self._decoder.unused_data.lstrip(b"\0")  # zeros fill a tape's last block
@@ -241,6 +242,7 @@ class _Decompressed:
                 data = self._stream.read(_PACKED_BYTES)
                 if not data:
                     raise EOFError
+
             if found := self._decoder.decompress(data, BLOCK_BYTES):
                 return found
 

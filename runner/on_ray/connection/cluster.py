@@ -1,6 +1,7 @@
 """Ray, started or joined: quiet, on loopback, without the main process's secrets."""
 
 import contextlib
+import functools
 import logging
 import os
 import shlex
@@ -78,13 +79,16 @@ def _init(address: str, settings: Mapping[str, Any]) -> Any:
     """Ray's context; of a Ray of our own that did not come up in time, as on a busy machine, that of a second try."""
     import ray
 
+    connect = functools.partial(
+        ray.init, address=address, log_to_driver=False, logging_level=logging.ERROR, **settings
+    )  # fmt: skip
     try:
-        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+        return connect()
     except Exception as error:
         if address != LOCAL or "timed out" not in str(error):
             raise
         ray.shutdown()
-        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+        return connect()
 
 
 def _local_settings(*, dashboard: bool) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import runner
+import runner.records.metrics_log
 from runner.errors import StorageError
-from runner.records.metrics_log import MetricsReader, read_rows
+from runner.records.metrics_log import MetricsReader, read_last_row, read_rows
 from runner.storage.folder import Storage
 from tests.support.commands import reopen_log
 
@@ -79,6 +80,20 @@ def test_a_reader_hands_out_each_step_once_though_the_log_is_cut_back_and_redone
     for step in (15, 20):
         redone.add({"step": step})
     assert [row["step"] for row in reader.new_rows()] == [20]
+
+
+def test_the_last_row_is_found_from_the_end_of_a_log_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Storage.open(tmp_path)
+    assert read_last_row(trial) is None
+    for tail_bytes in (1, 30, 100_000):
+        monkeypatch.setattr(runner.records.metrics_log, "_TAIL_BYTES", tail_bytes)
+        for num_rows in (0, 1, 50):
+            rows = b"".join(b'{"step": %d, "epoch": 1}\n' % step for step in range(num_rows))
+            for torn in (b"", b'{"step": 99, "ep'):
+                trial.write("metrics.jsonl", rows + torn)
+                assert read_last_row(trial) == ({"step": num_rows - 1, "epoch": 1} if num_rows else None)
 
 
 def test_what_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
