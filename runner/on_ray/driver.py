@@ -1,12 +1,11 @@
-"""One trial's driver: what Tune runs for each cell of the sweep."""
+"""One trial's driver: trains it through a TorchTrainer, and records what ended it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray import tune
 
 from runner.on_ray.hang_watchdog import hang_watchdog
+from runner.on_ray.placement import NotPlaced, Placement
 from runner.on_ray.private import causes
 from runner.on_ray.trainer import new_trainer
 from runner.on_ray.worker import RemoteCoordinator
@@ -18,43 +17,41 @@ from runner.trial.outcome import is_out_of_memory, record_outcome, stop_on_disk_
 from runner.trial.resources import TrialResources
 
 
-def run_trial(
-    param_space: Mapping[str, Any],
-    jobs: Mapping[str, TrialJob],
-    trial_resources: TrialResources,
-    ray_folder: str,
-    coordinator: Any,
-) -> None:
-    """Trains one trial through a TorchTrainer; a trial that fails is a result, not an error of the sweep.
+def run_trial(job: TrialJob, trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> str:
+    """Trains one trial; its status. A trial that fails is a result, not an error of the sweep.
 
     Args:
-        param_space: `cell`, a mapping with `trial` and the swept parameters.
         ray_folder: where Ray keeps its own files of this start.
         coordinator: the handle of the Coordinator actor.
     """
-    job = jobs[param_space["cell"]["trial"]]
     try:
-        # A trial whose turn comes after a request to stop does not begin, nor one whose workers could not start.
-        questions = [coordinator.stop_reason.remote(), coordinator.has_given_up.remote(job.name)]
-        if not any(ray.get(questions)):
+        # A trial whose turn comes after a request to stop does not begin.
+        if not ray.get(coordinator.stop_reason.remote()):
             _train(job, trial_resources, ray_folder, coordinator)
     except Superseded:
-        return  # another start of the command reports this trial
-    tune.report({"status": read_outcome(job.trial)["status"], "trial_name": job.name})
+        pass  # another start of the command reports this trial
+    return str(read_outcome(job.trial)["status"])
 
 
 def _train(job: TrialJob, trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> None:
     """Runs the workers to the trial's end, and records what ended them where they could not."""
+    placement = Placement(job.name, coordinator)
     try:
         with job.committing():
             write_outcome(job.trial, "running")
-        trainer = new_trainer(job, trial_resources, ray_folder, coordinator)
-        with hang_watchdog(job, coordinator):
+        trainer = new_trainer(job, trial_resources, ray_folder, coordinator, placement)
+        with hang_watchdog(job, coordinator, placement):
             trainer.fit()
     except Superseded:
         raise
+    except NotPlaced:
+        # Whoever gave the trial up has recorded why.
+        if reason := ray.get(coordinator.stop_reason.remote()):
+            record_outcome(job, "stopped", reason)
     except Exception as error:  # whatever ended the workers for good
         record_external_end(job, error, coordinator)
+    finally:
+        coordinator.remove_waiting.remote(job.name)
 
 
 def record_external_end(job: TrialJob, error: BaseException, coordinator: Any) -> None:

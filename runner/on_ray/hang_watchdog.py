@@ -1,7 +1,6 @@
 """Ends workers that hang, which Ray takes for a fault like any other, and trials whose workers do not even start."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Any, Literal
 
 import ray
 
-from runner.on_ray.private import is_own_ray
+from runner.on_ray.placement import Placement
 from runner.process.lease import Superseded
 from runner.records.trial_file import read_outcome
 from runner.trial.heartbeat import IdleTime
@@ -19,18 +18,20 @@ from runner.trial.outcome import record_outcome
 STEPS = 50
 MIN_TIMEOUT_S = 120.0
 FIRST_STEP_TIMEOUT_S = 900.0
+STOP_GRACE_S = 20.0  # for workers that are just starting, before a stop does without them
 
 
 @contextlib.contextmanager
-def hang_watchdog(job: TrialJob, coordinator: Any) -> Iterator[None]:
+def hang_watchdog(job: TrialJob, coordinator: Any, placement: Placement) -> Iterator[None]:
     """Watches a trial's workers from a thread of its driver.
 
     Args:
         coordinator: the handle of the Coordinator actor, to which workers report all progress.
+        placement: of the trial's workers, which is given up where none starts.
     """
     ray.get(coordinator.take_workers.remote(job.name))  # those of a driver before this one
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(job, coordinator, over), name="watch", daemon=True)
+    thread = threading.Thread(target=_watch, args=(job, coordinator, placement, over), name="watch", daemon=True)
     thread.start()
     try:
         yield
@@ -39,7 +40,7 @@ def hang_watchdog(job: TrialJob, coordinator: Any) -> Iterator[None]:
         thread.join()
 
 
-def _watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
+def _watch(job: TrialJob, coordinator: Any, placement: Placement, over: threading.Event) -> None:
     """Ends the trial's workers whenever they have made no progress for too long."""
     setting = job.config.resources.hang_timeout
     interval_s = min(5.0, (MIN_TIMEOUT_S if setting == "auto" else setting) / 5)
@@ -49,8 +50,12 @@ def _watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
         try:
             idle_time: IdleTime | None = ray.get(coordinator.idle_time.remote(job.name))
             if idle_time is None:
-                if is_own_ray() and time.monotonic() - had_worker_at > timeout_s(setting, 0):
-                    _give_up(job, coordinator, timeout_s(setting, 0))
+                # A cluster that others use may have no room for days, and that is no fault.
+                if placement.is_waiting:
+                    had_worker_at = time.monotonic()
+                elif _starts_in_vain(time.monotonic() - had_worker_at, job, coordinator):
+                    placement.give_up()
+                    return
                 continue
             had_worker_at = time.monotonic()
             if idle_time.seconds < timeout_s(setting, idle_time.step_s):
@@ -69,19 +74,20 @@ def _watch(job: TrialJob, coordinator: Any, over: threading.Event) -> None:
             ray.kill(ray.cloudpickle.loads(worker))
 
 
-def _give_up(job: TrialJob, coordinator: Any, waited_s: float) -> None:
-    """Ends a trial without workers, and this process, whose other thread waits for Ray to start some, for ever.
-
-    Tune starts another driver, which finds the trial given up. A cluster that others use may be without room for days,
-    so that nobody is given up there.
-    """
-    ray.get(coordinator.give_up.remote(job.name))
-    reason = f"no worker has started within {waited_s:.0f} s; Ray's own logs may say why"
+def _starts_in_vain(waited_s: float, job: TrialJob, coordinator: Any) -> bool:
+    """True where a trial's workers have had their resources for a while and still do not run; then its outcome is
+    recorded."""
+    if waited_s > STOP_GRACE_S and ray.get(coordinator.stop_reason.remote()):
+        return True  # whoever waits for the workers records it
+    limit_s = timeout_s(job.config.resources.hang_timeout, 0)
+    if waited_s <= limit_s:
+        return False
+    reason = f"no worker has started within {limit_s:.0f} s; Ray's own logs may say why"
     with contextlib.suppress(Superseded, OSError):
         if read_outcome(job.trial)["status"] == "running":
             job.log_line(reason)
             record_outcome(job, "failed", reason)
-    os._exit(1)
+    return True
 
 
 def timeout_s(setting: Literal["auto"] | float, step_s: float) -> float:

@@ -6,10 +6,9 @@ Written for Ray 2.60, the upper bound in pyproject.toml. Before that bound is ra
 import asyncio
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 # The resource that only the head node has. Without it trials' drivers and the Coordinator could not be scheduled.
 HEAD_NODE = "node:__internal_head__"
@@ -17,7 +16,8 @@ HEAD_NODE = "node:__internal_head__"
 # What the process table calls Ray's processes. Where a release calls them otherwise, the drill finds no worker and says
 # so, and the command does not notice that a Ray of its own has lost its raylet.
 WORKER_TITLE = "ray::RayTrainWorker"  # of one that trains
-DRIVER_TITLE = "ray::ImplicitFunc"  # of a trial's driver
+DRIVER_TITLE = "ray::ImplicitFunc"  # of what Tune runs for a trial
+CONTROLLERS_TITLE = "ray::Controllers"  # of the one that has the controllers of all trials
 RAYLET = "raylet"  # of the one that starts all others of a machine, and ends them with itself
 
 # Environment variables that Ray reads and does not document. Without them Ray starts more slowly, gives trainings a
@@ -35,24 +35,36 @@ SETTINGS = {
 MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
-def is_own_ray() -> bool:
-    """True in a process of a Ray that a command has started for itself on one machine."""
-    return os.environ.get(MULTI_NODE_SETTING) == "0"
-
-
 # One hands out Ray Data's sets, of which we give none. The other removes the workers' placement group once their
 # controller is gone, which Ray itself does for a group whose maker, as ours, is no detached actor.
 NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
+class PlacementGroupHandle(Protocol):
+    """A placement group as Ray Train hands it over."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """True once it has its resources."""
+
+    def shutdown(self) -> None:
+        """Removes it."""
+
+
 class ControllerInThisProcess:
     """Before TorchTrainer among a class's bases: runs Ray Train's controller here, not in an actor of its own.
 
-    A trial's driver is an actor already and would only wait for the controller's. That process costs five
-    seconds of processor time and as long a wait at each trial's start, for it imports Ray Train and torch
-    again. Where a release has no such methods they are not called, and where it has no such controller its own way is
-    taken: trials then start more slowly.
+    A process for each trial's controller would cost 380 MB, five seconds of processor time and as long a wait at the
+    trial's start, for it imports Ray Train and torch again. Where a release has no such methods they are not called,
+    and where it has no such controller its own way is taken: trials then start more slowly, and do not hear a request
+    to stop while they wait for resources.
+
+    Attributes:
+        trial: what the workers' actors are called in Ray's lists.
+        await_resources: called for each new group of workers; returns once the placement group has its resources.
     """
+
+    trial: str
+    await_resources: Callable[[PlacementGroupHandle], None]
 
     def _create_default_callbacks(self) -> list[Any]:
         """Without those that start a process for each trial that has nothing to do."""
@@ -63,12 +75,41 @@ class ControllerInThisProcess:
         """Runs the controller to its end; the training's result."""
         try:
             from ray.train.v2._internal.execution.controller import TrainController
-        except ImportError:
+
+            worker_group = _worker_group(self.trial, self.await_resources)
+        except (ImportError, AttributeError):
             return super()._initialize_and_run_controller(**settings)  # type: ignore[misc]
 
         controller = TrainController(**settings)
+        controller.worker_group_cls = worker_group
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+def _worker_group(trial: str, await_resources: Callable[[PlacementGroupHandle], None]) -> type:
+    """Ray Train's group of workers, whose actors carry the trial's name, and whose resources we wait for.
+
+    Raises:
+        ImportError, AttributeError: this release has another one.
+    """
+    from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+    create_placement_group, worker = WorkerGroup._create_placement_group, WorkerGroup._worker_cls
+    # Ray lists an actor by the `repr` of its object, and titles its process by the name of its class.
+    named_worker = type(worker.__name__, (worker,), {"__repr__": lambda self: trial})
+
+    class TrialWorkerGroup(WorkerGroup):
+        """Of one trial."""
+
+        _worker_cls = named_worker
+
+        def _create_placement_group(self, *arguments: Any) -> Any:
+            # Ray Train would wait for a minute, and hear nothing meanwhile.
+            handle = create_placement_group(self, *arguments)
+            await_resources(handle)
+            return handle
+
+    return TrialWorkerGroup
 
 
 def running_cluster() -> str | None:

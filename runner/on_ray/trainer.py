@@ -5,6 +5,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from runner.on_ray.placement import Placement
 from runner.on_ray.private import ControllerInThisProcess
 from runner.on_ray.worker import train_worker
 from runner.trial.job import TrialJob
@@ -37,20 +38,28 @@ class TrialTorchConfig(TorchConfig):
 class TrialTrainer(ControllerInThisProcess, TorchTrainer):
     """A TorchTrainer whose controller runs in the process that calls `fit`."""
 
+    def __init__(self, trial: str, placement: Placement, **settings: Any) -> None:
+        super().__init__(train_worker, **settings)
+        self.trial, self.await_resources = trial, placement.wait
 
-def new_trainer(job: TrialJob, trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> TrialTrainer:
+
+def new_trainer(
+    job: TrialJob, trial_resources: TrialResources, ray_folder: str, coordinator: Any, placement: Placement
+) -> TrialTrainer:
     """The trainer that runs `train_worker` on a trial's workers, and starts them again after a fault.
 
     Args:
         ray_folder: where Ray keeps its own files of this start.
         coordinator: the handle of the Coordinator actor.
+        placement: waits for the workers' resources.
     """
     resources = {"CPU": float(trial_resources.cpus_per_worker)}
     if trial_resources.gpus_per_worker:
         resources["GPU"] = trial_resources.gpus_per_worker
 
     return TrialTrainer(
-        train_worker,
+        job.name,
+        placement,
         train_loop_config={"job": job, "coordinator": coordinator},
         torch_config=TrialTorchConfig(),
         scaling_config=ray.train.ScalingConfig(

@@ -1,12 +1,12 @@
 """All trials of an experiment through Ray Tune."""
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import tune
 
+from runner.on_ray.controllers import start_controllers
 from runner.on_ray.private import HEAD_NODE
 from runner.records.trial_file import read_outcome
 from runner.trial.heartbeat import Coordinator
@@ -39,16 +39,15 @@ def run_tune(
         is_stopping: whether the command was asked to stop.
     """
     by_name = {job.name: job for job in jobs}
+    controllers = start_controllers(trial_resources, ray_folder, coordinator)
 
     # The jobs go with the function: tune.with_parameters would put them into Ray's store, and a process that
     # has objects there is ended by Ray, without a message, when Ray is killed.
     def drive(param_space: Mapping[str, Any]) -> None:
-        """Calls run_trial, whose module is loaded only by the process that trains, and torch with it."""
-        gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
-        from runner.on_ray.driver import run_trial
-
-        gc.enable()
-        run_trial(param_space, by_name, trial_resources, ray_folder, coordinator)
+        """Waits for the trial's end: this process needs little memory."""
+        name = param_space["cell"]["trial"]
+        run = controllers.run_trial.options(name=name).remote(by_name[name])
+        tune.report({"status": ray.get(run), "trial_name": name})
 
     tuner = tune.Tuner(
         tune.with_resources(drive, _DRIVER_RESOURCES),

@@ -46,7 +46,7 @@ class Coordinator:
         self._progress: dict[str, Progress] = {}
         self._progress_at: dict[str, float] = {}
         self._workers: dict[str, list[bytes]] = {}
-        self._given_up: set[str] = set()
+        self._waiting_since: dict[str, float] = {}
 
     def request_stop(self, reason: str) -> None:
         """From now on every heartbeat is answered with this reason; the first reason counts."""
@@ -84,13 +84,18 @@ class Coordinator:
         """The recorded workers of a trial, which are forgotten here."""
         return self._workers.pop(trial, [])
 
-    def give_up(self, trial: str) -> None:
-        """Records that a trial is not to be tried again in this start of the command."""
-        self._given_up.add(trial)
+    def add_waiting(self, trial: str) -> None:
+        """Records that a trial waits for the resources of its workers."""
+        self._waiting_since.setdefault(trial, time.monotonic())
 
-    def has_given_up(self, trial: str) -> bool:
-        """True where a trial is not to be tried again."""
-        return trial in self._given_up
+    def remove_waiting(self, trial: str) -> None:
+        """Records that a trial has its resources, or waits no more."""
+        self._waiting_since.pop(trial, None)
+
+    def waiting_s(self) -> dict[str, float]:
+        """For how many seconds each trial has waited that waits for resources."""
+        now = time.monotonic()
+        return {trial: now - since for trial, since in self._waiting_since.items()}
 
     def progress(self) -> dict[str, Progress]:
         """The last progress of each trial that has begun in this start of the command."""

@@ -9,7 +9,7 @@ from runner.drill.processes import names_with, processes_titled
 from runner.drill.target_run import NotSurvived, NotTried, TargetRun
 from runner.drill.two_nodes import two_nodes
 from runner.errors import Exit
-from runner.on_ray.private import DRIVER_TITLE
+from runner.on_ray.private import CONTROLLERS_TITLE, DRIVER_TITLE
 from runner.records.starts import read_starts
 from runner.storage.folder import TEMPORARY
 from runner.storage.run_folder import CHECKPOINTS, PATCHES
@@ -79,17 +79,19 @@ def kill_while_saving(target: TargetRun) -> None:
 
 
 def kill_driver(target: TargetRun) -> None:
-    """Kills the trial's driver, which Tune runs. Runs the same command again if Ray gives up the trial."""
+    """Kills the trial's driver, which Tune runs, and its controller. The same command again if Ray gives up the trial."""
     command = target.start()
     (step,) = target.random_steps(1)
     target.wait_for_step(command, step)
 
-    # Ray titles a process after the class of its actor. There is one driver per trial, and one trial.
-    drivers = processes_titled(command.session, DRIVER_TITLE)
-    if not drivers:
-        raise NotTried(f"no process is titled {DRIVER_TITLE}")
+    # Ray titles a process after the class of its actor.
+    titles = (DRIVER_TITLE, CONTROLLERS_TITLE)
+    found = {title: processes_titled(command.session, title) for title in titles}
+    for title, pids in found.items():
+        if not pids:
+            raise NotTried(f"no process is titled {title}")
     with target.killing() as before:
-        for pid in drivers:
+        for pid in sum(found.values(), []):
             os.kill(pid, signal.SIGKILL)
 
     command = _rerun_if_given_up(target, command, before.num_starts)
