@@ -44,6 +44,7 @@ def run_experiment(
     in_process: bool = False,
     address: str | None = None,
     time_limit_s: float | None = None,
+    wait_s: float | None = None,
     take_over: bool = False,
     retry_diverged: bool = False,
     dashboard: bool = True,
@@ -61,6 +62,8 @@ def run_experiment(
         in_process: trains one trial after the other in this process, without Ray. Errors in the code are raised.
         address: an existing Ray cluster; by default RAY_ADDRESS, else a new local one, as with "local".
         time_limit_s: stops cleanly before this many seconds have passed.
+        wait_s: how long to wait for machines that may still join the cluster; by default a quarter of an hour where it
+            has an autoscaler, or no machine with cores yet.
         take_over, retry_diverged, dashboard: as the options of the command.
         quiet: prints nothing.
 
@@ -79,6 +82,7 @@ def run_experiment(
         storage=str(storage),
         address=None if in_process else cluster_address(address),
         time_limit_s=time_limit_s,
+        wait_s=wait_s,
         take_over=take_over,
         retry_diverged=retry_diverged,
         dashboard=dashboard,

@@ -91,6 +91,13 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop cleanly before this much time, for example 30m",
     )
     parser.add_argument(
+        "--wait",
+        metavar="TIME",
+        type=_parse_duration,
+        help="how long to wait for machines that may still join the cluster, for example 2h (default: 15m where it "
+        "has an autoscaler or no machine with cores yet)",
+    )
+    parser.add_argument(
         "--take-over", action="store_true", help="take the place of a command that is running this experiment"
     )
     parser.add_argument(
@@ -132,6 +139,7 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
         storage=arguments.storage,
         address=None if in_process else cluster_address(arguments.address),
         time_limit_s=arguments.time_limit,
+        wait_s=arguments.wait,
         take_over=arguments.take_over,
         retry_diverged=arguments.retry_diverged,
         dry_run=arguments.dry_run,

@@ -21,15 +21,10 @@ _MAX_TRIALS = 4096
 
 
 class Controllers:
-    """Runs trials, each in a thread. Lives in an actor, which Ray starts again if it is lost, with the calls in hand.
+    """Runs trials, each in a thread. Lives in an actor, which Ray starts again if it is lost, with its calls."""
 
-    Args:
-        ray_folder: where Ray keeps its own files of this start.
-        coordinator: the handle of the Coordinator actor.
-    """
-
-    def __init__(self, trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> None:
-        self._settings = (trial_resources, ray_folder, coordinator)
+    def __init__(self) -> None:
+        """Begins to load what trials need."""
         self._threads = ThreadPoolExecutor(_MAX_TRIALS, "trial")
         self._runs: dict[str, Future[str]] = {}
         self._loaded = threading.Event()
@@ -45,25 +40,31 @@ class Controllers:
             gc.enable()
             self._loaded.set()
 
-    async def run_trial(self, job: TrialJob) -> str:
+    async def run_trial(self, job: TrialJob, trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> str:
         """Trains a trial to its end; its status.
 
         A driver that was lost is started again, and calls again: it then waits for the same end.
+
+        Args:
+            ray_folder: where Ray keeps its own files of this start.
+            coordinator: the handle of the Coordinator actor.
         """
         run = self._runs.get(job.name)
         if run is None or (run.done() and run.exception() is not None):
-            run = self._runs[job.name] = self._threads.submit(self._run_trial, job)
+            run = self._runs[job.name] = self._threads.submit(
+                self._run_trial, job, trial_resources, ray_folder, coordinator
+            )
         return await asyncio.wrap_future(run)
 
-    def _run_trial(self, job: TrialJob) -> str:
+    def _run_trial(self, *arguments: Any) -> str:
         self._loaded.wait()
         from runner.on_ray.driver import run_trial
 
-        return run_trial(job, *self._settings)
+        return run_trial(*arguments)
 
 
-def start_controllers(trial_resources: TrialResources, ray_folder: str, coordinator: Any) -> Any:
+def start_controllers() -> Any:
     """The handle of a new Controllers actor, on the cluster's head."""
     actor = ray.remote(Controllers)
     options = {"num_cpus": 0, "resources": {HEAD_NODE: 0.001}, "max_restarts": -1, "max_task_retries": -1}
-    return actor.options(**options, max_concurrency=_MAX_TRIALS).remote(trial_resources, ray_folder, coordinator)
+    return actor.options(**options, max_concurrency=_MAX_TRIALS).remote()

@@ -6,9 +6,13 @@ Written for Ray 2.60, the upper bound in pyproject.toml. Before that bound is ra
 import asyncio
 import contextlib
 import functools
+import json
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
+
+_MANY = 1000  # machines, where there is no limit
 
 # The resource that only the head node has. Without it trials' drivers and the Coordinator could not be scheduled.
 HEAD_NODE = "node:__internal_head__"
@@ -126,6 +130,40 @@ def running_cluster() -> str | None:
         return None
 
 
+def has_autoscaler() -> bool:
+    """True where an autoscaler adds machines to the cluster that was joined. A release that does not tell has none."""
+    with contextlib.suppress(ImportError, AttributeError):
+        import ray
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        if is_autoscaler_v2(gcs_client=ray._private.worker.global_worker.gcs_client):
+            return True
+        # Without one, a monitor reports each node under a name that begins like this.
+        status = json.loads(_internal_kv_get("__autoscaling_status") or "{}")
+        names = status.get("autoscaler_report", {}).get("active_nodes", {})
+        return any(not name.startswith("node_") for name in names)
+    return False
+
+
+def node_types() -> list[tuple[Mapping[str, float], int]] | None:
+    """The kinds of machines that the cluster may get: what each has, and how many there may be; None where it does
+    not say, or this release has nothing to ask."""
+    try:
+        from ray._private.state import state
+
+        config = state.get_cluster_config()
+    except (ImportError, AttributeError):
+        return None
+    if config is None or not config.node_group_configs:
+        return None
+    # A negative number stands for no limit.
+    return [
+        (dict(group.resources), group.max_count if group.max_count >= 0 else _MANY)
+        for group in config.node_group_configs
+    ]
+
+
 def prestart_actors(*, tracks_state: bool) -> None:
     """Begins the processes that Ray has once for all trials.
 
@@ -200,6 +238,16 @@ def node_drainer(address: str) -> Callable[[str, float], None]:
             raise RuntimeError(f"the node could not be drained: {why_not}")
 
     return drain
+
+
+def read_token_mode_again() -> None:
+    """Has a Ray that was loaded before read RAY_AUTH_MODE again; a release that can't keeps what it read then."""
+    if "ray" in sys.modules:
+        with contextlib.suppress(ImportError, AttributeError):
+            from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
+
+            Config.initialize("")
+            AuthenticationTokenLoader.instance().reset_cache()
 
 
 def load_ray() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.search import BasicVariantGenerator
 
 from runner.on_ray.controllers import start_controllers
 from runner.on_ray.private import HEAD_NODE
@@ -24,11 +25,17 @@ def start_coordinator() -> Any:
     return actor.options(num_cpus=0, resources={HEAD_NODE: 0.001}, max_concurrency=16).remote()
 
 
+def new_search(max_concurrent: int) -> BasicVariantGenerator:
+    """Gives Tune the trials in order. Its attribute `max_concurrent` may change while they run."""
+    return BasicVariantGenerator(max_concurrent=max_concurrent)
+
+
 def run_tune(
     jobs: Sequence[TrialJob],
     trial_resources: TrialResources,
     ray_folder: str,
     coordinator: Any,
+    search: BasicVariantGenerator,
     is_stopping: Callable[[], bool],
 ) -> None:
     """Runs the jobs, as many at once as fit, and returns when all have ended.
@@ -36,24 +43,26 @@ def run_tune(
     Args:
         ray_folder: absolute path of a fresh folder for Ray's own files.
         coordinator: the handle of the Coordinator actor.
+        search: what `new_search` returned.
         is_stopping: whether the command was asked to stop.
     """
     by_name = {job.name: job for job in jobs}
-    controllers = start_controllers(trial_resources, ray_folder, coordinator)
+    controllers = start_controllers()
 
     # The jobs go with the function: tune.with_parameters would put them into Ray's store, and a process that
     # has objects there is ended by Ray, without a message, when Ray is killed.
     def drive(param_space: Mapping[str, Any]) -> None:
         """Waits for the trial's end: this process needs little memory."""
         name = param_space["cell"]["trial"]
-        run = controllers.run_trial.options(name=name).remote(by_name[name])
-        tune.report({"status": ray.get(run), "trial_name": name})
+        run = controllers.run_trial.options(name=name)
+        status = ray.get(run.remote(by_name[name], trial_resources, ray_folder, coordinator))
+        tune.report({"status": status, "trial_name": name})
 
     tuner = tune.Tuner(
         tune.with_resources(drive, _DRIVER_RESOURCES),
         param_space={"cell": tune.grid_search([_cell(job) for job in jobs])},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=trial_resources.max_concurrent,
+            search_alg=search,
             # A driver's process runs one trial after another, and loads its libraries once.
             reuse_actors=True,
             trial_name_creator=_trial_name,

@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from runner.config.schema import Data
 from runner.console import Console
 from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source
+from runner.on_ray.connection.address import is_client
+from runner.on_ray.connection.head_watch import HeadWatch
 from runner.on_ray.private import RAYLET
 from runner.process.processes import is_running
 from runner.records.trial_file import write_outcome
@@ -22,14 +25,58 @@ from runner.trial.resources import Node, TrialResources, this_machine
 _REPLY_TIMEOUT_S = 10
 
 
+class Machines(Protocol):
+    """The machines that trials run on."""
+
+    def nodes(self) -> Sequence[Node]:
+        """Those that there are."""
+
+    def possible_nodes(self) -> Sequence[Node] | None:
+        """Those that there may be at most; None where nobody knows."""
+
+    def may_grow(self, resource: str = "CPU") -> bool:
+        """True where machines with this resource are added when there is a need."""
+
+    def demand(self, trial: TrialResources) -> AbstractContextManager[None]:
+        """Inside the block, whoever adds machines sees that a trial needs this."""
+
+    def usage(self) -> str:
+        """How much of them is in use, for people."""
+
+
+class OneMachine:
+    """This machine alone."""
+
+    def nodes(self) -> Sequence[Node]:
+        """This machine."""
+        return [this_machine()]
+
+    def possible_nodes(self) -> Sequence[Node] | None:
+        """This machine."""
+        return self.nodes()
+
+    def may_grow(self, resource: str = "CPU") -> bool:
+        """False."""
+        return False
+
+    def demand(self, trial: TrialResources) -> AbstractContextManager[None]:
+        """Nobody to tell."""
+        return nullcontext()
+
+    def usage(self) -> str:
+        """The work is at hand."""
+        return "this machine is at work"
+
+
 class Backend(Protocol):
     """What a run needs of the place where trials run."""
 
     def begin(self) -> None:
         """Begins to start what will be needed, and returns at once."""
 
-    def nodes(self) -> Sequence[Node]:
-        """The machines that there are."""
+    @property
+    def machines(self) -> Machines:
+        """The machines that trials run on."""
 
     def check_nodes(self, experiment: Storage, token: str) -> None:
         """Raises UserError where a machine does not see the experiment's folder, in which the lock has that token."""
@@ -49,11 +96,20 @@ class Backend(Protocol):
     def progress(self) -> Mapping[str, Progress]:
         """How far each trial is."""
 
+    def waiting_s(self) -> Mapping[str, float]:
+        """For how many seconds each trial has waited that waits for room on the machines."""
+
+    def set_max_concurrent(self, max_concurrent: int) -> None:
+        """Runs more trials at once from now on, or begins none until fewer are running."""
+
     def publish(self, experiment: str, trials: Sequence[TrialProgress]) -> None:
         """Hands the progress of an experiment's trials to monitoring systems."""
 
     def is_lost(self) -> bool:
         """True where the processes that trials need are gone, though not ended from here, or can't be joined."""
+
+    def loss(self) -> str:
+        """Why the command can't go on, though nobody has asked it to stop; "" while it can."""
 
     def close(self) -> None:
         """Ends what was started."""
@@ -68,13 +124,11 @@ class InProcess:
         self.request_stop = self._coordinator.request_stop
         self.stop_reason = self._coordinator.stop_reason
         self.progress = self._coordinator.progress
+        self.waiting_s = self._coordinator.waiting_s
+        self.machines: Machines = OneMachine()
 
     def begin(self) -> None:
         """Does nothing: this process runs already."""
-
-    def nodes(self) -> Sequence[Node]:
-        """This machine."""
-        return [this_machine()]
 
     def check_nodes(self, experiment: Storage, token: str) -> None:
         """Does nothing: there is no other machine."""
@@ -103,12 +157,19 @@ class InProcess:
                 write_outcome(job.trial, "failed", first_line(error))
                 raise
 
+    def set_max_concurrent(self, max_concurrent: int) -> None:
+        """Does nothing: it is one trial at a time."""
+
     def publish(self, experiment: str, trials: Sequence[TrialProgress]) -> None:
         """Does nothing: without Ray there is no monitoring system."""
 
     def is_lost(self) -> bool:
         """False: trials need this process only."""
         return False
+
+    def loss(self) -> str:
+        """ "" for the same reason."""
+        return ""
 
     def close(self) -> None:
         """Does nothing: nothing was started."""
@@ -132,6 +193,8 @@ class OnRay:
         self._loaded = threading.Event()
         self._is_started = False
         self._coordinator: Any = None
+        self._search: Any = None
+        self._head: HeadWatch | None = None
         self._metrics: Any = None
         self._stop_reason = ""
 
@@ -168,6 +231,8 @@ class OnRay:
 
         url = self._starting.result()
         self._is_started = True
+        if self._address is not None:
+            self._head = HeadWatch(self._address, self._console.print)
         self._handle_signals()
         if url:
             from runner.on_ray.connection.folders import token_place
@@ -176,12 +241,13 @@ class OnRay:
             hint = f" (it asks for the token that is in {token})" if token else ""
             self._console.print(f"Ray dashboard: {url}{hint}")
 
-    def nodes(self) -> Sequence[Node]:
+    @property
+    def machines(self) -> Machines:
         """The cluster's machines."""
         self._start()
-        from runner.on_ray.connection.cluster import cluster_nodes
+        from runner.on_ray.connection.capacity import ClusterMachines
 
-        return cluster_nodes()
+        return ClusterMachines(may_change=self._address is not None)
 
     def check_nodes(self, experiment: Storage, token: str) -> None:
         """Asks each node of a cluster that was joined."""
@@ -193,8 +259,10 @@ class OnRay:
         check_nodes(experiment, token)
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
-        """Cuts through Ray Data, on all cores of the cluster."""
+        """Cuts through Ray Data, on all cores of the cluster; where Ray's client is all that this machine has, here."""
         self._start()
+        if is_client(self._address):  # Ray Data does not work through it
+            return cut_in_this_process(source, data, folder)
         from runner.on_ray.prepare import cut_with_ray
 
         return cut_with_ray(source, data, folder)
@@ -202,12 +270,18 @@ class OnRay:
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
         """Runs the jobs through Ray Tune, as many at once as fit."""
         self._start()
-        from runner.on_ray.tune import run_tune, start_coordinator
+        from runner.on_ray.tune import new_search, run_tune, start_coordinator
 
         self._coordinator = start_coordinator()
         if self._stop_reason:  # asked for before there was a coordinator
             self._coordinator.request_stop.remote(self._stop_reason)
-        run_tune(jobs, trial_resources, ray_folder, self._coordinator, lambda: bool(self._stop_reason))
+        self._search = new_search(trial_resources.max_concurrent)
+        run_tune(jobs, trial_resources, ray_folder, self._coordinator, self._search, lambda: bool(self._stop_reason))
+
+    def set_max_concurrent(self, max_concurrent: int) -> None:
+        """Tune asks for it before it begins a trial."""
+        if self._search is not None:
+            self._search.max_concurrent = max_concurrent
 
     def request_stop(self, reason: str) -> None:
         """Passes the request to the Coordinator actor."""
@@ -231,6 +305,14 @@ class OnRay:
 
         return dict(ray.get(self._coordinator.progress.remote(), timeout=_REPLY_TIMEOUT_S))
 
+    def waiting_s(self) -> Mapping[str, float]:
+        """The Coordinator actor's."""
+        if self._coordinator is None:
+            return {}
+        import ray
+
+        return dict(ray.get(self._coordinator.waiting_s.remote(), timeout=_REPLY_TIMEOUT_S))
+
     def publish(self, experiment: str, trials: Sequence[TrialProgress]) -> None:
         """Exports Ray metrics, where there is a dashboard, once trials run."""
         if not self._dashboard or self._coordinator is None or not self._is_started:
@@ -243,15 +325,22 @@ class OnRay:
         self._metrics.update(trials)
 
     def is_lost(self) -> bool:
-        """True where a Ray of our own has lost its raylet, and while a cluster is joined; then it is not watched."""
-        if self._address is not None:
-            return self._starting is not None and not self._starting.done()
-        return self._is_started and not is_running(RAYLET, self._token)
+        """True where our own Ray has lost its raylet; of a cluster, while it is joined, and once its head is gone."""
+        if self._address is None:
+            return self._is_started and not is_running(RAYLET, self._token)
+        is_joining = self._starting is not None and not self._starting.done()
+        return is_joining or self.loss() != ""
+
+    def loss(self) -> str:
+        """Why a cluster is lost for good; "" while it is not."""
+        return self._head.loss() if self._head is not None else ""
 
     def close(self) -> None:
         """Ends a Ray of our own, though it may still be starting; leaves a cluster that was joined."""
-        # First, so that `is_lost` does not take the end of Ray's processes for a loss.
+        # First, so that nobody takes the end of Ray's processes for a loss.
         self._is_started = False
+        if self._head is not None:
+            self._head.close()
         # `exception` waits for a start that still goes on. After a start that failed there is nothing to end.
         if self._starting is not None and self._starting.exception() is None:
             from runner.on_ray.connection.cluster import stop_ray

@@ -38,12 +38,17 @@ _JOB_FOLDER = re.compile(r"/session_[^/]+/runtime_resources/")
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command line."""
+    """The options of the command line.
+
+    Attributes:
+        wait_s: for how long to wait for machines that may come; None for what the cluster's kind suggests.
+    """
 
     overrides: Sequence[str] = ()
     storage: str = "results"
     address: str | None = None
     time_limit_s: float | None = None
+    wait_s: float | None = None
     take_over: bool = False
     retry_diverged: bool = False
     dry_run: bool = False

@@ -19,6 +19,7 @@ from runner.sweep.check import SweepPlan
 from runner.sweep.monitor import Monitor, MonitoredTrial
 from runner.sweep.prepare import Prepared
 from runner.sweep.session import Session
+from runner.sweep.waiting import ResourceWatch
 from runner.tracking.tracker import Tracker
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_sweep import WandbSweep
@@ -39,10 +40,12 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
         resources = prepared.resources
         at_once = resources.max_concurrent if resources and not plan.options.in_process else 1
         with Monitor(plan.folder, session, trials, tracker, at_once, left) as monitor:
-            if prepared.resources is not None and not session.stop.is_due():
+            if resources is not None and not session.stop.is_due():
                 to_run = {trial.name for trial in plan.pending}
                 jobs = [trial.job for trial in trials if trial.job.name in to_run]
-                session.backend.train(jobs, prepared.resources, str(plan.folder.scratch(lease.ray_folder)))
+                is_joined = plan.options.address is not None
+                with ResourceWatch(plan, session, resources) if is_joined else contextlib.nullcontext():
+                    session.backend.train(jobs, resources, str(plan.folder.scratch(lease.ray_folder)))
         # Where another start has taken over, the results are that start's to write.
         lease.check_current()
 

@@ -188,8 +188,9 @@ class Monitor:
             # A step can't be broken off: the longer the steps, the earlier before the deadline the trials must know.
             if self._stop.is_due(2 * slowest):
                 # A terminal that is gone must not keep the request from the trials.
+                what = "" if self._backend.loss() else ": the step in hand ends, then it is saved"
                 with contextlib.suppress(OSError):
-                    self._console.print(f"stopping ({self._stop.reason}): the step in hand ends, then it is saved")
+                    self._console.print(f"stopping ({self._stop.reason}){what}")
                 self._backend.request_stop(self._stop.reason)
                 with contextlib.suppress(OSError, Superseded):
                     self._lease.announce_stop(self._stop.reason)
@@ -214,10 +215,13 @@ class Monitor:
             self._backend.publish(self._experiment.name, shown)
 
     def _say_who_waits(self, shown: Sequence[TrialProgress], progress: Mapping[str, Progress]) -> None:
-        """A line for each trial whose turn has come and whose workers have not reported for a while."""
+        """A line for each trial that has room and whose workers have not reported for a while."""
         now = time.monotonic()
+        waiting: Mapping[str, float] = {}
+        with contextlib.suppress(Exception):  # as above
+            waiting = self._backend.waiting_s()
         for trial in shown:
-            if trial.status != "running" or trial.name in progress:
+            if trial.status != "running" or trial.name in progress or trial.name in waiting:
                 self._waiting_since.pop(trial.name, None)
             elif now - self._waiting_since.setdefault(trial.name, now) > _PATIENCE_S:
                 self._waiting_since[trial.name] = math.inf  # it is said once

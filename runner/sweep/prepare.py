@@ -16,7 +16,8 @@ from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
 from runner.sweep.check import SweepPlan, check_enough_patches
 from runner.sweep.session import Session
-from runner.trial.resources import TrialResources, resolve_resources
+from runner.sweep.waiting import await_resources, stoppable
+from runner.trial.resources import TrialResources
 
 
 class Prepared(NamedTuple):
@@ -47,19 +48,19 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
 
         keep_copies(plan.folder, plan.pending)
 
-    # A request that the cluster can't meet is refused before patches are made.
-    wanted, num_trials = plan.experiment.resources, len(plan.trials)
-    if plan.options.address is not None:
-        resolve_resources(wanted, session.backend.nodes(), num_trials)
-        session.backend.check_nodes(plan.folder, session.lease.token)
     # Asked to stop, the run goes on without stores: no trial begins, and the results so far are written.
     stores: dict[str, PatchStore] = {}
+    resources = None
     with contextlib.suppress(Stopped):
+        # A request that a cluster can't meet is refused before patches are made.
+        if plan.options.address is not None:
+            await_resources(plan, session)
+            session.backend.check_nodes(plan.folder, session.lease.token)
         stores = _prepare_stores(plan, session)
 
-    # Asked again, because machines may have come or gone while patches were made.
-    resources = resolve_resources(wanted, session.backend.nodes(), num_trials)
-    session.console.print(resources.describe())
+        # Asked again, because machines may have come or gone while patches were made.
+        resources = await_resources(plan, session)
+        session.console.print(resources.describe())
     return Prepared(stores, resources)
 
 
@@ -89,10 +90,7 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
     """The patch store of each of the pending trials' patchings; raises Stopped when asked to stop."""
 
     def cut(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
-        for report in session.backend.cut(source, data, folder):
-            if session.stop.is_due():
-                raise Stopped
-            yield report
+        yield from stoppable(session.backend.cut(source, data, folder), session, "waiting for pictures to be cut")
 
     stores: dict[str, PatchStore] = {}
     for trial in plan.pending:

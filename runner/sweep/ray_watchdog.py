@@ -34,6 +34,8 @@ def ray_watchdog(backend: Backend, stop: StopRequest, console: Console) -> Itera
 def _watch(backend: Backend, stop: StopRequest, console: Console, over: threading.Event) -> None:
     lost_at = None
     while not over.wait(INTERVAL_S):
+        if loss := backend.loss():
+            stop.set(loss)
         # The loss must last for _GRACE_S: until then the command may still end by itself. Nobody else looks at the
         # deadline while Ray is waited for.
         if not (stop.is_due() and backend.is_lost()):

@@ -43,6 +43,25 @@ class TrialResources(NamedTuple):
         )
 
 
+class NoRoom(ResourceError):
+    """The machines that there are can't hold one trial.
+
+    Attributes:
+        trial: what it needs.
+        problem: the error without its remedy.
+    """
+
+    def __init__(self, trial: TrialResources, there_is: str) -> None:
+        self.trial = trial
+        self.problem = (
+            f"each trial needs {counted(trial.workers, 'worker')} with {counted(trial.cpus_per_worker, 'core')} and "
+            f"{_gpus(trial.gpus_per_worker)} each, but {there_is}"
+        )
+        super().__init__(
+            f"resources: {self.problem}. Lower resources.workers, cpus_per_worker or gpus_per_worker, or add machines."
+        )
+
+
 def this_machine() -> Node:
     """The cores that this process may use, and the GPUs that torch sees; torch is asked where there may be some."""
     if not any(device for pattern in _GPU_DEVICES for device in Path("/dev").glob(pattern)):
@@ -64,7 +83,7 @@ def resolve_resources(resources: Resources, nodes: Sequence[Node], num_trials: i
         num_trials: all that the experiment has, finished ones included.
 
     Raises:
-        ResourceError: the cluster can never give this, with what is there and what was asked.
+        NoRoom: the machines can't hold one trial, whatever runs on them now.
     """
     gpus = resources.gpus_per_worker
     if gpus == "auto":
@@ -77,13 +96,10 @@ def resolve_resources(resources: Resources, nodes: Sequence[Node], num_trials: i
 
     # By what the machines have, whatever runs on them now.
     num_fitting = sum(_num_fitting(node, cpus, gpus) for node in nodes)
+    trial = TrialResources(resources.workers, cpus, gpus, max(1, min(num_fitting // resources.workers, num_trials)))
     if num_fitting < resources.workers:
-        raise ResourceError(
-            f"resources: each trial needs {counted(resources.workers, 'worker')} with {counted(cpus, 'core')} and "
-            f"{_gpus(gpus)} each, but there is room for {num_fitting} on {_describe_nodes(nodes)}. Lower "
-            "resources.workers, cpus_per_worker or gpus_per_worker, or add machines."
-        )
-    return TrialResources(resources.workers, cpus, gpus, max(1, min(num_fitting // resources.workers, num_trials)))
+        raise NoRoom(trial, f"there is room for {num_fitting} on {_describe_nodes(nodes)}")
+    return trial
 
 
 def _auto_cpus(hosts: Sequence[Node], gpus: float, num_workers: int) -> int:

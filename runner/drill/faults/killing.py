@@ -1,5 +1,6 @@
 """Faults that end or suspend processes without a warning, and the preemption of a node."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def kill_while_saving(target: TargetRun) -> None:
 
 
 def kill_driver(target: TargetRun) -> None:
-    """Kills the trial's driver, which Tune runs, and its controller. The same command again if Ray gives up the trial."""
+    """Kills the trial's driver and its controller. Runs the same command again if Ray gives up the trial."""
     command = target.start()
     (step,) = target.random_steps(1)
     target.wait_for_step(command, step)
@@ -91,7 +92,7 @@ def kill_driver(target: TargetRun) -> None:
         if not pids:
             raise NotTried(f"no process is titled {title}")
     with target.killing() as before:
-        for pid in sum(found.values(), []):
+        for pid in itertools.chain.from_iterable(found.values()):
             os.kill(pid, signal.SIGKILL)
 
     command = _rerun_if_given_up(target, command, before.num_starts)

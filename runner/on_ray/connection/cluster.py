@@ -12,11 +12,10 @@ from typing import Any
 
 from runner.errors import ResourceError
 from runner.on_ray import private
-from runner.on_ray.connection.address import LOCAL, VARIABLE
-from runner.on_ray.connection.folders import prepare_token, temporary_folder
+from runner.on_ray.connection.address import LOCAL, VARIABLE, check_reachable
+from runner.on_ray.connection.folders import TOKEN_MODE, prepare_token, temporary_folder
 from runner.process.allocator import KEEP_FREED_MEMORY
 from runner.process.processes import marked, num_cores
-from runner.trial.resources import Node
 
 # What Ray reads at import or passes on to the processes it starts.
 _RAY_SETTINGS = {
@@ -35,6 +34,9 @@ _HIDDEN_PREFIXES = ("WANDB_", VARIABLE)
 
 _TRY_AGAIN = "Where the machine was only busy, the same command goes on from the last checkpoint."
 
+# What was changed for one connection to a cluster.
+_undone_by_stop = contextlib.ExitStack()
+
 
 def set_up_ray(address: str | None, *, dashboard: bool) -> None:
     """Sets what Ray reads when it is imported, and what its processes inherit."""
@@ -45,6 +47,27 @@ def set_up_ray(address: str | None, *, dashboard: bool) -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault(private.MULTI_NODE_SETTING, "0")
         prepare_token()
+    elif (wants_token := check_reachable(address).wants_token) is not None:
+        # Ray by itself shows a token only to a cluster of its own.
+        _set_token_mode("token" if wants_token else "disabled")
+
+
+def _set_token_mode(mode: str) -> None:
+    """Sets whether Ray shows its token, until stop_ray."""
+    before = os.environ.get(TOKEN_MODE)
+    if mode == before:
+        return
+    os.environ[TOKEN_MODE] = mode
+    private.read_token_mode_again()
+
+    def restore() -> None:
+        if before is None:
+            del os.environ[TOKEN_MODE]
+        else:
+            os.environ[TOKEN_MODE] = before
+        private.read_token_mode_again()
+
+    _undone_by_stop.callback(restore)
 
 
 def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
@@ -118,21 +141,13 @@ def stop_ray() -> None:
     import ray
 
     ray.shutdown()
+    _undone_by_stop.close()
 
 
 def silence_ray() -> None:
     """Turns Ray's own messages off; what matters of them comes as errors."""
     for name in ("ray", "ray.data", "ray.train", "ray.tune", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def cluster_nodes() -> list[Node]:
-    """The machines that are alive."""
-    import ray
-
-    return [
-        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]
-    ]
 
 
 @contextlib.contextmanager

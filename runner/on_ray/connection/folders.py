@@ -12,7 +12,7 @@ from runner.process.home import own_folder, shown_below_home
 
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 # With these a user gives the token, or does without.
-_TOKEN, _TOKEN_MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"
+_TOKEN, TOKEN_MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"
 
 # A socket's path may have 107 bytes, of which Ray's own part takes 64.
 MAX_FOLDER_BYTES = 43
@@ -65,7 +65,7 @@ def prepare_token() -> None:
     Ray makes a file there itself, but one that others can read for a moment, and two that start at once overwrite each
     other's.
     """
-    mode = os.environ.get(_TOKEN_MODE, "token")
+    mode = os.environ.get(TOKEN_MODE, "token")
     if os.environ.get(_TOKEN) or os.environ.get(TOKEN_PATH) or mode.lower() != "token":
         return
 
@@ -84,6 +84,17 @@ def token_place() -> str:
         return _TOKEN
     path = os.environ.get(TOKEN_PATH)
     return shown_below_home(path) if path else ""
+
+
+def known_token() -> tuple[str, str]:
+    """The token that this machine has for clusters, "" for none; and where it is, or would be looked for."""
+    if token := os.environ.get(_TOKEN, "").strip():
+        return token, _TOKEN
+    path = Path(os.environ.get(TOKEN_PATH) or _home_token())
+    try:
+        return path.read_text().strip(), shown_below_home(str(path))
+    except OSError:
+        return "", shown_below_home(str(path))
 
 
 def _home_token() -> Path:

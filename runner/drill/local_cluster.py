@@ -1,0 +1,180 @@
+"""A Ray cluster of several nodes on this machine, as `ray start` makes one, with its token. Nodes come and go.
+
+`python -m runner.drill.local_cluster ADDRESS NODE SECONDS` gives notice that a node will be preempted, as a cloud does
+before it takes a machine away.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from runner.drill.processes import kill_session
+from runner.drill.target_run import NotTried
+from runner.on_ray.connection.folders import TOKEN_MODE, prepare_token
+from runner.on_ray.private import RAYLET, node_drainer
+
+_START_WITHIN_S = 120.0
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
+_SETTINGS = {TOKEN_MODE: "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
+
+
+@dataclass
+class LocalNode:
+    """A node: the processes of a session.
+
+    Attributes:
+        name: as Ray lists it.
+    """
+
+    name: str
+    starter: "subprocess.Popen[bytes]"
+
+    def has_worker(self, pid: int) -> bool:
+        """True where a worker process belongs to this node: its parent is the node's raylet."""
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(pid).parent()
+            return parent is not None and parent.name() == RAYLET and os.getsid(parent.pid) == self.starter.pid
+        return False
+
+    def kill(self) -> None:
+        """Kills all its processes at once, as when the machine loses its power."""
+        kill_session(self.starter.pid)
+        self.starter.wait()
+
+
+class LocalCluster:
+    """A running cluster, which has a head only until nodes are added.
+
+    Attributes:
+        address: what a command gets as --address.
+        head: its node.
+    """
+
+    def __init__(self, folder: Path, temporary: Path, *head_options: str, env: Mapping[str, str] | None = None) -> None:
+        """Starts the head, which gives no core unless its options say so.
+
+        Args:
+            folder: for what the nodes print.
+            temporary: for Ray's sockets; its path must be short.
+            head_options: more options of `ray start`.
+            env: more variables of the head's environment.
+
+        Raises:
+            NotTried: it does not start on this machine.
+        """
+        self._folder, self._temporary = folder, temporary
+        self._num_nodes = 0
+        self.nodes: list[LocalNode] = []
+        prepare_token()
+        port = _free_port()
+        self.address = f"127.0.0.1:{port}"
+        options = ["--head", f"--port={port}", f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"]
+        options += [f"--temp-dir={temporary}", *(head_options or ["--num-cpus=0"])]
+        self.head = self._begin(options, env=env)
+        self.await_start(self.head)
+
+    def add_node(self, num_cpus: int = 1, *options: str, cwd: Path | None = None) -> LocalNode:
+        """Starts a node that joins the cluster; `await_start` waits for it.
+
+        Args:
+            options: more options of `ray start`.
+            cwd: the working folder of all its processes.
+        """
+        return self._begin([f"--address={self.address}", f"--num-cpus={num_cpus}", *options], cwd=cwd)
+
+    def await_start(self, *nodes: LocalNode) -> None:
+        """Waits until nodes have started. Raises NotTried where one does not."""
+        for node in nodes:
+            try:
+                code = node.starter.wait(_START_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                code = -1
+            if code:
+                raise NotTried(f"a node of a cluster could not be started; see {self._folder}/{node.name}.txt")
+
+    def node_of(self, worker: int) -> LocalNode:
+        """The node on which a worker process runs."""
+        return next(node for node in self.nodes if node.has_worker(worker))
+
+    def preempt(self, node: LocalNode, notice_s: float) -> None:
+        """Tells Ray that a node will be gone in `notice_s` seconds."""
+        command = [sys.executable, "-m", __spec__.name, self.address, node.name, str(notice_s)]
+        subprocess.run(command, check=True, env=os.environ | {TOKEN_MODE: "token"})
+
+    def close(self) -> None:
+        """Kills all nodes."""
+        for node in self.nodes:
+            node.kill()
+
+    def _begin(
+        self, options: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> LocalNode:
+        self._num_nodes += 1
+        name = f"node_{self._num_nodes}"
+        # Free ports, because all nodes are on one machine; workers take any.
+        shared = [f"--node-name={name}", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        shared += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"]
+        shared += [f"--object-store-memory={200 * 2**20}"]
+        with open(self._folder / f"{name}.txt", "wb") as stream:
+            # In a session of its own, by which the node's processes are found at the end.
+            starter = subprocess.Popen(
+                [*_RAY, "start", *options, *shared],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env={**os.environ, **_SETTINGS, **(env or {})},
+                start_new_session=True,
+            )
+        node = LocalNode(name, starter)
+        self.nodes.append(node)
+        return node
+
+
+@contextlib.contextmanager
+def local_cluster(folder: Path, *head_options: str, env: Mapping[str, str] | None = None) -> Iterator[LocalCluster]:
+    """A cluster that ends with the block, with all its processes. Raises NotTried where it can't be started.
+
+    Args:
+        folder: for what the nodes print.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Ray's sockets need a short path.
+    temporary = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+    cluster = None
+    try:
+        cluster = LocalCluster(folder, temporary, *head_options, env=env)
+        yield cluster
+    finally:
+        if cluster is not None:
+            cluster.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _free_port() -> int:
+    """A port that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main(address: str, name: str, notice_s: float) -> None:
+    """Gives notice that a node of this name will be preempted."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    (node,) = (node for node in ray.nodes() if node["Alive"] and node["NodeName"] == name)
+    node_drainer(address)(node["NodeID"], notice_s)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
