@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from runner.drill.processes import kill_session, session_processes
 from runner.storage.folder import Storage
@@ -22,13 +23,21 @@ class CommandRun:
         line: the command as a user would type it.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Storage, output: str, max_file_bytes: int | None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Storage,
+        output: str,
+        max_file_bytes: int | None,
+        cwd: Path | None = None,
+    ) -> None:
         """Starts the command.
 
         Args:
             arguments: what follows `python -m runner.train`.
             output: the name of a file in `folder` for what the command prints.
             max_file_bytes: the command can't write longer files; None for no limit.
+            cwd: where it runs; None for where this process does.
         """
         command = ["-m", "runner.train", *arguments]
         self.line = " ".join(["python", *command])
@@ -42,6 +51,8 @@ class CommandRun:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                cwd=cwd,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,
             )
 

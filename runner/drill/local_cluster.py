@@ -5,6 +5,7 @@ before it takes a machine away.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,7 +26,15 @@ from runner.on_ray.private import RAYLET, node_drainer
 
 _START_WITHIN_S = 120.0
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
-_SETTINGS = {TOKEN_MODE: "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
+_SETTINGS = {TOKEN_MODE: "token", "RAY_USAGE_STATS_ENABLED": "0"}
+# What Ray's autoscaler needs to start nodes as processes of this machine, and how often it looks.
+_AUTOSCALER_SETTINGS = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+
+
+_LISTS = (
+    "cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands",
+    "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "rsync_exclude", "rsync_filter",
+)  # fmt: skip
 
 
 @dataclass
@@ -59,13 +69,21 @@ class LocalCluster:
         head: its node.
     """
 
-    def __init__(self, folder: Path, temporary: Path, *head_options: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        temporary: Path,
+        *head_options: str,
+        max_added: int = 0,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         """Starts the head, which gives no core unless its options say so.
 
         Args:
             folder: for what the nodes print.
             temporary: for Ray's sockets; its path must be short.
             head_options: more options of `ray start`.
+            max_added: how many nodes of one core each Ray's autoscaler may add where there is a need.
             env: more variables of the head's environment.
 
         Raises:
@@ -79,6 +97,11 @@ class LocalCluster:
         self.address = f"127.0.0.1:{port}"
         options = ["--head", f"--port={port}", f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"]
         options += [f"--temp-dir={temporary}", *(head_options or ["--num-cpus=0"])]
+        if max_added:
+            path = folder / "autoscaling.json"
+            path.write_text(json.dumps(_autoscaling(self.address, max_added)))
+            options.append(f"--autoscaling-config={path}")
+            env = _AUTOSCALER_SETTINGS | dict(env or {})
         self.head = self._begin(options, env=env)
         self.await_start(self.head)
 
@@ -141,23 +164,53 @@ class LocalCluster:
 
 
 @contextlib.contextmanager
-def local_cluster(folder: Path, *head_options: str, env: Mapping[str, str] | None = None) -> Iterator[LocalCluster]:
+def local_cluster(
+    folder: Path, *head_options: str, max_added: int = 0, env: Mapping[str, str] | None = None
+) -> Iterator[LocalCluster]:
     """A cluster that ends with the block, with all its processes. Raises NotTried where it can't be started.
 
     Args:
         folder: for what the nodes print.
+        head_options, max_added, env: as LocalCluster's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's sockets need a short path.
     temporary = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     cluster = None
     try:
-        cluster = LocalCluster(folder, temporary, *head_options, env=env)
+        cluster = LocalCluster(folder, temporary, *head_options, max_added=max_added, env=env)
         yield cluster
     finally:
         if cluster is not None:
             cluster.close()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _autoscaling(address: str, max_added: int) -> dict[str, Any]:
+    """The settings of Ray's autoscaler for nodes that are processes of the head's machine."""
+    node_types = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "one_core": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": max_added},
+    }
+    return {
+        "cluster_name": "drill",
+        "max_workers": max_added,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 10,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": node_types,
+        "head_node_type": "ray.head.default",
+        "file_mounts_sync_continuously": False,
+        # All of these must be there.
+        **{name: {} for name in ("auth", "docker", "file_mounts")},
+        **{name: [] for name in _LISTS},
+    }
 
 
 def _free_port() -> int:

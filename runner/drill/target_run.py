@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
@@ -27,7 +28,7 @@ T = TypeVar("T")
 NAME = "drill"
 
 # Small, so that a training takes seconds, with a checkpoint after each epoch and a log row for each step.
-_EXPERIMENT: dict[str, Any] = {
+EXPERIMENT: dict[str, Any] = {
     "name": NAME,
     "data": {"source": "synthetic", "synthetic": {"train": 2, "val": 1}, "patch_size": 64},
     "model": {"channels": 4, "receptive_field": 16},
@@ -156,13 +157,16 @@ class TargetRun:
         """Copies the patches of the undisturbed run, to save the time of preparing them."""
         _copy_folder(self.setup.reference, self.storage, PATCHES)
 
-    def start(self, *more: str, quick: bool = False, max_file_bytes: int | None = None) -> CommandRun:
+    def start(
+        self, *more: str, quick: bool = False, max_file_bytes: int | None = None, cwd: Path | None = None
+    ) -> CommandRun:
         """Starts the command, or the same command again.
 
         Args:
             more: further arguments of this start alone.
             quick: do without Ray, for a fault that does not concern it. Has no effect on a cluster.
             max_file_bytes: the command can't write longer files; None for no limit.
+            cwd: where it runs; None for where the drill does.
         """
         self.folder.make_folder()
         _write_experiment(self.folder, self.setup.epochs)
@@ -175,7 +179,7 @@ class TargetRun:
             arguments += ["--in-process"]
 
         output = f"output_{len(self.commands) + 1}.txt"
-        command = CommandRun([*arguments, *self.options, *more], self.folder, output, max_file_bytes)
+        command = CommandRun([*arguments, *self.options, *more], self.folder, output, max_file_bytes, cwd)
         self.commands.append(command)
         return command
 
@@ -267,7 +271,7 @@ class TargetRun:
 
 def _write_experiment(folder: Storage, epochs: int) -> None:
     """Writes the experiment file, which is the same for all runs."""
-    content = _EXPERIMENT | {"training": _EXPERIMENT["training"] | {"epochs": epochs}}
+    content = EXPERIMENT | {"training": EXPERIMENT["training"] | {"epochs": epochs}}
     folder.write(EXPERIMENT_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 
 

@@ -145,20 +145,23 @@ class Storage:
         # Some network drives give all numbers as zero.
         return space.f_bavail * space.f_frsize if space.f_blocks else sys.maxsize
 
-    def check_writable(self) -> None:
-        """Raises StorageError where it is no folder that can be written to, nor can be made.
-
-        A file is written and removed, on most systems without ever having a name: rights alone do not tell of a disk
-        that is full or that was mounted for reading only.
-        """
-        # The folder, or the nearest one above it that there is: the others can be made in it.
+    def nearest(self) -> "Storage":
+        """This folder, or the nearest one above it that there is. Raises StorageError where that can't be found out."""
         existing = self.local_path
         try:
             while not existing.exists():
                 existing = existing.parent
         except OSError as error:
             raise StorageError(f"{self.shown}: {existing} can't be entered ({error.strerror}).") from None
+        return Storage(str(existing))
 
+    def check_writable(self) -> None:
+        """Raises StorageError where it is no folder that can be written to, nor can be made.
+
+        A file is written and removed, on most systems without ever having a name: rights alone do not tell of a disk
+        that is full or that was mounted for reading only.
+        """
+        existing = self.nearest().local_path
         if not existing.is_dir():
             raise StorageError(
                 f"{self.shown}: {existing} is a file, so that no folder can be made there; give another."

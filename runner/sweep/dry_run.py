@@ -1,5 +1,9 @@
 """What a run would do: trials, steps, memory and disk, printed by --dry-run."""
 
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 
 from runner.console import Console
@@ -8,10 +12,13 @@ from runner.data.patch_store import check_bad_fraction, find_store, read_quarant
 from runner.errors import DataError, Exit
 from runner.number_format import byte_size, counted
 from runner.records.trial_folders import Trial
+from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.run_folder import PATCHES
 from runner.sweep.check import SweepPlan, check_enough_patches
 from runner.sweep.disk import expect_patches, patch_bytes, trial_disk
-from runner.trial.resources import this_machine
+from runner.trial.resources import TrialResources, this_machine
+
+_MARKER = f"{TEMPORARY}marker-"
 
 
 def print_plan(plan: SweepPlan, console: Console) -> Exit:
@@ -26,10 +33,42 @@ def print_plan(plan: SweepPlan, console: Console) -> Exit:
 
     if plan.resources is not None:
         console.print(plan.resources.describe())
-    elif plan.options.address is not None:
-        console.print(f"the resources of the cluster at {plan.options.address} are checked when the run starts")
+    elif plan.pending and plan.options.address is not None:
+        console.print(_check_cluster(plan, console))
     console.print("dry run: nothing was run")
     return Exit.FINISHED
+
+
+def _check_cluster(plan: SweepPlan, console: Console) -> str:
+    """Joins the cluster, checks it as a run does, and leaves nothing there; what a run would get.
+
+    Raises:
+        UserError: what a run would be refused for.
+    """
+    # Ray takes seconds to load: not for a plan of this machine alone.
+    from runner.sweep.backends import OnRay
+    from runner.sweep.waiting import resources_now
+
+    with contextlib.closing(OnRay(plan.options.address, "", console, lambda: None, dashboard=False)) as backend:
+        found = resources_now(plan, backend)
+        with _marker(plan.storage) as (folder, token):
+            backend.check_nodes(folder, token, f"{_MARKER}{token}")
+    return found.describe() if isinstance(found, TrialResources) else f"the run would wait for machines: {found.problem}"
+
+
+@contextlib.contextmanager
+def _marker(storage: Storage) -> Iterator[tuple[Storage, str]]:
+    """A file for the nodes to look at, as a run's lock is; in the storage, or where it would be made.
+
+    Yields:
+        The folder, and what the file says.
+    """
+    folder, token = storage.nearest(), secrets.token_hex(8)
+    folder.create(f"{_MARKER}{token}", json.dumps({"token": token}).encode())
+    try:
+        yield folder, token
+    finally:
+        folder.remove(f"{_MARKER}{token}")
 
 
 def _count_training_patches(plan: SweepPlan) -> dict[str, int]:

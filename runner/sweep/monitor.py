@@ -117,7 +117,8 @@ class Monitor:
         self._left = left
         self._lease, self._backend, self._stop, self._console = session
         self._results_at = 0.0
-        self._waiting_since: dict[str, float] = {}
+        self._waiting_since: dict[str, float] = {}  # for a first worker
+        self._waiting_for_room: Mapping[str, float] = {}
         self._report = LiveReport(experiment, self._console.print)
         self._over = threading.Event()
         self._threads = [
@@ -143,9 +144,10 @@ class Monitor:
         # The outcome may be of an earlier run with fewer epochs: the log tells how far it got.
         all_epochs = trial.tail.row.get("epoch", 0) >= trial.job.config.training.epochs
         is_finished = trial.finished or (outcome == "finished" and all_epochs)
-        return trial_status(
+        status = trial_status(
             trial.job.trial, is_finished=is_finished, is_held=not over, is_stopping=bool(self._stop.reason)
         )
+        return "waiting" if status == "running" and trial.job.name in self._waiting_for_room else status
 
     def _results(self, *, over: bool) -> list[TrialResult]:
         """Parameters and row of results of each trial."""
@@ -198,8 +200,10 @@ class Monitor:
 
     def _look(self) -> None:
         progress: Mapping[str, Progress] = {}
+        self._waiting_for_room = {}
         with contextlib.suppress(Exception):  # the Coordinator actor may be gone at the end; the logs say it all
             progress = self._backend.progress()
+            self._waiting_for_room = self._backend.waiting_s()
             if reason := self._backend.stop_reason():  # a worker may have asked
                 self._stop.set(reason)
         for trial in self._trials:
@@ -217,11 +221,8 @@ class Monitor:
     def _say_who_waits(self, shown: Sequence[TrialProgress], progress: Mapping[str, Progress]) -> None:
         """A line for each trial that has room and whose workers have not reported for a while."""
         now = time.monotonic()
-        waiting: Mapping[str, float] = {}
-        with contextlib.suppress(Exception):  # as above
-            waiting = self._backend.waiting_s()
         for trial in shown:
-            if trial.status != "running" or trial.name in progress or trial.name in waiting:
+            if trial.status != "running" or trial.name in progress:
                 self._waiting_since.pop(trial.name, None)
             elif now - self._waiting_since.setdefault(trial.name, now) > _PATIENCE_S:
                 self._waiting_since[trial.name] = math.inf  # it is said once

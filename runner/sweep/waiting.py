@@ -19,10 +19,27 @@ from runner.trial.resources import Node, NoRoom, TrialResources, resolve_resourc
 # For machines that an autoscaler starts, or a person.
 DEFAULT_WAIT_S = 900.0
 SAY_S = 30.0
+_NO_GPU = "to train on processor cores instead: --set resources.gpus_per_worker=0"
 _LOOK_S = 0.5
 _NODES_LOOK_S = 3.0
 
 T = TypeVar("T")
+
+
+def resources_now(plan: SweepPlan, backend: Backend) -> TrialResources | NoRoom:
+    """What each worker would get at this moment, or why a run would wait for machines.
+
+    Raises:
+        NoRoom: a run would be refused.
+    """
+    nodes = backend.machines.nodes()
+    wanted, num_trials = _wanted(plan, backend, nodes), len(plan.trials)
+    try:
+        return resolve_resources(wanted, nodes, num_trials)
+    except NoRoom as lacking:
+        if not _limit_s(plan, backend, nodes) or not _may_come(backend, wanted, num_trials):
+            raise
+        return lacking
 
 
 def await_resources(plan: SweepPlan, session: Session) -> TrialResources:
@@ -31,33 +48,27 @@ def await_resources(plan: SweepPlan, session: Session) -> TrialResources:
     While it waits, the cluster's autoscaler is asked for it.
 
     Raises:
-        ResourceError: the cluster can never give it, by what it says of itself; or it has not, and nothing says that it
-            will: no autoscaler, no --wait.
+        NoRoom: the cluster can never give it, by what it says of itself; or it has not, and nothing says that it will:
+            no autoscaler, no --wait.
         Stopped: the run was asked to stop, or the wait was in vain.
     """
-    backend, num_trials = session.backend, len(plan.trials)
+    backend, machines = session.backend, session.backend.machines
     reminder = _Reminder(session.console)
-    backend.machines.nodes()  # joining takes its time, which is no wait
-    began = time.monotonic()
+    began, limit_s = time.monotonic(), 0.0
     with contextlib.ExitStack() as demand:
-        while True:
-            nodes = backend.machines.nodes()
-            wanted = _wanted(plan, backend, nodes)
-            try:
-                return resolve_resources(wanted, nodes, num_trials)
-            except NoRoom as error:
-                limit_s = _limit_s(plan, backend, nodes)
-                if not limit_s or not _may_come(backend, wanted, num_trials):
-                    raise
-                lacking = error
-
+        while isinstance(found := resources_now(plan, backend), NoRoom):
             if reminder.is_new:
-                demand.enter_context(backend.machines.demand(lacking.trial))
+                demand.enter_context(machines.demand(found.trial))
+                limit_s = _limit_s(plan, backend, machines.nodes())
+
             waited_s = time.monotonic() - began
-            reminder.say(f"waiting for machines, {duration(waited_s)} of {duration(limit_s)}: {lacking.problem}")
+            is_by_auto = found.trial.gpus_per_worker != 0 and plan.experiment.resources.gpus_per_worker == "auto"
+            hint = f" ({_NO_GPU})" if is_by_auto else ""
+            reminder.say(f"waiting for machines, {duration(waited_s)} of {duration(limit_s)}: {found.problem}{hint}")
             if waited_s > limit_s:
                 session.stop.set(f"in {duration(limit_s)} the cluster had no room for a trial")
             _pause(session.stop)
+    return found
 
 
 def _wanted(plan: SweepPlan, backend: Backend, nodes: Sequence[Node]) -> Resources:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.config.schema import Resources
-from runner.drill.faults import damaging, killing, stopping
+from runner.drill.faults import damaging, killing, nodes, stopping
 from runner.drill.planning import Cost
 from runner.drill.target_run import TargetRun
 
@@ -39,6 +39,7 @@ class Fault:
     options: tuple[str, ...] = ()
 
 
+_OWN_CLUSTER = "it has a cluster of its own, whose nodes are processes of this machine"
 _QUICK_TWICE = Cost(quick_starts=2)
 
 FAULTS: tuple[Fault, ...] = (
@@ -121,9 +122,55 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "node_preempted",
         "node preempted with notice",
-        killing.preempt_node,
+        nodes.preempt_node,
         lambda kills: Cost(ray_starts=2, restarts=2),
-        local_only="a drill must not preempt the nodes of a cluster that others may use",
+        local_only=_OWN_CLUSTER,
+    ),
+    Fault(
+        "head_lost",
+        "the cluster's head lost",
+        nodes.lose_head,
+        lambda kills: Cost(ray_starts=4, restarts=4),
+        kills=1,
+        local_only=_OWN_CLUSTER,
+    ),
+    Fault(
+        "node_replaced",
+        "the only node lost, another one added",
+        nodes.replace_node,
+        lambda kills: Cost(ray_starts=2, restarts=3),
+        kills=1,
+        local_only=_OWN_CLUSTER,
+    ),
+    Fault(
+        "node_late",
+        "no node before the run waits for one",
+        nodes.add_node_late,
+        lambda kills: Cost(ray_starts=2, restarts=1),
+        local_only=_OWN_CLUSTER,
+    ),
+    Fault(
+        "storage_not_shared",
+        "a node does not see the storage",
+        nodes.hide_storage,
+        lambda kills: Cost(ray_starts=3),
+        local_only=_OWN_CLUSTER,
+    ),
+    Fault(
+        "source_not_shared",
+        "a node does not see the pictures",
+        nodes.hide_source,
+        lambda kills: Cost(ray_starts=2),
+        own_patches=True,
+        local_only=_OWN_CLUSTER,
+    ),
+    Fault(
+        "first_of_two_preempted",
+        "two workers, the first one's node preempted",
+        nodes.preempt_first_of_two,
+        lambda kills: Cost(ray_starts=4, restarts=2),
+        kills=1,
+        local_only=_OWN_CLUSTER,
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Faults that end or suspend processes without a warning, and the preemption of a node."""
+"""Faults that end or suspend processes without a warning."""
 
 import itertools
 import os
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from runner.drill.command_run import CommandRun
 from runner.drill.processes import names_with, processes_titled
 from runner.drill.target_run import NotSurvived, NotTried, TargetRun
-from runner.drill.two_nodes import two_nodes
 from runner.errors import Exit
 from runner.on_ray.private import CONTROLLERS_TITLE, DRIVER_TITLE
 from runner.records.starts import read_starts
@@ -139,19 +138,3 @@ def suspend_worker(target: TargetRun) -> None:
     _signal_trial_worker(target, command, signal.SIGSTOP)
     target.recovered(command, before)
     target.finish(command)
-
-
-def preempt_node(target: TargetRun) -> None:
-    """Preempts the worker's node, with notice. The run continues on the other node."""
-    # Early, and with little notice: the preemption must come before the training is over.
-    target.folder.make_folder()
-    step = target.random_steps(1)[0] // 2
-    notice_s = target.setup.pace.training_s / 8
-
-    with two_nodes(target.folder.local_path / "two_nodes.txt") as cluster:
-        command = target.start("--address", cluster.address)
-        target.wait_for_step(command, step)
-        before = target.moment()
-        cluster.preempt(int(read_starts(target.trial)[-1]["pid"]), notice_s)
-        target.recovered(command, before)
-        target.finish(command)
