@@ -119,6 +119,7 @@ def _values_of_one(member: Mapping[str, Any], unit: str) -> str:
         "null": "`null`",
         "integer": "whole number",
         "number": "number",
+        "object": "texts under names",
     }
     text = words[member["type"]] + (unit if member["type"] in ("integer", "number") else "")
 

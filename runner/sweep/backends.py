@@ -10,6 +10,7 @@ from runner.console import Console
 from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source
 from runner.on_ray.private import RAYLET
+from runner.process.machine import Machine
 from runner.process.processes import is_running
 from runner.records.trial_file import write_outcome
 from runner.storage.folder import Storage
@@ -134,6 +135,7 @@ class OnRay:
         self._coordinator: Any = None
         self._metrics: Any = None
         self._stop_reason = ""
+        self._machines: Mapping[str, Machine] = {}
 
     def begin(self) -> None:
         """Starts Ray in a thread: its processes take seconds, in which the storage can be looked at."""
@@ -177,11 +179,13 @@ class OnRay:
             self._console.print(f"Ray dashboard: {url}{hint}")
 
     def nodes(self) -> Sequence[Node]:
-        """The cluster's machines."""
+        """The cluster's machines, with what check_nodes found on them; this machine, where Ray is our own."""
         self._start()
+        if self._address is None:
+            return [this_machine()]
         from runner.on_ray.connection.cluster import cluster_nodes
 
-        return cluster_nodes()
+        return cluster_nodes(self._machines)
 
     def check_nodes(self, experiment: Storage, token: str) -> None:
         """Asks each node of a cluster that was joined."""
@@ -190,7 +194,7 @@ class OnRay:
         self._start()
         from runner.on_ray.connection.shared_storage import check_nodes
 
-        check_nodes(experiment, token)
+        self._machines = check_nodes(experiment, token)
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
         """Cuts through Ray Data, on all cores of the cluster."""

@@ -50,15 +50,15 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
     # A request that the cluster can't meet is refused before patches are made.
     wanted, num_trials = plan.experiment.resources, len(plan.trials)
     if plan.options.address is not None:
-        resolve_resources(wanted, session.backend.nodes(), num_trials)
         session.backend.check_nodes(plan.folder, session.lease.token)
+        resolve_resources(wanted, session.backend.nodes(), num_trials, plan.shapes)
     # Asked to stop, the run goes on without stores: no trial begins, and the results so far are written.
     stores: dict[str, PatchStore] = {}
     with contextlib.suppress(Stopped):
         stores = _prepare_stores(plan, session)
 
     # Asked again, because machines may have come or gone while patches were made.
-    resources = resolve_resources(wanted, session.backend.nodes(), num_trials)
+    resources = resolve_resources(wanted, session.backend.nodes(), num_trials, plan.shapes)
     session.console.print(resources.describe())
     return Prepared(stores, resources)
 

@@ -15,7 +15,8 @@ from runner.on_ray import private
 from runner.on_ray.connection.address import LOCAL, VARIABLE
 from runner.on_ray.connection.folders import prepare_token, temporary_folder
 from runner.process.allocator import KEEP_FREED_MEMORY
-from runner.process.processes import marked, num_cores
+from runner.process.machine import Machine, look_at_machine
+from runner.process.processes import marked
 from runner.trial.resources import Node
 
 # What Ray reads at import or passes on to the processes it starts.
@@ -32,6 +33,9 @@ _RAY_SETTINGS = {
 }
 # What Ray's processes are not to inherit: keys, and the address, which this process has or leaves alone.
 _HIDDEN_PREFIXES = ("WANDB_", VARIABLE)
+
+# What the resources that Ray makes of a GPU's type begin with.
+_ACCELERATOR_TYPE = "accelerator_type:"
 
 _TRY_AGAIN = "Where the machine was only busy, the same command goes on from the last checkpoint."
 
@@ -93,11 +97,13 @@ def _init(address: str, settings: Mapping[str, Any]) -> Any:
 
 def _local_settings(*, dashboard: bool) -> dict[str, Any]:
     """What ray.init is to know of a Ray of our own."""
+    machine = look_at_machine()
     settings: dict[str, Any] = {
         "include_dashboard": dashboard,
         "dashboard_host": "127.0.0.1",
-        # This process may be allowed fewer cores than the machine has.
-        "num_cpus": num_cores(),
+        # This process may be allowed less than the machine has, and torch may be unable to use what Ray would find.
+        "num_cpus": machine.cores,
+        "num_gpus": machine.gpus,
         "_temp_dir": temporary_folder(),
     }
     # Ray starts some workers by a line for a shell, in which it does not quote the interpreter's path.
@@ -126,13 +132,35 @@ def silence_ray() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def cluster_nodes() -> list[Node]:
-    """The machines that are alive."""
+def cluster_nodes(machines: Mapping[str, Machine]) -> list[Node]:
+    """The machines that are alive.
+
+    Args:
+        machines: what check_nodes found on each; a node that is not among them has what Ray counts.
+    """
     import ray
 
-    return [
-        Node(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]
-    ]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = {node["NodeID"]: _counted_by_ray(node) for node in alive}
+    return [node.with_machine(machines[name]) if name in machines else node for name, node in nodes.items()]
+
+
+def _counted_by_ray(node: Mapping[str, Any]) -> Node:
+    resources = node["Resources"]
+    return Node(
+        resources.get("CPU", 0),
+        resources.get("GPU", 0),
+        name=node_name(node),
+        labels=node.get("Labels", {}),
+        accelerator_types=[
+            resource.removeprefix(_ACCELERATOR_TYPE) for resource in resources if resource.startswith(_ACCELERATOR_TYPE)
+        ],
+    )
+
+
+def node_name(node: Mapping[str, Any]) -> str:
+    """How messages call one of ray.nodes()."""
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
 
 
 @contextlib.contextmanager

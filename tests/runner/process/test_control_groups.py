@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from runner.process.cpu_quota import cpu_quota
 
 from runner.process import processes
-from runner.process.cpu_quota import cpu_quota
 
 V2 = "30 20 0:26 {shown} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate"
 V1 = "32 31 0:29 {shown} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
