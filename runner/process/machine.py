@@ -11,6 +11,7 @@ import psutil
 from runner.process.control_groups import memory_limit
 from runner.process.processes import num_cores
 
+_DEVICES = Path("/dev")
 _GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")  # NVIDIA, AMD, either below Windows
 _HIDING_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
@@ -40,7 +41,7 @@ def look_at_machine() -> Machine:
     physical, limit = psutil.virtual_memory().total, memory_limit()
     memory = physical if limit is None else min(physical, limit)
 
-    has_device = any(device for pattern in _GPU_DEVICES for device in Path("/dev").glob(pattern))
+    has_device = any(device for pattern in _GPU_DEVICES for device in _DEVICES.glob(pattern))
     gpus, problem = _usable_gpus() if has_device else (0, "it has no GPU device")
     return Machine(num_cores(), memory, _swap(), gpus, has_device, problem)
 
