@@ -6,8 +6,8 @@ import pytest
 
 from gan.networks.model import ModelSettings
 from runner.config.loading import validate
-from runner.config.schema import Experiment, Resources
-from runner.errors import ResourceError
+from runner.config.schema import Resources
+from runner.errors import ConfigError, ResourceError
 from runner.process.machine import Machine
 from runner.trial.memory import TrainingShape, most_expected, training_shapes, worker_memory
 from runner.trial.resources import Node, NotEnough, resolve_resources
@@ -70,12 +70,8 @@ def test_only_nodes_with_the_accelerator_type_count() -> None:
     assert (given.max_concurrent, given.cpus_per_worker, given.accelerator_type) == (4, 4, "A100")
     with pytest.raises(NotEnough) as refused:
         resolve_resources(Resources(accelerator_type="H100", label_selector={"zone": "a"}), nodes, 9)
-    for part in (
-        "accelerator_type is 'H100' and resources.label_selector is zone=a",
-        "alpha: accelerator type T4",
-        "A100",
-    ):
-        assert part in str(refused.value)
+    assert "accelerator_type is 'H100' and resources.label_selector is zone=a, but no node" in str(refused.value)
+    assert "alpha: accelerator type T4; labels none" in str(refused.value)
 
 
 def test_a_machine_alone_is_no_choice() -> None:
@@ -94,20 +90,18 @@ def test_no_more_trials_run_at_once_than_asked_for_and_they_share_the_cores(
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, "many"])
 def test_a_number_of_trials_that_can_not_be_is_refused(number: Any) -> None:
-    from runner.errors import ConfigError
-
     with pytest.raises(ConfigError, match=r"resources.max_concurrent is .*: it must"):
         validate({"name": "x", "resources": {"max_concurrent": number}}, "file")
 
 
-SHAPE = TrainingShape(ModelSettings(64, 70, 256), 1, "fp32")  # 1.7 GB by its tensors, about 2.9 in all
+SHAPE = TrainingShape(ModelSettings(64, 70, 256), 1, "fp32")  # 1.7 GB by its tensors, about 2.8 in all
 
 
 def test_no_more_trials_run_at_once_than_memory_holds_unless_they_are_asked_for() -> None:
     small = Node(8, 0).with_machine(machine(8, memory=7 * GB))
     given = resolve_resources(Resources(), [small], 8, [SHAPE])
     assert (given.max_concurrent, given.cpus_per_worker) == (2, 4)
-    assert "memory holds 2 trials at a time: a worker is expected to take 2.9 GB" in given.describe()
+    assert "memory holds 2 trials at a time: a worker is expected to take 2.8 GB" in given.describe()
     assert resolve_resources(Resources(max_concurrent=5), [small], 8, [SHAPE]).max_concurrent == 5
     large = Node(8, 0).with_machine(machine(8))
     assert resolve_resources(Resources(), [large], 8, [SHAPE]).describe().count("\n") == 0
@@ -134,22 +128,17 @@ def test_what_no_machine_can_hold_is_refused_with_both_numbers() -> None:
     assert resolve_resources(Resources(), [small, node(8, 0, name="beta")], 8, [SHAPE]).max_concurrent == 8
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("channels", [1, 8, 64])
-@pytest.mark.parametrize(("receptive_field", "patch_size"), [(1, 64), (16, 64), (70, 256), (286, 256), (1, 256)])
-def test_arithmetic_gives_more_than_the_tensors(
-    channels: int, receptive_field: int, patch_size: int, precision: str
-) -> None:
-    for batch_size in (1, 8):
-        shape = TrainingShape(ModelSettings(channels, receptive_field, patch_size), batch_size, precision)
-        memory = worker_memory([shape])
-        assert memory.least < memory.expected <= most_expected([shape])
+@pytest.mark.parametrize(
+    ("channels", "receptive_field", "patch_size"), [(1, 1, 64), (64, 1, 64), (1, 16, 64), (8, 70, 128), (8, 286, 128)]
+)
+def test_arithmetic_gives_more_than_the_tensors(channels: int, receptive_field: int, patch_size: int) -> None:
+    shape = TrainingShape(ModelSettings(channels, receptive_field, patch_size), 8, "fp32")
+    memory = worker_memory([shape])
+    assert memory.least < memory.expected <= most_expected([shape])
 
 
 def test_a_sweep_takes_what_its_largest_trial_takes() -> None:
-    experiment = Experiment(name="x", resources=Resources(workers=2))
-    sizes = [experiment.model_copy(update={"training": experiment.training.model_copy(update={"batch_size": n})})
-             for n in (2, 8, 8)]  # fmt: skip
-    shapes = training_shapes(sizes)
+    experiment = {"name": "x", "resources": {"workers": 2}, "model": {"channels": 4}}
+    shapes = training_shapes(validate({**experiment, "training": {"batch_size": size}}, "x") for size in (2, 8, 8))
     assert sorted(shape.batch_size for shape in shapes) == [1, 4]
     assert worker_memory(shapes).shape.batch_size == 4
