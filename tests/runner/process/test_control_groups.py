@@ -125,10 +125,15 @@ def test_the_least_memory_limit_of_all_groups_counts(
         ("0::/a", V2.format(shown="/"), {"a/cpuset.cpus.effective": "0-3", "cpuset.cpus.effective": "2-9"}, {2, 3}),
         ("0::/a", V2.format(shown="/"), {"a/cpuset.cpus.effective": "\n"}, None),
         ("0::/a", V2.format(shown="/"), {}, None),
-        ("4:cpuset:/c", V1_CORES.format(shown="/c"), {"cpuset/cpuset.cpus": "0-7", "cpuset/cpuset.effective_cpus": "1"}, {1}),
+        (
+            "4:cpuset:/c",
+            V1_CORES.format(shown="/c"),
+            {"cpuset/cpuset.cpus": "0-7", "cpuset/cpuset.effective_cpus": "1"},
+            {1},
+        ),
         ("4:cpuset:/c", V1_CORES.format(shown="/"), {"cpuset/c/cpuset.cpus": "4,6"}, {4, 6}),
     ],
-)  # fmt: skip
+)
 def test_a_core_counts_that_all_groups_may_use(
     tmp_path: Path, membership: str, mount: str, files: dict[str, str], expected: set[int] | None
 ) -> None:
