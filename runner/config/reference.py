@@ -164,6 +164,8 @@ def json_schema() -> str:
             field.pop("title", None)
             if "description" in field:
                 field["description"] = _on_one_line(field["description"])
+            if field.get("type") == "object":
+                field["type"] = ["object", "null"]
             # An empty section has its defaults.
             if "$ref" in field:
                 reference = {"$ref": field.pop("$ref")}

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from gan.networks.model import ModelSettings
 from gan.networks.sizes import state_size
 from runner.config.schema import Experiment
-from runner.number_format import counted
 
 # Measured: a process takes 0.7 GB before it trains, and its trial's driver 0.4 GB. The peak of trainings of 16 and 64
 # channels lay between the footprint without 0.3 of the activations (not all of them are there at the same moment) and
@@ -37,12 +36,9 @@ class TrainingShape(NamedTuple):
     batch_size: int
     precision: str
 
-    def describe(self) -> str:
+    def describe_model(self) -> str:
         """For an error: what could be lowered, under the names of the fields."""
-        return (
-            f"{counted(self.batch_size, 'pair')} of a batch (training.batch_size), model.channels "
-            f"{self.model.channels} and data.patch_size {self.model.patch_size}"
-        )
+        return f"model.channels {self.model.channels} and data.patch_size {self.model.patch_size}"
 
 
 class WorkerMemory(NamedTuple):
@@ -50,7 +46,8 @@ class WorkerMemory(NamedTuple):
 
     Attributes:
         expected: with its process.
-        least: what it can't do without, whatever the machine computes in: with less it is sure to be killed.
+        least: what it can't do without, whatever the machine computes in and however few pairs a batch has in the end,
+            which has no more than there are patches. With less it is sure to be killed.
         shape: that of the trials which takes the most.
     """
 
@@ -96,7 +93,8 @@ def _worker_memory(shape: TrainingShape) -> WorkerMemory:
     # On a machine of another kind `auto` may be the other precision.
     possible = ("fp32", "bf16") if shape.precision == "auto" else (shape.precision,)
     here = resolve_precision(shape.precision, torch.device("cpu"))
-    needed = {name: training_footprint(shape.model, shape.batch_size, name) for name in {here, *possible}}
-    expected = _PROCESS_BYTES + needed[here].memory + int(needed[here].activations * _SCRATCH_SHARE)
-    least = min(footprint.memory - footprint.activations * (1 - _SURE_SHARE) for footprint in needed.values())
+    needed = training_footprint(shape.model, shape.batch_size, here)
+    expected = _PROCESS_BYTES + needed.memory + int(needed.activations * _SCRATCH_SHARE)
+    sure = [training_footprint(shape.model, 1, precision) for precision in possible]
+    least = min(footprint.memory - footprint.activations * (1 - _SURE_SHARE) for footprint in sure)
     return WorkerMemory(expected, int(least), shape)

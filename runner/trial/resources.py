@@ -13,6 +13,7 @@ from runner.trial.memory import TrainingShape, WorkerMemory, most_expected, work
 
 _MAX_AUTO_CPUS_PER_GPU = 8
 _MAX_NODES_SHOWN = 8
+_NODE_ID = "ray.io/node-id"
 
 
 class NotEnough(ResourceError):
@@ -92,7 +93,7 @@ class TrialResources(NamedTuple):
             f"training on {unit}: {counted(self.workers, 'worker')} a trial with {given}"
             f"{counted(self.cpus_per_worker, 'core')} each, {counted(self.max_concurrent, 'trial')} at a time"
         )
-        return "\n".join([first, *self.notes])
+        return "\n".join([first, *(f"note: {note}" for note in self.notes)])
 
 
 def this_machine() -> Node:
@@ -147,6 +148,7 @@ def resolve_resources(
                 f"memory holds {counted(held, 'trial')} at a time: a worker is expected to take "
                 f"{byte_size(memory.expected)}; resources.max_concurrent sets another number"
             )
+        notes += _notes_on_tight_memory(hosts, memory)
 
     cpus = resources.cpus_per_worker
     if cpus == "auto":
@@ -195,7 +197,7 @@ def _chosen(resources: Resources, nodes: Sequence[Node]) -> Sequence[Node]:
     if nodes and not chosen:
         lines = [
             f"  {node.name}: accelerator type {', '.join(node.accelerator_types) or 'none'}; labels "
-            f"{_describe_labels(node.labels) or 'none'}"
+            f"{_describe_labels(node.labels, hides_id=True) or 'none'}"
             for node in nodes
         ]
         raise NotEnough(
@@ -235,7 +237,7 @@ def _notes_on_nodes(hosts: Sequence[Node], gpus: float) -> list[str]:
     ]
     if not gpus:
         notes += [
-            f"{node.name or 'this machine'} has a GPU that is not used: {node.gpu_problem}"
+            f"{_named(node)} has a GPU that is not used: {node.gpu_problem}"
             for node in hosts
             if node.has_gpu_device and node.gpu_problem
         ]
@@ -257,10 +259,25 @@ def _refuse_too_large(hosts: Sequence[Node], memory: WorkerMemory) -> None:
         return
     swap = f" and {byte_size(largest.swap)} of swap" if largest.swap else ""
     raise NotEnough(
-        f"resources: a worker needs more than {byte_size(memory.least)} of memory for {memory.shape.describe()}, but "
-        f"{largest.name or 'this machine'} may use {byte_size(largest.memory)}{swap}"
+        f"resources: a worker needs more than {byte_size(memory.least)} of memory for {memory.shape.describe_model()}, but "
+        f"{_named(largest)} may use {byte_size(largest.memory)}{swap}"
         f"{', and no other node more' if len(hosts) > 1 else ''}. Lower one of them, or use a machine with more memory."
     )
+
+
+def _notes_on_tight_memory(hosts: Sequence[Node], memory: WorkerMemory) -> list[str]:
+    """Where even one worker may be too much."""
+    notes = [
+        f"memory may not do on {_named(node)}: a worker is expected to take {byte_size(memory.expected)}, and it may use "
+        f"{byte_size(node.memory)}; a smaller training.batch_size, model.channels or data.patch_size takes less"
+        for node in hosts
+        if node.memory + node.swap < memory.expected
+    ]
+    return _first_of(notes)
+
+
+def _named(node: Node) -> str:
+    return node.name or "this machine"
 
 
 def _num_held(node: Node, memory: WorkerMemory) -> int:
@@ -305,9 +322,10 @@ def _describe_nodes(nodes: Sequence[Node]) -> str:
     return ", ".join(_first_of(machines)) or "no machine"
 
 
-def _describe_labels(labels: Mapping[str, str]) -> str:
-    """Labels, or what is asked of them, in a line."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+def _describe_labels(labels: Mapping[str, str], *, hides_id: bool = False) -> str:
+    """Labels, or what is asked of them, in a line; without the one that Ray gives each node anew, if that is hidden."""
+    shown = {name: value for name, value in labels.items() if not (hides_id and name == _NODE_ID)}
+    return ", ".join(f"{name}={value}" for name, value in sorted(shown.items()))
 
 
 def _first_of(lines: Sequence[str]) -> list[str]:

@@ -112,11 +112,20 @@ def test_a_machine_that_may_just_hold_a_trial_gets_one() -> None:
     assert resolve_resources(Resources(), [tight], 8, [SHAPE]).max_concurrent == 1
 
 
+def test_what_a_machine_may_not_hold_is_said_and_not_refused() -> None:
+    large = SHAPE._replace(batch_size=64)  # more than there may be patches, and a batch has no more than these
+    given = resolve_resources(Resources(), [Node(2, 0).with_machine(machine(2, memory=4 * GB))], 8, [large])
+    assert "memory may not do on this machine" in given.describe()
+    assert given.max_concurrent == 1
+
+
 def test_what_no_machine_can_hold_is_refused_with_both_numbers() -> None:
     small = node(8, 0, machine(8, memory=1 * GB))
     with pytest.raises(NotEnough) as refused:
         resolve_resources(Resources(), [small, node(8, 0, machine(8, memory=1.2 * GB), name="beta")], 8, [SHAPE])
-    assert "a worker needs more than 1.7 GB of memory for 1 pair of a batch" in str(refused.value)
+    assert "a worker needs more than 1.7 GB of memory for model.channels 64 and data.patch_size 256" in str(
+        refused.value
+    )
     assert "beta may use 1.2 GB, and no other node more" in str(refused.value)
 
     # Swap is slow, and no reason to refuse; a GPU has memory of its own; of a node that came later nothing is known.
