@@ -130,8 +130,8 @@ def resolve_resources(
         _refuse_unusable_gpus(nodes)
     if gpus == "auto":
         gpus = 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
-    # The cores of a machine that can't host a worker must not count for a worker's share.
-    hosts = [node for node in nodes if node.gpus >= gpus] if gpus else list(nodes)
+    # A machine that can't host a worker must not count for a worker's share.
+    hosts = [node for node in nodes if node.gpus >= gpus and node.cpus >= _least_cpus(resources)]
 
     # How many trials may run at once: as many as there are, as were asked for, and as memory holds.
     given = resources.max_concurrent
@@ -259,8 +259,8 @@ def _refuse_too_large(hosts: Sequence[Node], memory: WorkerMemory) -> None:
         return
     swap = f" and {byte_size(largest.swap)} of swap" if largest.swap else ""
     raise NotEnough(
-        f"resources: a worker needs more than {byte_size(memory.least)} of memory for {memory.shape.describe_model()}, but "
-        f"{_named(largest)} may use {byte_size(largest.memory)}{swap}"
+        f"resources: a worker needs more than {byte_size(memory.least)} of memory for "
+        f"{memory.shape.describe_model()}, but {_named(largest)} may use {byte_size(largest.memory)}{swap}"
         f"{', and no other node more' if len(hosts) > 1 else ''}. Lower one of them, or use a machine with more memory."
     )
 
@@ -268,8 +268,8 @@ def _refuse_too_large(hosts: Sequence[Node], memory: WorkerMemory) -> None:
 def _notes_on_tight_memory(hosts: Sequence[Node], memory: WorkerMemory) -> list[str]:
     """Where even one worker may be too much."""
     notes = [
-        f"memory may not do on {_named(node)}: a worker is expected to take {byte_size(memory.expected)}, and it may use "
-        f"{byte_size(node.memory)}; a smaller training.batch_size, model.channels or data.patch_size takes less"
+        f"memory may not do on {_named(node)}: a worker is expected to take {byte_size(memory.expected)}, and it may "
+        f"use {byte_size(node.memory)}; a smaller training.batch_size, model.channels or data.patch_size takes less"
         for node in hosts
         if node.memory + node.swap < memory.expected
     ]

@@ -112,6 +112,12 @@ def test_a_machine_that_may_just_hold_a_trial_gets_one() -> None:
     assert resolve_resources(Resources(), [tight], 8, [SHAPE]).max_concurrent == 1
 
 
+def test_a_head_without_cores_takes_no_share() -> None:
+    nodes = [node(0, 0, machine(8, memory=1 * GB)), node(8, 0, machine(8), name="beta")]
+    given = resolve_resources(Resources(), nodes, 8, [SHAPE])
+    assert (given.cpus_per_worker, given.max_concurrent, given.notes) == (1, 8, [])
+
+
 def test_what_a_machine_may_not_hold_is_said_and_not_refused() -> None:
     large = SHAPE._replace(batch_size=64)  # more than there may be patches, and a batch has no more than these
     given = resolve_resources(Resources(), [Node(2, 0).with_machine(machine(2, memory=4 * GB))], 8, [large])
