@@ -37,7 +37,7 @@ def test_all_labels_are_asked_for() -> None:
         ({"zone": "in()"}, "it must be a value"),
         ({"zone": "a b"}, "it must be a value"),
         ({"zo ne": "a"}, "has the label 'zo ne'"),
-        ({"zone": 1}, "it must be a text (put it in quotes)"),
+        ({"zone": 1}, "resources.label_selector.zone is 1: it must be a text (put it in quotes)"),
         ("a", "resources.label_selector is 'a': it must hold fields of its own"),
     ],
 )
