@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.on_ray.placement import Placement
 from runner.on_ray.trainer import new_trainer
 from runner.process.lease import Lease
 from runner.storage.folder import Storage
@@ -20,7 +21,9 @@ def test_workers_are_asked_for_where_the_experiment_says(tmp_path: Path) -> None
     lease.release()
 
     chosen = TrialResources(2, 3, 0.0, 1, accelerator_type="A100", label_selector={"zone": "a"})
-    scaling = new_trainer(job, chosen, str(tmp_path), None).scaling_config
+    scaling = new_trainer(job, chosen, str(tmp_path), None, Placement("trial", None)).scaling_config
     assert (scaling.accelerator_type, scaling.label_selector) == ("A100", {"zone": "a"})
-    anywhere = new_trainer(job, TrialResources(1, 1, 0.0, 1), str(tmp_path), None).scaling_config
+    anywhere = new_trainer(
+        job, TrialResources(1, 1, 0.0, 1), str(tmp_path), None, Placement("trial", None)
+    ).scaling_config
     assert (anywhere.accelerator_type, anywhere.label_selector) == (None, None)
