@@ -18,14 +18,16 @@ class Footprint(NamedTuple):
         checkpoint: on disk: both networks and two Adam moments of each parameter.
         compute_copies: the copies of the weights in bf16 or fp16 that the steps compute with; 0 in fp32.
         gradients: of both networks, each in the type of the weight that the steps compute with.
+        activations: what autograd keeps of the forward passes, weights aside.
         memory: all that is there at once while it runs: what a checkpoint holds, the snapshot of it that is being
-            saved, copies of the weights, gradients, and what autograd keeps of the forward passes.
+            saved, copies of the weights, gradients and activations.
     """
 
     weights: int
     checkpoint: int
     compute_copies: int
     gradients: int
+    activations: int
     memory: int
 
 
@@ -71,6 +73,7 @@ def training_footprint(model: ModelSettings, batch_size: int, precision: str) ->
         checkpoint=checkpoint,
         compute_copies=copies,
         gradients=gradients,
+        activations=activations,
         memory=2 * checkpoint + copies + gradients + activations,
     )
 

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import typing
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -115,7 +116,8 @@ def _field_location(location: Sequence[Any]) -> list[Any]:
             break
         path.append(part)
         fields = getattr(kind, "model_fields", {})
-        kind = dict if part == "sweep" else fields[part].annotation if part in fields else None
+        kind = fields[part].annotation if part in fields else None
+        kind = typing.get_origin(kind) or kind  # dict, of what `sweep` holds
     return path
 
 

@@ -119,6 +119,7 @@ def _values_of_one(member: Mapping[str, Any], unit: str) -> str:
         "null": "`null`",
         "integer": "whole number",
         "number": "number",
+        "object": "texts under names",
     }
     text = words[member["type"]] + (unit if member["type"] in ("integer", "number") else "")
 
@@ -163,6 +164,8 @@ def json_schema() -> str:
             field.pop("title", None)
             if "description" in field:
                 field["description"] = _on_one_line(field["description"])
+            if field.get("type") == "object":
+                field["type"] = ["object", "null"]
             # An empty section has its defaults.
             if "$ref" in field:
                 reference = {"$ref": field.pop("$ref")}

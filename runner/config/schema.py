@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
 from gan.networks.model import ModelSettings
+from runner.config.label_selector import check_label_selector
 from runner.storage.folder import expand_home
 from runner.storage.run_folder import PATCHES
 
@@ -221,6 +222,17 @@ class Resources(Section):
 
     cpus_per_worker: Annotated[Literal["auto"] | _Positive, _unit("cores")] = "auto"
     """`auto` shares the cores among the trials or, where there are GPUs, among these."""
+
+    max_concurrent: Annotated[Literal["auto"] | _Positive, _unit("trials")] = "auto"
+    """Trials at a time, at most. `auto` is as many as there are cores or GPUs for and, on processors, as memory is
+    expected to hold."""
+
+    accelerator_type: Annotated[str, Field(min_length=1)] | None = None
+    """Only machines of a cluster with GPUs of this type, as Ray calls it: `A100`, for example."""
+
+    label_selector: Annotated[dict[str, str], AfterValidator(check_label_selector)] = {}
+    """Only machines of a cluster whose Ray was started with these labels: `{zone: a}`, `{zone: "in(a, b)"}`, or `{zone:
+    "!a"}` for all others."""
 
     max_failures: Annotated[int, Field(ge=0), _unit("restarts")] = 3
     """How often a trial whose workers die is started again by itself."""

@@ -66,6 +66,8 @@ def new_trainer(
             num_workers=trial_resources.workers,
             use_gpu=trial_resources.gpus_per_worker > 0,
             resources_per_worker=resources,
+            accelerator_type=trial_resources.accelerator_type,
+            label_selector=dict(trial_resources.label_selector) or None,
         ),
         run_config=ray.train.RunConfig(
             name=job.name,

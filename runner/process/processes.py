@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from runner.process.cpu_quota import cpu_quota
+from runner.process.control_groups import core_set, cpu_quota
 
 MARK = "PIX2PIX_RUNNER_START"
 
@@ -123,8 +123,14 @@ def _has_name(process: psutil.Process, name: str) -> bool:
 
 
 def num_cores() -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its container, rounded down; 1 at least."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, 1 at least: by its affinity, and by its container's set of cores and quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = os.sched_getaffinity(0)
+        # A sandbox may number its cores anew: a set that shares none with the affinity is about others.
+        num = len(cores & (core_set() or cores)) or len(cores)
+    else:
+        num = os.cpu_count() or 1
+
     quota = cpu_quota()
     # Rounded down, because the threads of a step wait for each other: with one too many, all wait for the next period.
-    return cores if quota is None else max(1, min(cores, int(quota)))
+    return num if quota is None else max(1, min(num, int(quota)))

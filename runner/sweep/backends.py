@@ -13,9 +13,11 @@ from runner.data.sources import Source
 from runner.on_ray.connection.address import is_client
 from runner.on_ray.connection.head_watch import HeadWatch
 from runner.on_ray.private import RAYLET
+from runner.process.machine import Machine
 from runner.process.processes import is_running
 from runner.records.trial_file import write_outcome
 from runner.storage.folder import Storage
+from runner.storage.run_folder import LOCK
 from runner.trial.heartbeat import Coordinator, Heartbeat, Progress
 from runner.trial.job import TrialJob, first_line
 from runner.trial.progress import TrialProgress
@@ -78,8 +80,8 @@ class Backend(Protocol):
     def machines(self) -> Machines:
         """The machines that trials run on."""
 
-    def check_nodes(self, experiment: Storage, token: str) -> None:
-        """Raises UserError where a machine does not see the experiment's folder, in which the lock has that token."""
+    def check_nodes(self, experiment: Storage, token: str, name: str = LOCK) -> None:
+        """Raises UserError where a machine does not see the experiment's folder, in which a file has that token."""
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
         """Cuts the source's pictures into patches, shard after shard, in a folder; reports in order."""
@@ -130,7 +132,7 @@ class InProcess:
     def begin(self) -> None:
         """Does nothing: this process runs already."""
 
-    def check_nodes(self, experiment: Storage, token: str) -> None:
+    def check_nodes(self, experiment: Storage, token: str, name: str = LOCK) -> None:
         """Does nothing: there is no other machine."""
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
@@ -197,6 +199,7 @@ class OnRay:
         self._head: HeadWatch | None = None
         self._metrics: Any = None
         self._stop_reason = ""
+        self._machines: Mapping[str, Machine] = {}
 
     def begin(self) -> None:
         """Starts Ray in a thread: its processes take seconds, in which the storage can be looked at."""
@@ -243,20 +246,22 @@ class OnRay:
 
     @property
     def machines(self) -> Machines:
-        """The cluster's machines."""
+        """The cluster's machines, with what check_nodes found on them; this machine, where Ray is our own."""
         self._start()
+        if self._address is None:
+            return OneMachine()
         from runner.on_ray.connection.capacity import ClusterMachines
 
-        return ClusterMachines(may_change=self._address is not None)
+        return ClusterMachines(self._machines)
 
-    def check_nodes(self, experiment: Storage, token: str) -> None:
+    def check_nodes(self, experiment: Storage, token: str, name: str = LOCK) -> None:
         """Asks each node of a cluster that was joined."""
         if self._address is None:
             return
         self._start()
         from runner.on_ray.connection.shared_storage import check_nodes
 
-        check_nodes(experiment, token)
+        self._machines = check_nodes(experiment, token, name)
 
     def cut(self, source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
         """Cuts through Ray Data, on all cores of the cluster; where Ray's client is all that this machine has, here."""

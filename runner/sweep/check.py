@@ -30,6 +30,7 @@ from runner.records.trial_folders import (
 )
 from runner.storage.folder import Storage, open_storage
 from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
+from runner.trial.memory import TrainingShape, training_shapes
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
 
 _TRIALS_SHOWN = 8
@@ -97,6 +98,11 @@ class SweepPlan(NamedTuple):
         """The experiment's folder."""
         return self.storage.at(self.experiment.name)
 
+    @property
+    def shapes(self) -> frozenset[TrainingShape]:
+        """What decides how much memory the trials take."""
+        return training_shapes(trial.config for trial in self.trials)
+
 
 def check_experiment(experiment: Experiment, origin: str, options: Options) -> SweepPlan:
     """Applies every rule to the experiment, the data, the machine, the storage and what an earlier run left there.
@@ -135,7 +141,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     resources = None
     # A cluster's machines are unknown until Ray has joined it, so `prepare` checks these.
     if pending and options.address is None:
-        resources = resolve_resources(experiment.resources, [this_machine()], len(trials))
+        shapes = training_shapes(trial.config for trial in trials)
+        resources = resolve_resources(experiment.resources, [this_machine()], len(trials), shapes)
         _check_precision(folder, pending, resources.device)
         if not options.in_process:
             notes += notes_on_folders()

@@ -53,7 +53,9 @@ def _check_cluster(plan: SweepPlan, console: Console) -> str:
         found = resources_now(plan, backend)
         with _marker(plan.storage) as (folder, token):
             backend.check_nodes(folder, token, f"{_MARKER}{token}")
-    return found.describe() if isinstance(found, TrialResources) else f"the run would wait for machines: {found.problem}"
+    return (
+        found.describe() if isinstance(found, TrialResources) else f"the run would wait for machines: {found.problem}"
+    )
 
 
 @contextlib.contextmanager

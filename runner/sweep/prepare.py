@@ -56,6 +56,7 @@ def prepare(plan: SweepPlan, session: Session) -> Prepared:
         if plan.options.address is not None:
             await_resources(plan, session)
             session.backend.check_nodes(plan.folder, session.lease.token)
+            await_resources(plan, session)  # now it is known what the nodes really have
         stores = _prepare_stores(plan, session)
 
         # Asked again, because machines may have come or gone while patches were made.

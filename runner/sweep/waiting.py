@@ -35,7 +35,7 @@ def resources_now(plan: SweepPlan, backend: Backend) -> TrialResources | NoRoom:
     nodes = backend.machines.nodes()
     wanted, num_trials = _wanted(plan, backend, nodes), len(plan.trials)
     try:
-        return resolve_resources(wanted, nodes, num_trials)
+        return resolve_resources(wanted, nodes, num_trials, plan.shapes)
     except NoRoom as lacking:
         if not _limit_s(plan, backend, nodes) or not _may_come(backend, wanted, num_trials):
             raise
@@ -95,8 +95,8 @@ def _limit_s(plan: SweepPlan, backend: Backend, nodes: Sequence[Node]) -> float:
 def _may_come(backend: Backend, wanted: Resources, num_trials: int) -> bool:
     """False where the cluster tells which machines it can have, and no number of them is enough."""
     possible = backend.machines.possible_nodes()
-    if possible is None:
-        return True
+    if possible is None or wanted.label_selector or wanted.accelerator_type:
+        return True  # nobody knows, or not so much
     try:
         resolve_resources(wanted, possible, num_trials)
     except NoRoom:
@@ -121,7 +121,7 @@ class ResourceWatch:
     def __init__(self, plan: SweepPlan, session: Session, resources: TrialResources) -> None:
         given = {"cpus_per_worker": resources.cpus_per_worker, "gpus_per_worker": resources.gpus_per_worker}
         self._wanted = plan.experiment.resources.model_copy(update=given)
-        self._num_trials = len(plan.trials)
+        self._num_trials, self._shapes = len(plan.trials), plan.shapes
         self._limit_s = DEFAULT_WAIT_S if plan.options.wait_s is None else plan.options.wait_s
         self._session, self._resources = session, resources
         self._max_concurrent = self._room = resources.max_concurrent
@@ -147,7 +147,7 @@ class ResourceWatch:
         """Looks at the machines and at the trials once."""
         machines = self._session.backend.machines
         try:
-            room = resolve_resources(self._wanted, machines.nodes(), self._num_trials).max_concurrent
+            room = resolve_resources(self._wanted, machines.nodes(), self._num_trials, self._shapes).max_concurrent
         except NoRoom as lacking:
             self._wait_for_machines(lacking)
             return
@@ -155,7 +155,8 @@ class ResourceWatch:
 
         # An autoscaler sees only the need of trials that wait for room: there are always some.
         more = max(room, 1) if machines.may_grow() else 0
-        self._set_max_concurrent(room, min(room + more, self._num_trials))
+        most = self._num_trials if self._wanted.max_concurrent == "auto" else self._wanted.max_concurrent
+        self._set_max_concurrent(room, min(room + more, most))
         self._say_who_waits(self._max_concurrent - room)
 
     def _wait_for_machines(self, lacking: NoRoom) -> None:

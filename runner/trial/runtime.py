@@ -11,7 +11,9 @@ from gan.networks.precision import has_native_bf16, resolve_precision
 from gan.training.computation import describe_computation
 from gan.training.process_group import ProcessGroup
 from runner.errors import ResourceError
+from runner.number_format import counted
 from runner.process.allocator import keep_freed_memory
+from runner.process.processes import num_cores
 from runner.records.checkpoints import runtime_in_checkpoints
 from runner.records.trial_file import machine_differences, read_trial_file, write_trial_file
 from runner.trial.job import TrialJob
@@ -49,7 +51,13 @@ def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
     wanted = job.config.training.precision
     refuse_emulation(job.name, recorded, wanted, device)
     precision = str(recorded.get("precision") or resolve_precision(wanted, device))
-    threads = int(recorded.get("threads") or job.threads)
+    # What Ray counts may be more than the container of this node lets its processes use.
+    threads = int(recorded.get("threads") or min(job.threads, num_cores()))
+    if threads > num_cores():
+        job.log_line(
+            f"it keeps the {threads} threads that it was begun with, for the same bits, and is slowed down by them: "
+            f"this machine's processes may use {counted(num_cores(), 'core')}"
+        )
 
     # The same state on other kernels gives other last bits, which is no reason not to go on.
     job.check_current()

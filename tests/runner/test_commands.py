@@ -150,7 +150,7 @@ def test_a_request_that_can_never_be_met_is_refused_with_what_is_there() -> None
 def test_auto_is_a_fixed_function_of_machine_and_config(
     resources: dict[str, Any], nodes: list[Node], num_trials: int, expected: tuple[int, int, float, int]
 ) -> None:
-    assert tuple(resolve_resources(Resources(**resources), nodes, num_trials)) == expected
+    assert resolve_resources(Resources(**resources), nodes, num_trials)[:4] == expected
 
 
 @pytest.mark.parametrize(

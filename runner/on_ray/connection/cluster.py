@@ -15,7 +15,8 @@ from runner.on_ray import private
 from runner.on_ray.connection.address import LOCAL, VARIABLE, check_reachable
 from runner.on_ray.connection.folders import TOKEN_MODE, prepare_token, temporary_folder
 from runner.process.allocator import KEEP_FREED_MEMORY
-from runner.process.processes import marked, num_cores
+from runner.process.machine import look_at_machine
+from runner.process.processes import marked
 
 # What Ray reads at import or passes on to the processes it starts.
 _RAY_SETTINGS = {
@@ -116,11 +117,13 @@ def _init(address: str, settings: Mapping[str, Any]) -> Any:
 
 def _local_settings(*, dashboard: bool) -> dict[str, Any]:
     """What ray.init is to know of a Ray of our own."""
+    machine = look_at_machine()
     settings: dict[str, Any] = {
         "include_dashboard": dashboard,
         "dashboard_host": "127.0.0.1",
-        # This process may be allowed fewer cores than the machine has.
-        "num_cpus": num_cores(),
+        # This process may be allowed less than the machine has, and torch may be unable to use what Ray would find.
+        "num_cpus": machine.cores,
+        "num_gpus": machine.gpus,
         "_temp_dir": temporary_folder(),
     }
     # Ray starts some workers by a line for a shell, in which it does not quote the interpreter's path.

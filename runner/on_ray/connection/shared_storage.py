@@ -1,26 +1,37 @@
-"""Whether each node of a joined cluster sees the storage of this run: asked before anything is made or trained.
+"""Whether each node of a joined cluster sees the storage of this run, and what it really has: asked before anything is
+made or trained.
 
-A node with a folder of its own at the same path would train there, and nobody would find what it trained.
+A node with a folder of its own at the same path would train there, and nobody would find what it trained. What Ray
+counts on a node was told to it, or was read where a container's limits and the state of a GPU's driver do not show.
 """
+
+from collections.abc import Mapping
 
 import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.errors import ResourceError, StorageError, UserError
+from runner.on_ray.connection.capacity import node_name
 from runner.process.lease import read_lease
+from runner.process.machine import Machine, look_at_machine
 from runner.storage.folder import Storage
+from runner.storage.run_folder import LOCK
 
 # A node that starts its first process unpacks this project and loads Python modules.
 _REPLY_TIMEOUT_S = 120.0
 _MAX_SHOWN = 8
 
 
-def check_nodes(experiment: Storage, token: str) -> None:
+def check_nodes(experiment: Storage, token: str, name: str = LOCK) -> Mapping[str, Machine]:
     """Reads the experiment's lock on each node that is alive.
 
     Args:
         token: of this start's lease, which the lock names.
+        name: of a file with a token that is looked for in the lock's place.
+
+    Returns:
+        What each node has, under its id.
 
     Raises:
         StorageError: a node sees no lock there, or that of another start.
@@ -28,19 +39,20 @@ def check_nodes(experiment: Storage, token: str) -> None:
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     # Without cores, so that it waits for no trial of somebody else.
-    read_token = ray.remote(num_cpus=0, max_retries=0)(_read_token)
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
     places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     asked = {
-        read_token.options(scheduling_strategy=place).remote(experiment): node
+        look.options(scheduling_strategy=place).remote(experiment, name): node
         for place, node in zip(places, nodes, strict=True)
     }
     ray.wait(list(asked), num_returns=len(asked), timeout=_REPLY_TIMEOUT_S)
 
+    machines: dict[str, Machine] = {}
     blind, unable = [], []
     for reply, node in asked.items():
-        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        name = node_name(node)
         try:
-            seen = ray.get(reply, timeout=0)
+            seen, machines[node["NodeID"]] = ray.get(reply, timeout=0)
         except ray.exceptions.GetTimeoutError:
             unable.append(f"{name}: no reply within {_REPLY_TIMEOUT_S:.0f} s")
         except ray.exceptions.NodeDiedError:
@@ -51,6 +63,7 @@ def check_nodes(experiment: Storage, token: str) -> None:
             if seen != token:
                 blind.append(f"{name} {'sees another folder there' if seen else 'sees no such folder'}")
     _refuse(experiment, blind, unable)
+    return machines
 
 
 def _refuse(experiment: Storage, blind: list[str], unable: list[str]) -> None:
@@ -71,7 +84,7 @@ def _refuse(experiment: Storage, blind: list[str], unable: list[str]) -> None:
     raise problem("\n".join([first, *shown, last]))
 
 
-def _read_token(experiment: Storage) -> str:
-    """The token in the experiment's lock, as this node sees it; "" where it sees none."""
-    lease = read_lease(experiment)
-    return str(lease["token"]) if lease else ""
+def _look(experiment: Storage, name: str) -> tuple[str, Machine]:
+    """The token in the experiment's lock, as this node sees it, "" where it sees none; and what the node has."""
+    lease = read_lease(experiment, name)
+    return str(lease["token"]) if lease else "", look_at_machine()

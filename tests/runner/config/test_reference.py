@@ -76,6 +76,8 @@ def test_shipped_files_name_the_editors_schema_and_pass_it(path: Path) -> None:
         {"sweep": {"lambda_l1": [1, 1]}},
         {"name": "a/b"},
         {"resources": {"gpus_per_worker": "all"}},
+        {"resources": {"max_concurrent": 0}},
+        {"resources": {"label_selector": {"zone": 1}}},
     ],
     ids=str,
 )
@@ -96,6 +98,8 @@ def test_the_editors_schema_refuses_what_the_runner_refuses(changes: dict[str, A
         {"sweep": {"lambda_l1": {"log_uniform": [10, 1000]}, "samples": 2, "seeds": 2}},
         {"model": {"initial_weights": None}},
         {"resources": {"gpus_per_worker": 0.5, "hang_timeout": "auto"}},
+        {"resources": {"max_concurrent": 3, "label_selector": None, "accelerator_type": "A100"}},
+        {"resources": {"max_concurrent": "auto", "label_selector": {"zone": "in(a, b)"}, "accelerator_type": None}},
     ],
     ids=str,
 )
