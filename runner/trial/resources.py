@@ -278,8 +278,8 @@ def _refuse_too_large(resources: Resources, hosts: Sequence[Node], memory: Worke
         return
     swap = f" and {byte_size(largest.swap)} of swap" if largest.swap else ""
     raise NoRoom(
-        f"resources: a worker needs more than {byte_size(memory.least)} of memory for {memory.shape.describe_model()}, but "
-        f"{_named(largest)} may use {byte_size(largest.memory)}{swap}"
+        f"resources: a worker needs more than {byte_size(memory.least)} of memory for "
+        f"{memory.shape.describe_model()}, but {_named(largest)} may use {byte_size(largest.memory)}{swap}"
         f"{', and no other node more' if len(hosts) > 1 else ''}",
         ". Lower one of them, or use a machine with more memory.",
         resources,
