@@ -49,7 +49,8 @@ class WrittenExperiment:
             yield
         except UserError as error:
             lines = [self._with_place(line) for line in str(error).split("\n")]
-            raise type(error)("\n".join(lines)) from error
+            error.args = ("\n".join(lines),)  # the same error, with all else that it carries
+            raise
 
     def _with_place(self, line: str) -> str:
         """The line of an error with the place of the field that it is about, if that is known."""

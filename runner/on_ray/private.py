@@ -31,6 +31,8 @@ SETTINGS = {
     "RAY_worker_maximum_startup_concurrency": "8",  # by default a trial's worker waits for helpers to have started
     "RAY_worker_niceness": "0",  # trainings are what the machine is for
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Each controller would set up the logging of its process again, and two that share one wait for each other for ever.
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # of the lines that Ray prints in our name
 }
 
