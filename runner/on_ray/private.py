@@ -31,7 +31,7 @@ SETTINGS = {
     "RAY_worker_maximum_startup_concurrency": "8",  # by default a trial's worker waits for helpers to have started
     "RAY_worker_niceness": "0",  # trainings are what the machine is for
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Each controller would set up the logging of its process again, and two that share one wait for each other for ever.
+    # Each controller would set up its process's logging again, and two that share one can block each other for ever.
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # of the lines that Ray prints in our name
 }
@@ -101,8 +101,9 @@ def _worker_group(trial: str, await_resources: Callable[[PlacementGroupHandle], 
     from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
     create_placement_group, worker = WorkerGroup._create_placement_group, WorkerGroup._worker_cls
-    # Ray lists an actor by the `repr` of its object, and titles its process by the name of its class.
-    named_worker = type(worker.__name__, (worker,), {"__repr__": lambda self: trial})
+    # Ray lists an actor, and titles its process, by the `repr` of its object.
+    title = f"{worker.__name__}({trial})"
+    named_worker = type(worker.__name__, (worker,), {"__repr__": lambda self: title})
 
     class TrialWorkerGroup(WorkerGroup):
         """Of one trial."""
