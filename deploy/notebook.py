@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _STOPPED = 75  # the exit code of a command that the same command goes on from
-# Both are made again, from the pictures and by Ray: they need not travel.
-_LEFT_BEHIND = shutil.ignore_patterns("patches", ".ray")
+_LEFT_BEHIND = shutil.ignore_patterns("patches")  # they are made again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
