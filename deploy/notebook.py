@@ -84,9 +84,14 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     """The command's exit code, and whether somebody wanted it to stop: it is waited for while it saves."""
     asked = []
     process = subprocess.Popen(command)
-    # A cell that is interrupted sends Ctrl-C to the command, too; SIGTERM comes here alone.
-    signal.signal(signal.SIGINT, lambda *_: asked.append("Ctrl-C"))
-    signal.signal(signal.SIGTERM, lambda *_: (asked.append("SIGTERM"), process.terminate()))
+
+    def stop(number: int, frame: object) -> None:
+        asked.append(number)
+        if number == signal.SIGTERM:  # a cell that is interrupted sends Ctrl-C to the command, too
+            process.terminate()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     return process.wait(), bool(asked)
 
 
