@@ -31,8 +31,6 @@ def options_of(command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the runner's own parser makes of `python -m runner.tune ...`."""
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "runner.tune"]
-    if "--wait" in words:  # the parser of --wait comes with another change
-        del words[words.index("--wait") : words.index("--wait") + 2]
     seen = []
     monkeypatch.setattr(runner.tune, "run_training", lambda arguments, single: seen.append(arguments) or Exit.FINISHED)
     assert runner.tune.main(words[3:]) == 0
@@ -77,7 +75,7 @@ def test_the_ray_job_waits_for_workers_that_are_not_there_yet(monkeypatch: pytes
     assert CLUSTER["enableInTreeAutoscaling"]
     assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert all(group["minReplicas"] == 0 < group["maxReplicas"] for group in WORKERS)
-    assert "--wait 30m" in RAY_JOB["spec"]["entrypoint"]
+    assert options_of(RAY_JOB["spec"]["entrypoint"], monkeypatch).wait == 30 * 60
 
 
 def test_a_ray_job_that_was_stopped_early_is_tried_again_and_its_machines_go_in_the_end() -> None:

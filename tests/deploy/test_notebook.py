@@ -168,6 +168,7 @@ def test_a_session_that_is_told_to_stop_waits_until_all_is_saved_and_brought_awa
     tmp_path: Path, ending: signal.Signals
 ) -> None:
     (tmp_path / "runner").mkdir()
+    (tmp_path / "runner" / "__init__.py").touch()  # without it the real one would be found
     (tmp_path / "runner" / "tune.py").write_text(_TUNE)
     after = tmp_path / "drive"
     options = ["--storage", tmp_path / "results", "--after", after, "--time-limit", "30m"]
