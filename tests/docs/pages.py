@@ -28,7 +28,7 @@ PROGRAMS = (
         "mv",
         "rm",
     ),
-    *("mkdir", "sudo", "apt-get"),
+    *("mkdir", "sudo", "apt-get", "chmod", "sbatch", "scancel", "kubectl", "sky", "deploy/spot_loop.sh"),
 )
 _OTHER_LANGUAGES = ("python", "pycon", "yaml", "json", "text")
 

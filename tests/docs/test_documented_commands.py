@@ -134,6 +134,37 @@ COMMANDS = {
     f"python -m runner.export {BASELINE} --format onnx --out generator.onnx": AS_PRINTED,
     f"python -m runner.export {BASELINE} --format safetensors --out generator.safetensors": AS_PRINTED,
     f"python -m runner.export {BASELINE} --format pytorch-cyclegan --out latest_net_G.pth": AS_PRINTED,
+    # On clusters.
+    "deploy/spot_loop.sh python -m runner.tune experiments/batch_sweep.yaml --storage /mnt/disk/results": OUTSIDE,
+    "python deploy/notebook.py experiments/baseline.yaml --time-limit 11.5h --before /kaggle/input/pix2pix/results "
+    "--storage /kaggle/working/results": LONG,
+    "python deploy/notebook.py experiments/baseline.yaml --time-limit 30m --before /content/drive/MyDrive/results "
+    "--storage /content/results --after /content/drive/MyDrive/results": LONG,
+    "python -m runner.tune experiments/batch_sweep.yaml --address HEAD:6379 --storage /shared/results --dry-run": (
+        CLUSTER
+    ),
+    "ray get-auth-token --generate": OUTSIDE,
+    "chmod 600 ~/.ray/auth_token": OUTSIDE,
+    "export RAY_AUTH_MODE=token": OUTSIDE,
+    "ray start --head --port=6379 --dashboard-host=127.0.0.1": OUTSIDE,
+    "ray start --address=HEAD:6379": OUTSIDE,
+    "ssh -N -L 8265:127.0.0.1:8265 HEAD": OUTSIDE,
+    "ray job submit --address http://127.0.0.1:8265 --working-dir . "
+    """--runtime-env-json '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}}' """
+    "-- python -m runner.tune experiments/batch_sweep.yaml --storage /shared/results": OUTSIDE,
+    "sbatch deploy/slurm/one_node.sbatch experiments/batch_sweep.yaml --set data.source=data/maps": OUTSIDE,
+    "sbatch --nodes=4 deploy/slurm/several_nodes.sbatch experiments/batch_sweep.yaml --set data.source=data/maps": (
+        OUTSIDE
+    ),
+    "sbatch deploy/slurm/array.sbatch experiments/baseline.yaml --set data.source=data/maps": OUTSIDE,
+    "scancel --batch --signal=TERM JOBID": OUTSIDE,
+    "scancel JOBID": OUTSIDE,
+    "docker build --file deploy/Dockerfile --tag REGISTRY/pix2pix-runner:0.1.0 .": OUTSIDE,
+    "docker push REGISTRY/pix2pix-runner:0.1.0": OUTSIDE,
+    "kubectl apply -f deploy/kuberay/rayjob.yaml": OUTSIDE,
+    "kubectl logs --follow job/pix2pix": OUTSIDE,
+    "sky volumes apply --name pix2pix-results --type k8s-pvc --size 200Gi --infra k8s": OUTSIDE,
+    "sky jobs launch --name pix2pix deploy/skypilot.yaml --env EXPERIMENT=experiments/batch_sweep.yaml": OUTSIDE,
     # Working on the code.
     "python -m benchmarks.train_step --batch-size 4 --peer DIR": LONG,
     "python -m benchmarks.data --pairs DIR": LONG,
@@ -207,7 +238,9 @@ def test_the_arguments_of_a_documented_command_are_right(command: str, monkeypat
         for path in (word for word in arguments if word.startswith("tests/")):
             assert (ROOT / path).exists()
     elif program in ("python", ".venv/bin/python"):
-        _parse(command, monkeypatch)
+        # Apart from its own two options, the notebook's script takes those of the runner.
+        as_runner = re.sub(r" --(before|after) \S+", "", command.replace("deploy/notebook.py", "-m runner.tune"))
+        _parse(as_runner, monkeypatch)
     elif program == "make":
         assert set(arguments) <= _make_targets()
     elif program == "pip":
@@ -222,6 +255,11 @@ def test_the_arguments_of_a_documented_command_are_right(command: str, monkeypat
             pass
     else:
         assert COMMANDS[command] is OUTSIDE
+        # What is ours in it.
+        files = [word for word in shlex.split(command) if word.startswith(("deploy/", "experiments/"))]
+        assert [file for file in files if not (ROOT / file).exists()] == []
+        if ours := re.search("python -m runner.*", command):
+            _parse(ours[0], monkeypatch)
 
 
 def test_commands_in_sentences_and_tables_exist() -> None:
