@@ -190,9 +190,9 @@ class Monitor:
             # A step can't be broken off: the longer the steps, the earlier before the deadline the trials must know.
             if self._stop.is_due(2 * slowest):
                 # A terminal that is gone must not keep the request from the trials.
-                what = "" if self._backend.loss() else ": the step in hand ends, then it is saved"
+                text = f"stopping ({self._stop.reason}): the step in hand ends, then it is saved"
                 with contextlib.suppress(OSError):
-                    self._console.print(f"stopping ({self._stop.reason}){what}")
+                    self._console.print(f"stopping ({self._stop.reason})" if self._backend.loss() else text)
                 self._backend.request_stop(self._stop.reason)
                 with contextlib.suppress(OSError, Superseded):
                     self._lease.announce_stop(self._stop.reason)

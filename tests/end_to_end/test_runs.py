@@ -246,7 +246,7 @@ def test_faults_of_one_trial_leave_the_others_alone_and_failures_are_results(tmp
     trials = storage / "small" / "trials"
     process = start("runner.tune", path, "--storage", storage, "--no-dashboard", env=environment)
     wait_for_starts(process, trials / good, 3)  # both kills are over
-    # Its driver, whose successor waits for the same end; then what has the controllers of all trials, which begin again.
+    # Its driver, whose successor waits for the same end; then what has all trials' controllers, which begin again.
     for title in (DRIVER, CONTROLLERS):
         for pid in [pid for pid, shown in descendants(process.pid).items() if shown.startswith(title)]:
             os.kill(pid, signal.SIGKILL)
