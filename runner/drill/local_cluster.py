@@ -25,7 +25,6 @@ from runner.on_ray.connection.folders import TOKEN_MODE, prepare_token
 from runner.on_ray.private import RAYLET, node_drainer
 
 _START_WITHIN_S = 120.0
-_RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _SETTINGS = {TOKEN_MODE: "token", "RAY_USAGE_STATS_ENABLED": "0"}
 # What Ray's autoscaler needs to start nodes as processes of this machine, and how often it looks.
 _AUTOSCALER_SETTINGS = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
@@ -105,14 +104,17 @@ class LocalCluster:
         self.head = self._begin(options, env=env)
         self.await_start(self.head)
 
-    def add_node(self, num_cpus: int = 1, *options: str, cwd: Path | None = None) -> LocalNode:
+    def add_node(
+        self, num_cpus: int = 1, *options: str, cwd: Path | None = None, python: str = sys.executable
+    ) -> LocalNode:
         """Starts a node that joins the cluster; `await_start` waits for it.
 
         Args:
             options: more options of `ray start`.
             cwd: the working folder of all its processes.
+            python: the interpreter of all its processes.
         """
-        return self._begin([f"--address={self.address}", f"--num-cpus={num_cpus}", *options], cwd=cwd)
+        return self._begin([f"--address={self.address}", f"--num-cpus={num_cpus}", *options], cwd=cwd, python=python)
 
     def await_start(self, *nodes: LocalNode) -> None:
         """Waits until nodes have started. Raises NotTried where one does not."""
@@ -139,7 +141,12 @@ class LocalCluster:
             node.kill()
 
     def _begin(
-        self, options: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+        self,
+        options: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> LocalNode:
         self._num_nodes += 1
         name = f"node_{self._num_nodes}"
@@ -150,7 +157,7 @@ class LocalCluster:
         with open(self._folder / f"{name}.txt", "wb") as stream:
             # In a session of its own, by which the node's processes are found at the end.
             starter = subprocess.Popen(
-                [*_RAY, "start", *options, *shared],
+                [python, "-m", "ray.scripts.scripts", "start", *options, *shared],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import sysconfig
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +142,22 @@ def test_a_node_with_a_folder_of_its_own_is_named_and_nothing_is_trained(cluster
         assert ("sees another folder there" if content else "sees no such folder") in output
         assert not (here / "results/patches").exists()
     assert [path.name for path in (other / "results/small").iterdir()] == ["lock"]
+
+
+def test_a_node_that_lacks_a_package_is_named_with_it(cluster: LocalCluster, tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    venv.create(tmp_path / "venv", symlinks=True)
+    (packages,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.name != "torch":
+            (packages / path.name).symlink_to(path)
+    node = cluster.add_node(python=str(tmp_path / "venv/bin/python"))
+    cluster.await_start(node)
+
+    output = ended(tune(cluster, tmp_path), 2)
+    assert "--address: not every node of the cluster can run this project:" in output
+    assert " has no torch\n" in output
+    assert not (tmp_path / "results/patches").exists()
 
 
 @pytest.mark.skipif(bool(list(Path("/dev").glob("nvidia*"))), reason="the GPU would be there")

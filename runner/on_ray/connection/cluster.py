@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ _RAY_SETTINGS = {
 # What Ray's processes are not to inherit: keys, and the address, which this process has or leaves alone.
 _HIDDEN_PREFIXES = ("WANDB_", VARIABLE)
 
+_OTHER_VERSION = "Version mismatch"  # how Ray's error begins
 _TRY_AGAIN = "Where the machine was only busy, the same command goes on from the last checkpoint."
 
 # What was changed for one connection to a cluster.
@@ -90,13 +92,26 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
         try:
             context = _init(address or LOCAL, settings)
         except Exception as error:  # of a node that does not come up in time, Ray raises no kind of its own
-            problem = f"Ray at {address} can't be reached" if address else "Ray can't be started on this machine"
-            raise ResourceError(f"{problem}: {error}\n{_TRY_AGAIN}") from error
+            raise ResourceError(_explain(address, str(error))) from error
     silence_ray()
     if address is None:
         private.prestart_actors(tracks_state=dashboard)
     url = context.dashboard_url or ""
     return f"http://{url}" if url and dashboard else ""
+
+
+def _explain(address: str | None, problem: str) -> str:
+    """What to say where Ray could not be started or joined."""
+    if problem.startswith(_OTHER_VERSION):
+        (ray_there, ray_here), (python_there, python_here) = (
+            re.findall(rf"{name}: (\S+)", problem) for name in ("Ray", "Python")
+        )
+        return (
+            f"--address: the cluster at {address} has Ray {ray_there} and Python {python_there}, this command has Ray "
+            f"{ray_here} and Python {python_here}, and both must be the same: run it with what the cluster has."
+        )
+    where = f"Ray at {address} can't be reached" if address else "Ray can't be started on this machine"
+    return f"{where}: {problem}\n{_TRY_AGAIN}"
 
 
 def _init(address: str, settings: Mapping[str, Any]) -> Any:

@@ -5,7 +5,9 @@ A node with a folder of its own at the same path would train there, and nobody w
 counts on a node was told to it, or was read where a container's limits and the state of a GPU's driver do not show.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
 
 import ray
 import ray.exceptions
@@ -21,6 +23,12 @@ from runner.storage.run_folder import LOCK
 # A node that starts its first process unpacks this project and loads Python modules.
 _REPLY_TIMEOUT_S = 120.0
 _MAX_SHOWN = 8
+
+# What a worker imports, as it is called there.
+_PACKAGES = (
+    "numpy", "PIL", "psutil", "pyarrow", "pydantic", "safetensors", "simplejpeg", "torch", "torchvision", "xxhash",
+    "yaml",
+)  # fmt: skip
 
 
 def check_nodes(experiment: Storage, token: str, name: str = LOCK) -> Mapping[str, Machine]:
@@ -50,18 +58,21 @@ def check_nodes(experiment: Storage, token: str, name: str = LOCK) -> Mapping[st
     machines: dict[str, Machine] = {}
     blind, unable = [], []
     for reply, node in asked.items():
-        name = node_name(node)
+        shown = node_name(node)
         try:
-            seen, machines[node["NodeID"]] = ray.get(reply, timeout=0)
+            seen: _Seen = ray.get(reply, timeout=0)
         except ray.exceptions.GetTimeoutError:
-            unable.append(f"{name}: no reply within {_REPLY_TIMEOUT_S:.0f} s")
+            unable.append(f"{shown}: no reply within {_REPLY_TIMEOUT_S:.0f} s")
         except ray.exceptions.NodeDiedError:
             continue  # it has left the cluster meanwhile
         except ray.exceptions.RayError as error:
-            unable.append(f"{name}: {str(error).strip().splitlines()[-1]}")
+            unable.append(f"{shown}: {str(error).strip().splitlines()[-1]}")
         else:
-            if seen != token:
-                blind.append(f"{name} {'sees another folder there' if seen else 'sees no such folder'}")
+            machines[node["NodeID"]] = seen.machine
+            if seen.missing:
+                unable.append(f"{shown} has no {', '.join(seen.missing)}")
+            if seen.token != token:
+                blind.append(f"{shown} {'sees another folder there' if seen.token else 'sees no such folder'}")
     _refuse(experiment, blind, unable)
     return machines
 
@@ -84,7 +95,22 @@ def _refuse(experiment: Storage, blind: list[str], unable: list[str]) -> None:
     raise problem("\n".join([first, *shown, last]))
 
 
-def _look(experiment: Storage, name: str) -> tuple[str, Machine]:
-    """The token in the experiment's lock, as this node sees it, "" where it sees none; and what the node has."""
+class _Seen(NamedTuple):
+    """What a node sees.
+
+    Attributes:
+        token: in the experiment's lock; "" where there is none.
+        machine: what the node has.
+        missing: the packages that a worker needs and the node does not have.
+    """
+
+    token: str
+    machine: Machine
+    missing: Sequence[str]
+
+
+def _look(experiment: Storage, name: str) -> _Seen:
+    """What this node sees; it loads none of the packages that take seconds."""
     lease = read_lease(experiment, name)
-    return str(lease["token"]) if lease else "", look_at_machine()
+    missing = [package for package in _PACKAGES if find_spec(package) is None]
+    return _Seen(str(lease["token"]) if lease else "", look_at_machine(), missing)

@@ -1,7 +1,9 @@
+import platform
 from pathlib import Path
 
 import pytest
 
+from runner.on_ray.connection.cluster import _explain
 from runner.on_ray.driver import is_memory_monitor, record_external_end
 from runner.on_ray.private import causes
 from runner.process.lease import Lease
@@ -24,6 +26,21 @@ class HealthCheckError(Exception):
     def __init__(self, failure: Exception) -> None:
         super().__init__("a worker is gone")
         self.health_check_failure = failure
+
+
+def test_a_cluster_of_another_ray_or_python_is_named_in_one_line() -> None:
+    import ray
+    from ray._private.utils import check_version_info
+
+    there = {"ray_version": "2.50.1", "python_version": "3.12.4"}
+    with pytest.raises(RuntimeError) as error:
+        check_version_info(there, "127.0.0.1:6379")
+    line = _explain("head:6379", str(error.value))
+    assert line == (
+        "--address: the cluster at head:6379 has Ray 2.50.1 and Python 3.12.4, this command has Ray "
+        f"{ray.__version__} and Python {platform.python_version()}, and both must be the same: run it with what the "
+        "cluster has."
+    )
 
 
 def test_the_first_cause_of_nested_errors_is_found() -> None:
