@@ -74,8 +74,8 @@ def await_resources(plan: SweepPlan, session: Session) -> TrialResources:
 def _wanted(plan: SweepPlan, backend: Backend, nodes: Sequence[Node]) -> Resources:
     """The resources that the experiment asks for; on a cluster to which GPUs may come, `auto` is a GPU."""
     wanted = plan.experiment.resources
-    may_come = plan.options.wait_s is not None or backend.machines.may_grow("GPU")
-    if plan.options.address is None or wanted.gpus_per_worker != "auto" or not may_come:
+    may_come = backend.machines.may_grow("GPU")
+    if wanted.gpus_per_worker != "auto" or not may_come:
         return wanted
     if any(node.gpus >= 1 for node in nodes):
         return wanted

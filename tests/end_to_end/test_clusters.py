@@ -108,7 +108,7 @@ def test_what_no_node_has_is_refused_and_a_dry_run_says_what_a_run_would(cluster
         assert "1 worker with 64 cores" in output
     assert "1 trial at a time" in ended(tune(cluster, tmp_path, "--dry-run"), 0)
     assert "the run would wait" in ended(
-        tune(cluster, tmp_path, "--dry-run", "--wait", "1m", "--set", "resources.gpus_per_worker=auto"), 0
+        tune(cluster, tmp_path, "--dry-run", "--wait", "1m", "--set", "resources.cpus_per_worker=64"), 0
     )
     assert not [path for path in (tmp_path / "results").rglob("*") if "lock" not in path.name and path.is_file()]
 
