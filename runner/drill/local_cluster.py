@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,23 @@ class LocalNode:
 
     Attributes:
         name: as Ray lists it.
+        start: starts its processes.
+        starter: the process that does so, and ends then. Its number is that of the session.
     """
 
     name: str
-    starter: "subprocess.Popen[bytes]"
+    start: Callable[[], "subprocess.Popen[bytes]"]
+    starter: "subprocess.Popen[bytes]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.starter = self.start()
+
+    def has_started(self) -> bool:
+        """Waits until it has, or has given up."""
+        try:
+            return self.starter.wait(_START_WITHIN_S) == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def has_worker(self, pid: int) -> bool:
         """True where a worker process belongs to this node: its parent is the node's raylet."""
@@ -119,11 +132,12 @@ class LocalCluster:
     def await_start(self, *nodes: LocalNode) -> None:
         """Waits until nodes have started. Raises NotTried where one does not."""
         for node in nodes:
-            try:
-                code = node.starter.wait(_START_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                code = -1
-            if code:
+            if node.has_started():
+                continue
+            # Ray gives a node half a minute, which is not enough on a busy machine.
+            node.kill()
+            node.starter = node.start()
+            if not node.has_started():
                 raise NotTried(f"a node of a cluster could not be started; see {self._folder}/{node.name}.txt")
 
     def node_of(self, worker: int) -> LocalNode:
@@ -154,18 +168,21 @@ class LocalCluster:
         shared = [f"--node-name={name}", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
         shared += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={_free_port()}"]
         shared += [f"--object-store-memory={200 * 2**20}"]
-        with open(self._folder / f"{name}.txt", "wb") as stream:
-            # In a session of its own, by which the node's processes are found at the end.
-            starter = subprocess.Popen(
-                [python, "-m", "ray.scripts.scripts", "start", *options, *shared],
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                cwd=cwd,
-                env={**os.environ, **_SETTINGS, **(env or {})},
-                start_new_session=True,
-            )
-        node = LocalNode(name, starter)
+
+        def start() -> "subprocess.Popen[bytes]":
+            with open(self._folder / f"{name}.txt", "ab") as stream:
+                # In a session of its own, by which the node's processes are found at the end.
+                return subprocess.Popen(
+                    [python, "-m", "ray.scripts.scripts", "start", *options, *shared],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    cwd=cwd,
+                    env={**os.environ, **_SETTINGS, **(env or {})},
+                    start_new_session=True,
+                )
+
+        node = LocalNode(name, start)
         self.nodes.append(node)
         return node
 
