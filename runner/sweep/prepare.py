@@ -91,7 +91,7 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
     """The patch store of each of the pending trials' patchings; raises Stopped when asked to stop."""
 
     def cut(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
-        yield from stoppable(session.backend.cut(source, data, folder), session, "waiting for pictures to be cut")
+        yield from stoppable(session.backend.cut(source, data, folder), session)
 
     stores: dict[str, PatchStore] = {}
     for trial in plan.pending:

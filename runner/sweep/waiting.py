@@ -210,23 +210,20 @@ class _Reminder:
             self.is_new, self._said_at = False, time.monotonic()
 
 
-def stoppable(work: Iterator[T], session: Session, waiting_for: str) -> Iterator[T]:
-    """What a generator yields, for which this thread does not wait so long that it hears no request to stop.
-
-    Args:
-        waiting_for: what to say every half minute for which nothing comes.
+def stoppable(cut: Iterator[T], session: Session) -> Iterator[T]:
+    """What the cutting of pictures reports, for which this thread does not wait so long that it hears no stop.
 
     Raises:
         Stopped: the run was asked to stop.
     """
     while True:
-        item, since = _in_thread(lambda: next(work, None)), time.monotonic()
+        item, since = _in_thread(lambda: next(cut, None)), time.monotonic()
         while not wait([item], timeout=_LOOK_S).done:
             if session.stop.is_due():
                 raise Stopped  # the other thread ends with Ray
             if time.monotonic() - since >= SAY_S:
                 since = time.monotonic()
-                session.console.print(f"{waiting_for}: {session.backend.machines.usage()}")
+                session.console.print(f"waiting for pictures to be cut: {session.backend.machines.usage()}")
 
         if (result := item.result()) is None:
             return
@@ -243,5 +240,5 @@ def _in_thread(call: Callable[[], T]) -> "Future[T]":
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="work", daemon=True).start()
+    threading.Thread(target=run, name="cut", daemon=True).start()
     return future

@@ -81,11 +81,12 @@ def test_a_run_waits_for_machines_hears_a_stop_meanwhile_and_uses_each_that_join
     add(cluster)
     read_until(process, r"the cluster has changed: 2 trials at a time[\s\S]*lambda_l1=2  epoch")
 
-    # Another run finds no room, and ends when it is asked to.
-    queued = tune(cluster, tmp_path, "--set", "name=queued")
-    read_until(queued, r"trials?: 2 waiting")
-    queued.send_signal(signal.SIGTERM)
-    assert "stopped (SIGTERM)" in ended(queued, 75)
+    # Another run finds no room, for its trials or for cutting pictures, and ends when it is asked to.
+    for settings, waits in ((), r"trials?: 2 waiting"), (("--set", "data.synthetic.seed=8"), "preparing 3 pictures"):
+        queued = tune(cluster, tmp_path, "--set", "name=queued", *settings)
+        read_until(queued, waits)
+        queued.send_signal(signal.SIGTERM)
+        assert "stopped (SIGTERM)" in ended(queued, 75)
     process.send_signal(signal.SIGTERM)
     assert "stopped (SIGTERM)" in ended(process, 75)
 
