@@ -54,7 +54,8 @@ def run_tune(
     def drive(param_space: Mapping[str, Any]) -> None:
         """Waits for the trial's end: this process needs little memory."""
         name = param_space["cell"]["trial"]
-        run = controllers.run_trial.options(name=name)
+        # Ray lists a task by its name, and titles the process that runs it.
+        run = controllers.run_trial.options(name=f"Controllers.run_trial({name})")
         status = ray.get(run.remote(by_name[name], trial_resources, ray_folder, coordinator))
         tune.report({"status": status, "trial_name": name})
 

@@ -325,6 +325,10 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_wer
     # Asked now, because the run may have ended by the time that its metrics show the restart.
     runs = ask_dashboard(dashboard, "/api/train/v2/runs/v1")["train_runs"]
     assert [run["name"] for run in runs] == ["trial"]
+    actors = ask_dashboard(dashboard, "/api/v0/actors?detail=1")["data"]["result"]["result"]
+    assert [actor["repr_name"] for actor in actors].count("RayTrainWorker(trial)") == 2
+    tasks = ask_dashboard(dashboard, "/api/v0/tasks?detail=1")["data"]["result"]["result"]
+    assert "Controllers.run_trial(trial)" in {task["name"] for task in tasks}
 
     workers = [pid for pid, title in family.items() if title.startswith(WORKER)]
     assert len(workers) == 2
