@@ -87,6 +87,7 @@ class LocalCluster:
         temporary: Path,
         *head_options: str,
         max_added: int = 0,
+        cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         """Starts the head, which gives no core unless its options say so.
@@ -96,6 +97,7 @@ class LocalCluster:
             temporary: for Ray's sockets; its path must be short.
             head_options: more options of `ray start`.
             max_added: how many nodes of one core each Ray's autoscaler may add where there is a need.
+            cwd: the working folder of the head's processes.
             env: more variables of the head's environment.
 
         Raises:
@@ -114,7 +116,7 @@ class LocalCluster:
             path.write_text(json.dumps(_autoscaling(self.address, max_added)))
             options.append(f"--autoscaling-config={path}")
             env = _AUTOSCALER_SETTINGS | dict(env or {})
-        self.head = self._begin(options, env=env)
+        self.head = self._begin(options, cwd=cwd, env=env)
         self.await_start(self.head)
 
     def add_node(
@@ -189,20 +191,24 @@ class LocalCluster:
 
 @contextlib.contextmanager
 def local_cluster(
-    folder: Path, *head_options: str, max_added: int = 0, env: Mapping[str, str] | None = None
+    folder: Path,
+    *head_options: str,
+    max_added: int = 0,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[LocalCluster]:
     """A cluster that ends with the block, with all its processes. Raises NotTried where it can't be started.
 
     Args:
         folder: for what the nodes print.
-        head_options, max_added, env: as LocalCluster's.
+        head_options, max_added, cwd, env: as LocalCluster's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's sockets need a short path.
     temporary = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     cluster = None
     try:
-        cluster = LocalCluster(folder, temporary, *head_options, max_added=max_added, env=env)
+        cluster = LocalCluster(folder, temporary, *head_options, max_added=max_added, cwd=cwd, env=env)
         yield cluster
     finally:
         if cluster is not None:

@@ -39,6 +39,7 @@ def _train(job: TrialJob, trial_resources: TrialResources, ray_folder: str, coor
     try:
         with job.committing():
             write_outcome(job.trial, "running")
+        placement.free_earlier()
         trainer = new_trainer(job, trial_resources, ray_folder, coordinator, placement)
         with hang_watchdog(job, coordinator, placement):
             trainer.fit()

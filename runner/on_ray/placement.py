@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import ray
+from ray.util.placement_group import remove_placement_group
 
 from runner.on_ray.private import PlacementGroupHandle
 
@@ -31,6 +32,15 @@ class Placement:
         self._handle: PlacementGroupHandle | None = None
         self._is_given_up = threading.Event()
 
+    def free_earlier(self) -> None:
+        """Frees what workers had of a controller before this one, whose process is gone.
+
+        Ray keeps the placement groups of an actor that it starts again.
+        """
+        earlier = ray.get(self._coordinator.take_placement.remote(self._trial))
+        if earlier is not None:
+            remove_placement_group(ray.cloudpickle.loads(earlier))
+
     def wait(self, handle: PlacementGroupHandle) -> None:
         """Returns once a placement group has its resources.
 
@@ -38,6 +48,7 @@ class Placement:
             NotPlaced: the trial was asked to stop, or `give_up` was called; the group is removed.
         """
         self._handle = handle
+        ray.get(self._coordinator.set_placement.remote(self._trial, ray.cloudpickle.dumps(handle.placement_group)))
         is_placed = False
         while not is_placed:
             is_placed = handle.wait(_LOOK_S)

@@ -49,6 +49,8 @@ NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 class PlacementGroupHandle(Protocol):
     """A placement group as Ray Train hands it over."""
 
+    placement_group: Any
+
     def wait(self, timeout_seconds: float) -> bool:
         """True once it has its resources."""
 

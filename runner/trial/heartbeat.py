@@ -46,6 +46,7 @@ class Coordinator:
         self._progress: dict[str, Progress] = {}
         self._progress_at: dict[str, float] = {}
         self._workers: dict[str, list[bytes]] = {}
+        self._placements: dict[str, bytes] = {}
         self._waiting_since: dict[str, float] = {}
 
     def request_stop(self, reason: str) -> None:
@@ -83,6 +84,14 @@ class Coordinator:
     def take_workers(self, trial: str) -> list[bytes]:
         """The recorded workers of a trial, which are forgotten here."""
         return self._workers.pop(trial, [])
+
+    def set_placement(self, trial: str, placement: bytes) -> None:
+        """Records a trial's placement group, pickled."""
+        self._placements[trial] = placement
+
+    def take_placement(self, trial: str) -> bytes | None:
+        """The recorded placement group of a trial, which is forgotten here; None where there is none."""
+        return self._placements.pop(trial, None)
 
     def add_waiting(self, trial: str) -> None:
         """Records that a trial waits for the resources of its workers."""

@@ -21,9 +21,9 @@ _OWN_FOLDER = "/proc/self/cwd"
 
 @contextlib.contextmanager
 def _cluster(target: TargetRun, *nodes: Path | None) -> Iterator[LocalCluster]:
-    """A cluster with a head without cores and a node of one core in each of the folders."""
+    """A cluster with a head without cores, which works in the run's folder, and a node of one core in each of these."""
     target.folder.make_folder()
-    with local_cluster(target.folder.local_path / "cluster") as cluster:
+    with local_cluster(target.folder.local_path / "cluster", cwd=target.folder.local_path) as cluster:
         started = [cluster.add_node(cwd=folder) for folder in nodes]
         cluster.await_start(*started)
         yield cluster

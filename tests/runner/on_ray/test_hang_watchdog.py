@@ -4,14 +4,12 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import rich.console
 
 from runner.console import Console
 from runner.on_ray import hang_watchdog
-from runner.on_ray.private import MULTI_NODE_SETTING
 from runner.process.lease import Lease
 from runner.process.stop_request import StopRequest
 from runner.records.trial_file import read_outcome, write_outcome
@@ -23,17 +21,8 @@ from runner.sweep.session import Session
 from runner.tracking.tracker import Tracker
 from runner.trial.heartbeat import Coordinator, Progress
 from runner.trial.job import TrialJob
+from tests.support.actors import Handle
 from tests.support.trial_jobs import job_of
-
-
-class Handle:
-    """A Coordinator of this process, called as one in an actor is."""
-
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
-
-    def __getattr__(self, name: str) -> Any:
-        return type("Method", (), {"remote": staticmethod(getattr(self._coordinator, name))})
 
 
 class Clock:
@@ -51,8 +40,14 @@ class Clock:
         return self.waits < 0
 
 
-class Exited(Exception):
-    """In place of the end of the process."""
+class Waiting:
+    """In place of a Placement."""
+
+    def __init__(self, *, is_waiting: bool = False) -> None:
+        self.is_waiting, self.is_given_up = is_waiting, False
+
+    def give_up(self) -> None:
+        self.is_given_up = True
 
 
 @pytest.fixture
@@ -70,55 +65,56 @@ def job(tmp_path: Path, lease: Lease) -> TrialJob:
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch, job: TrialJob) -> Callable[[Coordinator, Clock], None]:
+def watch(monkeypatch: pytest.MonkeyPatch, job: TrialJob) -> Callable[[Coordinator, Clock, Waiting], None]:
     """Runs the watch of a trial by a clock of the test's."""
-
-    def exit_process(code: int) -> None:
-        raise Exited
-
     monkeypatch.setattr(hang_watchdog.ray, "get", lambda value: value)
-    monkeypatch.setattr(hang_watchdog.os, "_exit", exit_process)
 
-    def run(coordinator: Coordinator, clock: Clock) -> None:
+    def run(coordinator: Coordinator, clock: Clock, placement: Waiting) -> None:
         monkeypatch.setattr(hang_watchdog.time, "monotonic", clock.monotonic)
         over: threading.Event = clock  # type: ignore[assignment]
-        hang_watchdog._watch(job, Handle(coordinator), over)
+        hang_watchdog._watch(job, Handle(coordinator), placement, over)  # type: ignore[arg-type]
 
     return run
 
 
 def test_a_trial_without_a_worker_is_given_up_after_a_quarter_of_an_hour(
-    monkeypatch: pytest.MonkeyPatch, job: TrialJob, watch: Callable[[Coordinator, Clock], None]
+    job: TrialJob, watch: Callable[[Coordinator, Clock, Waiting], None]
 ) -> None:
-    monkeypatch.setenv(MULTI_NODE_SETTING, "0")
-    coordinator, clock = Coordinator(), Clock(1000)
-    with pytest.raises(Exited):
-        watch(coordinator, clock)
+    clock, placement = Clock(1000), Waiting()
+    watch(Coordinator(), clock, placement)
     assert 900 < clock.now < 910
-    assert coordinator.has_given_up(job.name)
+    assert placement.is_given_up
     outcome = read_outcome(job.trial)
     assert outcome["status"] == "failed"
     assert "no worker has started within 900 s" in outcome["reason"]
 
 
 def test_what_has_ended_already_keeps_its_outcome(
-    monkeypatch: pytest.MonkeyPatch, job: TrialJob, watch: Callable[[Coordinator, Clock], None]
+    job: TrialJob, watch: Callable[[Coordinator, Clock, Waiting], None]
 ) -> None:
-    monkeypatch.setenv(MULTI_NODE_SETTING, "0")
     write_outcome(job.trial, "finished")
-    with pytest.raises(Exited):
-        watch(Coordinator(), Clock(1000))
+    watch(Coordinator(), Clock(1000), Waiting())
     assert read_outcome(job.trial)["status"] == "finished"
 
 
-def test_nobody_is_given_up_on_a_cluster_that_may_be_full(
-    monkeypatch: pytest.MonkeyPatch, job: TrialJob, watch: Callable[[Coordinator, Clock], None]
+def test_nobody_is_given_up_on_a_cluster_that_is_full(
+    job: TrialJob, watch: Callable[[Coordinator, Clock, Waiting], None]
 ) -> None:
-    monkeypatch.delenv(MULTI_NODE_SETTING, raising=False)
-    coordinator = Coordinator()
-    watch(coordinator, Clock(1000))
-    assert not coordinator.has_given_up(job.name)
+    placement = Waiting(is_waiting=True)
+    watch(Coordinator(), Clock(1000), placement)
+    assert not placement.is_given_up
     assert read_outcome(job.trial)["status"] == "running"
+
+
+def test_a_trial_whose_workers_do_not_start_hears_a_stop_all_the_same(
+    job: TrialJob, watch: Callable[[Coordinator, Clock, Waiting], None]
+) -> None:
+    coordinator, clock, placement = Coordinator(), Clock(1000), Waiting()
+    coordinator.request_stop("SIGTERM")
+    watch(coordinator, clock, placement)
+    assert 20 < clock.now < 30
+    assert placement.is_given_up
+    assert read_outcome(job.trial)["status"] == "running", "whoever waits for the workers records it"
 
 
 def test_a_person_is_told_once_that_a_trial_still_waits_for_its_first_worker(
