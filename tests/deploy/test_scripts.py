@@ -115,7 +115,8 @@ def test_of_an_array_only_the_task_that_was_stopped_early_is_queued_again(desk: 
 
 
 def test_each_sigterm_to_the_batch_script_reaches_the_command_whose_own_exit_code_counts(desk: Desk) -> None:
-    command = "trap 'echo heard; [ -n \"${first:-}\" ] && exit 75; first=1' TERM; echo ready; while :; do sleep 0.1 & wait; done"
+    heard = 'echo heard; [ -n "${first:-}" ] && exit 75; first=1'
+    command = f"trap '{heard}' TERM; echo ready; while :; do sleep 0.1 & wait; done"
     process = desk.start(SLURM / "requeue_on_75.sh", "bash", "-c", command)
     read_until(process, "ready")
     for _ in range(2):
