@@ -10,7 +10,7 @@ from runner.config.loading import load_experiment, plan_trials, validate
 from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
 from runner.process.lease import Holder, find_holder
-from runner.records.results import TrialResult, trial_row, trial_status
+from runner.records.results import TrialResult, read_trial_row, trial_status
 from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file
 from runner.records.trial_folders import (
     Trial,
@@ -63,9 +63,12 @@ def read_trials(
     trials = plan_trials(load_experiment(path), str(path))
 
     # What the trials recorded decides which folder is whose. The data may be gone by now.
-    fingerprints: dict[str, str] = {
-        t.config.data.patching: recorded_data_fingerprint(experiment, t.config) or "" for t in trials
-    }
+    fingerprints: dict[str, str] = {}
+    for trial in trials:
+        # Asked once for each patching: all that could answer are read for it.
+        patching = trial.config.data.patching
+        if patching not in fingerprints:
+            fingerprints[patching] = recorded_data_fingerprint(experiment, trial.config) or ""
     initial_weights = {trial.name: recorded_initial_weights(experiment, trial) for trial in trials}
     return find_trial_folders(experiment, trials, fingerprints, initial_weights, count_epochs=count_epochs)
 
@@ -110,5 +113,6 @@ def read_result(experiment: Storage, trial: Trial, holder: Holder | None) -> Tri
     # A command that was killed leaves its lock, and the outcome `running`, behind.
     is_held = holder is not None and holder.is_alive
     is_stopping = holder is not None and bool(holder.stopping)
-    status = trial_status(folder, is_finished=trial.is_finished, is_held=is_held, is_stopping=is_stopping)
-    return TrialResult(trial.params, trial_row(folder, trial.name, trial.params, status))
+    outcome = read_outcome(folder)["status"]
+    status = trial_status(outcome, is_finished=trial.is_finished, is_held=is_held, is_stopping=is_stopping)
+    return TrialResult(trial.params, read_trial_row(folder, trial.name, trial.params, status))

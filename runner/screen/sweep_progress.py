@@ -44,10 +44,11 @@ def sweep_eta_s(trials: Sequence[TrialProgress], at_once: int) -> float | None:
     if not left or not paces or not all(trial.total_steps for trial in left):
         return None
 
+    mean_pace_s = fmean(paces)
     # Each trial begins where one before it ends. Those that run are the first.
     ends = [0.0] * max(at_once, 1)
     for trial in left:
-        pace_s = trial.mean_pace_s or fmean(paces) * trial.batch_size
+        pace_s = trial.mean_pace_s or mean_pace_s * trial.batch_size
         begin = heapq.heappop(ends)
         heapq.heappush(ends, begin + (trial.total_steps - trial.step) * pace_s)
     return max(ends)
