@@ -1,5 +1,7 @@
-"""A metric's values as the page writes them, and which metrics it shows."""
+"""A metric's values as the page writes them, and which metrics and trials it shows."""
 
+import heapq
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +13,9 @@ from runner.report.trials import PageTrial
 # With the columns of results.json as their keys.
 STUDY_METRICS = tuple(metric._replace(key=result_column("study", metric.key)) for metric in METRICS)
 EVAL_METRICS = tuple(metric._replace(key=result_column("eval", metric.key)) for metric in METRICS)
+
+# Trials with pictures, curves and settings: as many as a person can compare, and tell apart by colour and dash.
+MAX_IN_FULL = 24
 
 
 class Figure(NamedTuple):
@@ -53,3 +58,30 @@ def figure(row: Mapping[str, Any], key: str) -> Figure | None:
 def present(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> list[Metric]:
     """The metrics that at least one trial has a value of."""
     return [metric for metric in metrics if any(figure(trial.row, metric.key) for trial in trials)]
+
+
+def choose(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> list[PageTrial]:
+    """The trials that the page shows in full: all, or of many those that are best on some metric, and those that run.
+
+    Half of the places are for the running ones, those that are furthest first. The best on each metric come by turns,
+    in the order of the metrics.
+    """
+    if len(trials) <= MAX_IN_FULL:
+        return list(trials)
+    running = [trial for trial in trials if trial.status == "running"]
+    running.sort(key=lambda trial: -int(trial.row.get("steps") or 0))
+
+    ranked = [_ranked(trials, metric) for metric in metrics]
+    by_turns = [trial for turn in itertools.zip_longest(*ranked) for trial in turn if trial is not None]
+    # A trial may be among the best on several metrics. What runs, and then all, fills places that stay free.
+    num_running = min(len(running), MAX_IN_FULL // 2)
+    best = list({id(trial): trial for trial in by_turns}.values())[: MAX_IN_FULL - num_running]
+    chosen = {id(trial): trial for trial in [*best, *running, *trials]}
+    return list(chosen.values())[:MAX_IN_FULL]
+
+
+def _ranked(trials: Sequence[PageTrial], metric: Metric) -> list[PageTrial]:
+    """The trials that have a metric and did not end badly, the best first; as many as the page may show."""
+    found = [(trial, value) for trial in trials if not trial.ended_badly and (value := figure(trial.row, metric.key))]
+    best = heapq.nlargest(MAX_IN_FULL, found, key=lambda pair: metric.goodness(pair[1].value))
+    return [trial for trial, _ in best]
