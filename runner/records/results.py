@@ -1,9 +1,12 @@
 """The results of a sweep: one row for each trial."""
 
+import heapq
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, MODES
+from runner.number_format import finite
 from runner.records.metrics_log import LogSummary, log_column
 from runner.records.starts import count_faults, read_starts
 from runner.storage.folder import Storage
@@ -84,6 +87,27 @@ def trial_status(outcome: str, *, is_finished: bool, is_held: bool, is_stopping:
     if is_held and outcome == "running":
         return "running"
     return "waiting" if is_held and not is_stopping else "stopped"
+
+
+def best_by_turns(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """The indices of the best rows: the first on each metric, in the order of METRICS, then the second, and so on.
+
+    Rows of trials that ended badly are left out, and those without a metric.
+
+    Args:
+        rows: of results, or of means over seeds.
+        count: how many at most.
+    """
+    good = [index for index, row in enumerate(rows) if row.get("status") not in ENDED_BADLY]
+    ranked = []
+    for metric in METRICS:
+        key = result_column("study", metric.key)
+        values = {index: value for index in good if (value := finite(rows[index].get(key))) is not None}
+        ranked.append(heapq.nlargest(count, values, key=lambda index, v=values, m=metric: m.goodness(v[index])))  # type: ignore[misc]
+
+    # A trial may be among the best on several metrics.
+    by_turns = (index for turn in itertools.zip_longest(*ranked) for index in turn if index is not None)
+    return list(dict.fromkeys(by_turns))[:count]
 
 
 def _final_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:

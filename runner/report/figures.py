@@ -1,13 +1,11 @@
 """A metric's values as the page writes them, and which metrics and trials it shows."""
 
-import heapq
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, Metric
 from runner.number_format import finite, significant, to_width
-from runner.records.results import result_column
+from runner.records.results import best_by_turns, result_column
 from runner.report.trials import PageTrial
 
 # With the columns of results.json as their keys.
@@ -60,28 +58,18 @@ def present(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> list[Metr
     return [metric for metric in metrics if any(figure(trial.row, metric.key) for trial in trials)]
 
 
-def choose(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> list[PageTrial]:
-    """The trials that the page shows in full: all, or of many those that are best on some metric, and those that run.
+def choose(trials: Sequence[PageTrial]) -> list[PageTrial]:
+    """The trials that the page shows in full: all, or of many the best ones by turns and those that run.
 
-    Half of the places are for the running ones, those that are furthest first. The best on each metric come by turns,
-    in the order of the metrics.
+    Half of the places are for the running ones, those that are furthest first.
     """
     if len(trials) <= MAX_IN_FULL:
         return list(trials)
     running = [trial for trial in trials if trial.status == "running"]
     running.sort(key=lambda trial: -int(trial.row.get("steps") or 0))
+    num_best = MAX_IN_FULL - min(len(running), MAX_IN_FULL // 2)
+    best = [trials[index] for index in best_by_turns([trial.row for trial in trials], num_best)]
 
-    ranked = [_ranked(trials, metric) for metric in metrics]
-    by_turns = [trial for turn in itertools.zip_longest(*ranked) for trial in turn if trial is not None]
-    # A trial may be among the best on several metrics. What runs, and then all, fills places that stay free.
-    num_running = min(len(running), MAX_IN_FULL // 2)
-    best = list({id(trial): trial for trial in by_turns}.values())[: MAX_IN_FULL - num_running]
+    # What runs, and then all, fills places that stay free.
     chosen = {id(trial): trial for trial in [*best, *running, *trials]}
     return list(chosen.values())[:MAX_IN_FULL]
-
-
-def _ranked(trials: Sequence[PageTrial], metric: Metric) -> list[PageTrial]:
-    """The trials that have a metric and did not end badly, the best first; as many as the page may show."""
-    found = [(trial, value) for trial in trials if not trial.ended_badly and (value := figure(trial.row, metric.key))]
-    best = heapq.nlargest(MAX_IN_FULL, found, key=lambda pair: metric.goodness(pair[1].value))
-    return [trial for trial, _ in best]

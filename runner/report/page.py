@@ -81,7 +81,7 @@ def render(
 
     seeds = seed_table(trials)
     places = {id(cell): index for index, cell in enumerate(cells)}
-    best = [places[id(cell)] for cell in choose(cells, STUDY_METRICS)]
+    best = [places[id(cell)] for cell in choose(cells)]
 
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     # The page's security policy allows the script with this digest, and no other.

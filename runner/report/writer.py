@@ -7,7 +7,7 @@ from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
-from runner.report.figures import STUDY_METRICS, choose
+from runner.report.figures import choose
 from runner.report.page import render
 from runner.report.reading import in_full, page_trial, read_drawn
 from runner.storage.folder import Storage
@@ -32,7 +32,7 @@ class Report:
             for result in results_of_one
         ]
         # Of many trials only some are shown in full: no more logs are read and kept, however many trials there are.
-        chosen = choose(trials, STUDY_METRICS)
+        chosen = choose(trials)
         # The key is the path: two experiments may have trials of the same name.
         folders = {trial.folder.root: trial.folder for trial in chosen}
         self._logs = {path: self._logs.get(path) or _CurveLog(folder) for path, folder in folders.items()}

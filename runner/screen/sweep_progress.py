@@ -20,6 +20,11 @@ def describe_counts(trials: Sequence[TrialProgress]) -> str:
     return f"{counted(len(trials), 'trial')}: " + ", ".join(f"{counts[s]} {s.replace('_', ' ')}" for s in ordered)
 
 
+def describe_rest(trials: Sequence[TrialProgress]) -> str:
+    """`and 960 more: 930 finished, 30 waiting`, below a table that does not show these."""
+    return f"and {len(trials)} more: {describe_counts(trials).partition(': ')[2]}"
+
+
 def describe_sweep(trials: Sequence[TrialProgress], at_once: int) -> str:
     """The counts, and the time until all trials are finished where that can be said."""
     eta_s = sweep_eta_s(trials, at_once)
