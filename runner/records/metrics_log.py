@@ -9,7 +9,7 @@ from gan.evaluation.metrics import METRICS
 from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG
 
-_TAIL_BYTES = 2**16  # dozens of rows
+_TAIL_BYTES = 2**14  # some dozens of rows, or several of an evaluation
 _MODE_SUFFIXES = {"study": "", "eval": "_eval"}
 
 
