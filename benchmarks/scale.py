@@ -2,7 +2,7 @@
 
 One tiny trial is trained, and its folder is copied under the names of all trials of a sweep, with the records that make
 each of them that trial. Then, each in a process of its own: the command with nothing left to do, the command while one
-trial trains (how many files its monitor opens), `runner.status`, the page, and the plan of ten times as many trials.
+trial trains (how many files its watch opens), `runner.status`, the page, and the plan of ten times as many trials.
 """
 
 import argparse
@@ -44,9 +44,10 @@ EXPERIMENT: dict[str, Any] = {
 
 
 class Ended(NamedTuple):
-    """A process that has come to its end: seconds of the clock, and the most memory that it had, in GB."""
+    """A process that has come to its end: seconds of the clock and of processors, and the most memory, in GB."""
 
     wall_s: float
+    cpu_s: float
     memory_gb: float
     output: str
 
@@ -118,15 +119,19 @@ def measure(folder: Path, path: Path) -> dict[str, Any]:
     watched = json.loads(_run("-m", "benchmarks.scale", "--watched", str(folder)).output.splitlines()[-1])
     return {
         "recheck_s": recheck.wall_s,
+        "recheck_cpu_s": recheck.cpu_s,
         "recheck_memory_gb": recheck.memory_gb,
         **{f"watch_{name}": value for name, value in watched.items()},
         "status_s": status.wall_s,
+        "status_cpu_s": status.cpu_s,
         "status_memory_gb": status.memory_gb,
         "report_s": page.wall_s,
+        "report_cpu_s": page.cpu_s,
         "report_memory_gb": page.memory_gb,
         "page_mb": (folder / "page.html").stat().st_size / 1e6,
         **_page_height(folder / "page.html"),
         "dry_run_ten_times_s": plan.wall_s,
+        "dry_run_ten_times_cpu_s": plan.cpu_s,
         "dry_run_ten_times_memory_gb": plan.memory_gb,
     }
 
@@ -170,11 +175,11 @@ def _run(*arguments: str) -> Ended:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n{text[-2000:]}")
-    return Ended(wall_s, usage.ru_maxrss / 1e6, text)
+    return Ended(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6, text)
 
 
 def _run_watched(folder: Path) -> None:
-    """In a process of its own: trains the last trial for a while, and counts the files that its monitor opens."""
+    """In a process of its own: trains the last trial for a while, and counts the files that other threads open meanwhile."""
     import resource
 
     from runner.console import Console
@@ -184,7 +189,7 @@ def _run_watched(folder: Path) -> None:
     opened: list[float] = []
 
     def count(event: str, _: tuple[Any, ...]) -> None:
-        if event == "open" and threading.current_thread().name == "monitor":
+        if event == "open" and threading.current_thread() is not threading.main_thread():
             opened.append(time.monotonic())
 
     path, storage = folder / f"{NAME}.yaml", folder / "storage"
@@ -193,16 +198,17 @@ def _run_watched(folder: Path) -> None:
     trial.rename(aside)
     sys.addaudithook(count)
     try:
-        # So many epochs of the one trial that its end does not come; the others are finished, whatever their number.
         options = Options(storage=str(storage), in_process=True, time_limit_s=WATCH_S)
         run_experiment(path, options, Console())
     finally:
         shutil.rmtree(trial, ignore_errors=True)
         aside.rename(trial)
-    spent_s = opened[-1] - opened[0] if opened else 0.0
+    # The first look opens all, and the end writes the results: the median is of what goes on between them.
+    seconds = [int(at - opened[0]) for at in opened]
     figures = {
-        "opened_a_second": len(opened) / spent_s if spent_s else 0.0,
-        "seconds": spent_s,
+        "opened_a_second": float(np.median(np.bincount(seconds))),
+        "opened_in_all": len(opened),
+        "seconds": seconds[-1],
         "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
     print(json.dumps(figures))
