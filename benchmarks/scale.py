@@ -179,7 +179,7 @@ def _run(*arguments: str) -> Ended:
 
 
 def _run_watched(folder: Path) -> None:
-    """In a process of its own: trains the last trial for a while, and counts the files that other threads open meanwhile."""
+    """In a process of its own: trains the last trial for a while, and counts the files that other threads open."""
     import resource
 
     from runner.console import Console

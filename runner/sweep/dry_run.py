@@ -20,7 +20,6 @@ from runner.sweep.disk import expect_patches, patch_bytes, trial_disk
 from runner.trial.resources import TrialResources, this_machine
 
 _MARKER = f"{TEMPORARY}marker-"
-
 _MAX_SHOWN = 50  # trials
 
 
