@@ -142,9 +142,10 @@ class _GrowingLog:
             data, file = self._trial.read_from(METRICS_LOG, self._size)
             if file != self._file:
                 # A later worker has opened the log, which may have got shorter.
+                if self._size:
+                    data, _ = self._trial.read_from(METRICS_LOG, 0)
                 is_other = True
                 self._size, self._file, self._last_step, self._is_damaged = 0, file, None, False
-                data, _ = self._trial.read_from(METRICS_LOG, 0)
         except FileNotFoundError:
             is_other, self._size, self._file = bool(self._file), 0, ""
             return [], is_other

@@ -278,7 +278,7 @@ def test_a_page_of_many_trials_shows_the_best_and_the_running_in_full_and_has_al
     ]
     opened.clear()
     page = Report([experiment]).render([results]).decode()
-    assert len([path for path in opened if path.endswith(METRICS_LOG)]) == 2 * MAX_IN_FULL  # a new log is begun twice
+    assert len([path for path in opened if path.endswith(METRICS_LOG)]) == MAX_IN_FULL
 
     top, _, all_of_them = page.partition(f"<summary>All {NUM_TRIALS} trials</summary>")
     in_full = {str(row["trial"]) for _, row in results if f'<th scope="row" data-sort="{row["trial"]}">' in top}
