@@ -9,16 +9,18 @@ import rich.console
 from rich.live import Live
 
 from runner.number_format import clock, significant_or_dash
-from runner.records.results import TrialResult
+from runner.records.results import TrialResult, best_by_turns
 from runner.records.seeds import RepeatedCell
 from runner.screen.live_view import LiveView
 from runner.screen.progress_bar import ProgressBar, progress_bar
 from runner.screen.sweep_progress import describe_counts, describe_sweep
 from runner.screen.trial_tables import LOSS_TITLES, PROGRESS_METRICS, results_table, seeds_table
+from runner.storage.run_folder import OVER_SEEDS, RESULTS_CSV
 from runner.trial.progress import TrialProgress
 
 _PLAIN_INTERVAL_S = 30.0  # between two lines of a trial, where no epoch ends
 _SWEEP_INTERVAL_S = 300.0  # between two lines of the sweep, where no trial ends
+_MAX_ROWS = 40  # of a table of results
 _PLAIN_WIDTH = 1000  # a file has no edge: no table is cut, and other lines are not wrapped
 
 
@@ -108,13 +110,24 @@ class Console:
             self.print(describe_sweep(trials, at_once))
 
     def results(self, results: Sequence[TrialResult], cells: Sequence[RepeatedCell]) -> None:
-        """The table of all trials, and one of the means over seeds where there are several."""
-        self.rich.print(results_table(results))
+        """The table of all trials, or of the best of many, and one of the means over seeds where there are several."""
+        best = best_by_turns([result.row for result in results], _MAX_ROWS) if len(results) > _MAX_ROWS else []
+        if best:
+            self.print(
+                f"{len(best)} of {len(results)} trials, the best on each metric by turns ({RESULTS_CSV} has all)"
+            )
+        self.rich.print(results_table([results[index] for index in best] or results))
         if cells:
+            rows = [{key: found.mean for key, found in cell.metrics.items()} for cell in cells]
+            best = best_by_turns(rows, _MAX_ROWS) if len(cells) > _MAX_ROWS else []
             counts = sorted({cell.num_seeds for cell in cells})
             over = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
             self.print(f"over {over} seeds: mean ± standard deviation (min to max)")
-            self.rich.print(seeds_table(cells))
+            if best:
+                self.print(
+                    f"{len(best)} of {len(cells)} settings, the best on each metric by turns ({OVER_SEEDS} has all)"
+                )
+            self.rich.print(seeds_table([cells[index] for index in best] or cells))
 
 
 def _wrapped(line: str, width: int) -> str:

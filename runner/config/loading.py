@@ -129,13 +129,16 @@ def _fill_in(experiment: Experiment, cell: Mapping[str, Choice], origin: str) ->
         values[section][name] = choice.value
 
     try:
-        return validate(values, origin)
+        config = validate(values, origin)
     except ConfigError as error:
         # The error names `training.batch_size`; the person has written `sweep.batch_size[2]`.
         message = str(error)
         for field, choice in cell.items():
             message = message.replace(f"{SWEEP_FIELDS[field]} is", f"{choice.location} is")
         raise ConfigError(message) from None
+    # Ten thousand trials share the sections in which they do not differ, so that they take little memory.
+    own = {name: getattr(experiment, name) for name in type(experiment).model_fields if name != "sweep"}
+    return config.model_copy(update={name: value for name, value in own.items() if value == getattr(config, name)})
 
 
 def read_field(config: Experiment, path: str) -> Any:

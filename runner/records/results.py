@@ -1,12 +1,14 @@
 """The results of a sweep: one row for each trial."""
 
+import heapq
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, MODES
-from runner.records.metrics_log import log_column, read_rows
+from runner.number_format import finite
+from runner.records.metrics_log import LogSummary, log_column
 from runner.records.starts import count_faults, read_starts
-from runner.records.trial_file import read_outcome
 from runner.storage.folder import Storage
 
 _MODE_PREFIXES = {"study": "", "eval": "eval_"}
@@ -31,42 +33,48 @@ class TrialResult(NamedTuple):
     row: Mapping[str, Any]
 
 
-def trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str) -> dict[str, Any]:
+def trial_row(
+    name: str, params: Mapping[str, Any], status: str, log: LogSummary, starts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """A trial's parameters, status, progress and final metrics.
 
     The metrics of a finished trial are over all validation patches, with the ends of their 95 % intervals as `_low`
     and `_high`. Those of another trial are the last ones over the fixed sample. Columns that begin with `eval_` are of
     eval mode, the others of the study's.
+
+    Args:
+        log: as far as it has been read.
+        starts: the rows of its starts.
     """
-    rows = read_rows(trial)
-    last = rows[-1] if rows else {"step": 0, "epoch": 1, "seconds": 0.0}
-    starts = read_starts(trial)
-
-    # Only the row at the end of an epoch has the means of that epoch.
-    whole_epochs = [row["epoch"] for row in rows if any(key.startswith("epoch_mean/") for key in row)]
-    # This column replaces a swept parameter `epochs`, whose value is in the trial's name.
-    progress = {"epochs": whole_epochs[-1] if whole_epochs else 0}
-
     return {
         **params,
         "trial": name,
         "status": status,
-        **progress,
-        "steps": last["step"],
-        **_final_metrics(rows),
-        "seconds": last["seconds"],
-        "images_per_second": _mean_rate(rows),
+        # This column replaces a swept parameter `epochs`, whose value is in the trial's name.
+        "epochs": log.epochs,
+        "steps": log.row.get("step", 0),
+        **_final_metrics(log.evaluation),
+        "seconds": log.row.get("seconds", 0.0),
+        "images_per_second": log.images_per_second,
         "restarts": count_faults(starts),
         "steps_lost": sum(start["lost_steps"] for start in starts),
     }
 
 
-def trial_status(trial: Storage, *, is_finished: bool, is_held: bool, is_stopping: bool = False) -> str:
+def read_trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """As `trial_row`, of a trial's folder."""
+    log = LogSummary(trial)
+    log.read()
+    return trial_row(name, params, status, log, read_starts(trial))
+
+
+def trial_status(outcome: str, *, is_finished: bool, is_held: bool, is_stopping: bool = False) -> str:
     """finished, running, waiting, stopped, failed, diverged or out_of_memory: the one status of screen, page and files.
 
     A trial that can go on is `running` or `waiting` while a command has the experiment, and `stopped` when none has.
 
     Args:
+        outcome: the status that its last run recorded; "" for none.
         is_finished: its weights are there, for all epochs that are wanted.
         is_held: whether a command is running the experiment.
         is_stopping: whether that command was asked to stop: then no trial waits for its turn any more.
@@ -74,7 +82,6 @@ def trial_status(trial: Storage, *, is_finished: bool, is_held: bool, is_stoppin
     if is_finished:
         return "finished"
     # "finished" may stand there, too: of an earlier run with fewer epochs.
-    outcome = read_outcome(trial)["status"]
     if outcome in ENDED_BADLY:
         return outcome
     if is_held and outcome == "running":
@@ -82,28 +89,33 @@ def trial_status(trial: Storage, *, is_finished: bool, is_held: bool, is_stoppin
     return "waiting" if is_held and not is_stopping else "stopped"
 
 
-def _final_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def best_by_turns(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """The indices of the best rows: the first on each metric, in the order of METRICS, then the second, and so on.
+
+    Rows of trials that ended badly are left out, and those without a metric.
+
+    Args:
+        rows: of results, or of means over seeds.
+        count: how many at most.
+    """
+    good = [index for index, row in enumerate(rows) if row.get("status") not in ENDED_BADLY]
+    ranked = []
+    for metric in METRICS:
+        key = result_column("study", metric.key)
+        values = {index: value for index in good if (value := finite(rows[index].get(key))) is not None}
+        ranked.append(heapq.nlargest(count, values, key=lambda index, v=values, m=metric: m.goodness(v[index])))  # type: ignore[misc]
+
+    # A trial may be among the best on several metrics.
+    by_turns = (index for turn in itertools.zip_longest(*ranked) for index in turn if index is not None)
+    return list(dict.fromkeys(by_turns))[:count]
+
+
+def _final_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of the last evaluation, with the ends of their intervals; None for those that it did not measure."""
-    last: Mapping[str, Any] = next((row for row in reversed(rows) if _has(row, "final") or _has(row, "val")), {})
-    split = "final" if _has(last, "final") else "val"
+    split = "final" if any(key.startswith("final/") for key in evaluation) else "val"
     return {
-        f"{result_column(mode, metric.key)}{end}": last.get(f"{log_column(split, mode, metric.key)}{end}")
+        f"{result_column(mode, metric.key)}{end}": evaluation.get(f"{log_column(split, mode, metric.key)}{end}")
         for mode in MODES
         for metric in METRICS
         for end in ("", "_low", "_high")
     }
-
-
-def _has(row: Mapping[str, Any], split: str) -> bool:
-    """True where a row of the log has an evaluation's metrics."""
-    return any(key.startswith(f"{split}/") for key in row)
-
-
-def _mean_rate(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Pictures a second over the whole training time."""
-    # The rate of a row is that of the time since the row before it.
-    pictures = previous = 0.0
-    for row in rows:
-        pictures += row["images_per_second"] * (row["seconds"] - previous)
-        previous = row["seconds"]
-    return round(pictures / previous, 3) if previous else None

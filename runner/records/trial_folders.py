@@ -89,8 +89,8 @@ def find_trial_folders(
 
         folder = experiment.at(trial_path(name))
         # A finished trial goes on where more epochs are wanted now.
-        is_finished = count_epochs(folder, fingerprints) >= planned.config.training.epochs
-        has_diverged = not is_finished and read_outcome(folder)["status"] == "diverged"
+        is_finished = name in recorded and count_epochs(folder, fingerprints) >= planned.config.training.epochs
+        has_diverged = name in recorded and not is_finished and read_outcome(folder)["status"] == "diverged"
         trials.append(Trial(name, planned.params, planned.config, fingerprints, is_finished, has_diverged))
     return trials
 

@@ -12,6 +12,7 @@ from runner.report.seeds import over_seeds
 from runner.report.trials import PageTrial
 
 _MAX_FEW_SEEDS = 5
+_MAX_BAD = 12  # trials whose bad ends are told one by one
 _BAD_ENDS = {"failed": "failed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
 
 
@@ -169,10 +170,12 @@ def _caveats_of_trials(trials: Sequence[PageTrial]) -> list[str]:
             "the others are of a sample of the validation patches, taken at their last evaluation."
         )
 
-    for trial in trials:
-        if trial.ended_badly:
-            reason = f": {trial.reason.rstrip('.')}" if trial.reason else ""
-            caveats.append(f"{trial.shown} {_BAD_ENDS[trial.status]}{reason}. It takes no part in the ranking.")
+    bad = [trial for trial in trials if trial.ended_badly]
+    for trial in bad[:_MAX_BAD]:
+        reason = f": {trial.reason.rstrip('.')}" if trial.reason else ""
+        caveats.append(f"{trial.shown} {_BAD_ENDS[trial.status]}{reason}. It takes no part in the ranking.")
+    if more := bad[_MAX_BAD:]:
+        caveats.append(f"{counted(len(more), 'more trial')} failed, diverged or ran out of memory, and take no part.")
     return caveats
 
 

@@ -1,16 +1,19 @@
-"""A metric's values as the page writes them, and which metrics it shows."""
+"""A metric's values as the page writes them, and which metrics and trials it shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, Metric
 from runner.number_format import finite, significant, to_width
-from runner.records.results import result_column
+from runner.records.results import best_by_turns, result_column
 from runner.report.trials import PageTrial
 
 # With the columns of results.json as their keys.
 STUDY_METRICS = tuple(metric._replace(key=result_column("study", metric.key)) for metric in METRICS)
 EVAL_METRICS = tuple(metric._replace(key=result_column("eval", metric.key)) for metric in METRICS)
+
+# Trials with pictures, curves and settings: as many as a person can compare, and tell apart by colour and dash.
+MAX_IN_FULL = 24
 
 
 class Figure(NamedTuple):
@@ -53,3 +56,20 @@ def figure(row: Mapping[str, Any], key: str) -> Figure | None:
 def present(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> list[Metric]:
     """The metrics that at least one trial has a value of."""
     return [metric for metric in metrics if any(figure(trial.row, metric.key) for trial in trials)]
+
+
+def choose(trials: Sequence[PageTrial]) -> list[PageTrial]:
+    """The trials that the page shows in full: all, or of many the best ones by turns and those that run.
+
+    Half of the places are for the running ones, those that are furthest first.
+    """
+    if len(trials) <= MAX_IN_FULL:
+        return list(trials)
+    running = [trial for trial in trials if trial.status == "running"]
+    running.sort(key=lambda trial: -int(trial.row.get("steps") or 0))
+    num_best = MAX_IN_FULL - min(len(running), MAX_IN_FULL // 2)
+    best = [trials[index] for index in best_by_turns([trial.row for trial in trials], num_best)]
+
+    # What runs, and then all, fills places that stay free.
+    chosen = {id(trial): trial for trial in [*best, *running, *trials]}
+    return list(chosen.values())[:MAX_IN_FULL]

@@ -20,7 +20,7 @@ from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
 from runner.report.charts.scatters import draw_scatters, is_drawn
 from runner.report.decision import decide, join
 from runner.report.details import compare_machines, compare_settings
-from runner.report.figures import EVAL_METRICS, STUDY_METRICS, figure, present
+from runner.report.figures import EVAL_METRICS, STUDY_METRICS, choose, figure, present
 from runner.report.seeds import over_seeds, seed_table
 from runner.report.trials import PageTrial, shown, swept, values_of
 
@@ -28,6 +28,9 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 # The templates of the page's parts, in order.
 SECTIONS = ("decision", "pictures", "heatmaps", "scatters", "table", "curves", "details")
+
+_MAX_ROWS = 2000  # of a table that has all trials: the page stays of a size that a browser opens
+_MAX_VALUES = 12  # of a swept parameter that are named one by one
 
 
 class _Link(NamedTuple):
@@ -56,20 +59,29 @@ _LINKS = (
 
 
 def render(
-    names: Sequence[str], trials: Sequence[PageTrial], drawn: Mapping[str, Range], pictures: PictureCache
+    names: Sequence[str],
+    trials: Sequence[PageTrial],
+    in_full: Sequence[PageTrial],
+    drawn: Mapping[str, Range],
+    pictures: PictureCache,
 ) -> bytes:
     """The page as UTF-8.
 
     Args:
         names: of the experiments.
         trials: of all of them, in order.
+        in_full: those that are shown in full, in the order of the page.
         drawn: the ranges that parameters were drawn from, by name.
         pictures: what an earlier page has cut already.
     """
-    galleries = hang_galleries(trials, pictures)
+    galleries = hang_galleries(in_full, pictures)
     # A drawn parameter has too many values for an axis of a heat map.
     cells = over_seeds(trials)
     grid = [cell for cell in cells if not is_drawn(cell, drawn)]
+
+    seeds = seed_table(trials)
+    places = {id(cell): index for index, cell in enumerate(cells)}
+    best = [places[id(cell)] for cell in choose(cells)]
 
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     # The page's security policy allows the script with this digest, and no other.
@@ -82,21 +94,25 @@ def render(
         "several": len(names) > 1,
         "overview": _overview(trials, drawn),
         "trials": trials,
+        "in_full": in_full,
+        "rows_of_all": trials[:_MAX_ROWS] if len(trials) > len(in_full) else [],
         "running": any(trial.status == "running" for trial in trials),
         "decision": decide(trials, STUDY_METRICS),
         "heat_maps": heat_maps(grid, STUDY_METRICS),
         "eval_heat_maps": heat_maps(grid, EVAL_METRICS),
         "scatters": draw_scatters(cells, STUDY_METRICS, drawn),
-        "seed_table": seed_table(trials),
+        "seed_table": seeds,
+        "best_cells": [seeds[index] for index in best] if seeds else [],
+        "max_rows": _MAX_ROWS,
         "params": list(dict.fromkeys(name for trial in trials for name in trial.params)),
         "metrics": present(trials, STUDY_METRICS),
         "eval_metrics": present(trials, EVAL_METRICS),
-        "curves": draw_curves(trials),
+        "curves": draw_curves(in_full),
         "units": UNITS,
         "galleries": galleries,
         "pictures": [_picture_data(gallery) for gallery in galleries],
-        "settings": compare_settings(trials),
-        "machines": compare_machines(trials),
+        "settings": compare_settings(in_full),
+        "machines": compare_machines(in_full),
         "style": Markup(style),
         "script": Markup(script),
         "script_hash": script_hash,
@@ -148,7 +164,10 @@ def _overview(trials: Sequence[PageTrial], drawn: Mapping[str, Range]) -> str:
 def _values_text(values: Sequence[Any], is_drawn: bool) -> str:
     """The values of a parameter, or the lowest and the highest where they were drawn."""
     if not is_drawn:
-        return ", ".join(map(shown, values))
+        named = list(map(shown, values))
+        if len(named) > _MAX_VALUES:
+            return f"{', '.join(named[:2])}, ... {named[-1]} ({len(named)} values)"
+        return ", ".join(named)
     known = [value for value in values if value is not None]
     return f"{shown(min(known))} to {shown(max(known))}"
 

@@ -1,6 +1,7 @@
 """An experiment's folder as the page's trials."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from runner.config.loading import load_experiment, plan_trials, validate
 from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
 from runner.process.lease import Holder, find_holder
-from runner.records.results import TrialResult, trial_row, trial_status
+from runner.records.results import ENDED_BADLY, TrialResult, read_trial_row, trial_status
 from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file
 from runner.records.trial_folders import (
     Trial,
@@ -63,20 +64,20 @@ def read_trials(
     trials = plan_trials(load_experiment(path), str(path))
 
     # What the trials recorded decides which folder is whose. The data may be gone by now.
-    fingerprints: dict[str, str] = {
-        t.config.data.patching: recorded_data_fingerprint(experiment, t.config) or "" for t in trials
-    }
+    fingerprints: dict[str, str] = {}
+    for trial in trials:
+        # Asked once for each patching: all that could answer are read for it.
+        patching = trial.config.data.patching
+        if patching not in fingerprints:
+            fingerprints[patching] = recorded_data_fingerprint(experiment, trial.config) or ""
     initial_weights = {trial.name: recorded_initial_weights(experiment, trial) for trial in trials}
     return find_trial_folders(experiment, trials, fingerprints, initial_weights, count_epochs=count_epochs)
 
 
-def read_page_trial(
-    experiment: Storage, result: TrialResult, log: Sequence[Mapping[str, Any]], experiment_name: str = ""
-) -> PageTrial:
-    """A trial's result with what else the page shows of it.
+def page_trial(experiment: Storage, result: TrialResult, experiment_name: str = "") -> PageTrial:
+    """A trial's result as the page shows it of any trial.
 
     Args:
-        log: the rows of the trial's metrics.jsonl.
         experiment_name: the experiment's name on a page of several; empty on a page of one.
     """
     name = str(result.row["trial"])
@@ -88,10 +89,17 @@ def read_page_trial(
         params={**result.params, "experiment": experiment_name} if experiment_name else result.params,
         row=result.row,
         folder=folder,
-        record=read_trial_file(folder) or {},
-        reason=read_outcome(folder)["reason"],
-        log=log,
+        reason=read_outcome(folder)["reason"] if result.row["status"] in ENDED_BADLY else "",
     )
+
+
+def in_full(trial: PageTrial, log: Sequence[Mapping[str, Any]]) -> PageTrial:
+    """The trial with what the page shows of those that it shows in full.
+
+    Args:
+        log: the rows of its metrics.jsonl.
+    """
+    return replace(trial, record=read_trial_file(trial.folder) or {}, log=log)
 
 
 def read_drawn(experiment: Storage) -> dict[str, Range]:
@@ -110,5 +118,6 @@ def read_result(experiment: Storage, trial: Trial, holder: Holder | None) -> Tri
     # A command that was killed leaves its lock, and the outcome `running`, behind.
     is_held = holder is not None and holder.is_alive
     is_stopping = holder is not None and bool(holder.stopping)
-    status = trial_status(folder, is_finished=trial.is_finished, is_held=is_held, is_stopping=is_stopping)
-    return TrialResult(trial.params, trial_row(folder, trial.name, trial.params, status))
+    outcome = read_outcome(folder)["status"]
+    status = trial_status(outcome, is_finished=trial.is_finished, is_held=is_held, is_stopping=is_stopping)
+    return TrialResult(trial.params, read_trial_row(folder, trial.name, trial.params, status))

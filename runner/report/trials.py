@@ -20,9 +20,9 @@ class PageTrial:
         params: what the page compares by: the swept parameters, and `experiment` where the page has several.
         row: its row of results; a metric may be absent or None.
         folder: the trial's folder.
-        record: the content of trial.yaml; empty where there is none yet.
-        reason: why its last run ended; empty where none was recorded.
-        log: rows of metrics.jsonl, or those columns of them that curves are drawn from.
+        record: the content of trial.yaml; empty where there is none yet, or the trial is not shown in full.
+        reason: why its last run ended badly; empty where none was recorded.
+        log: rows of metrics.jsonl, or those columns of them that curves are drawn from; empty as `record` is.
         num_seeds: how many trials it stands for, which differ in their seed alone.
         num_counted: how many of them its figures are of.
     """

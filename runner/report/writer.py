@@ -7,10 +7,10 @@ from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
+from runner.report.figures import choose
 from runner.report.page import render
-from runner.report.reading import read_drawn, read_page_trial
+from runner.report.reading import in_full, page_trial, read_drawn
 from runner.storage.folder import Storage
-from runner.storage.run_folder import trial_path
 
 
 class Report:
@@ -27,16 +27,18 @@ class Report:
         """The page for the experiments' results, in the order of the experiments."""
         names = _distinct_names(self._experiments)
         trials = [
-            read_page_trial(experiment, result, self._log(experiment, result), name if len(names) > 1 else "")
+            page_trial(experiment, result, name if len(names) > 1 else "")
             for experiment, name, results_of_one in zip(self._experiments, names, results, strict=True)
             for result in results_of_one
         ]
-        return render(names, trials, self._drawn, self._pictures)
-
-    def _log(self, experiment: Storage, result: TrialResult) -> Sequence[Mapping[str, Any]]:
-        trial = experiment.at(trial_path(result.row["trial"]))
+        # Of many trials only some are shown in full: no more logs are read and kept, however many trials there are.
+        chosen = choose(trials)
         # The key is the path: two experiments may have trials of the same name.
-        return self._logs.setdefault(trial.root, _CurveLog(trial)).rows()
+        folders = {trial.folder.root: trial.folder for trial in chosen}
+        self._logs = {path: self._logs.get(path) or _CurveLog(folder) for path, folder in folders.items()}
+        full = {id(trial): in_full(trial, self._logs[trial.folder.root].rows()) for trial in chosen}
+        trials = [full.get(id(trial), trial) for trial in trials]
+        return render(names, trials, list(full.values()), self._drawn, self._pictures)
 
 
 class _CurveLog:

@@ -1,8 +1,10 @@
 """A table for screens of any width: it leaves out columns before a number loses a digit."""
 
+import functools
 import itertools
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -25,7 +27,8 @@ class _Row(NamedTuple):
     best: Collection[str]
 
 
-class _Column(NamedTuple):
+@dataclass(frozen=True)
+class _Column:
     """A column as it is shown, with a text and a style for each row."""
 
     name: str
@@ -34,9 +37,9 @@ class _Column(NamedTuple):
     styles: Sequence[str]
     is_left: bool
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
-        """Columns of the screen that it takes."""
+        """Columns of the screen that it takes: all cells are looked at, once and not for each of them."""
         return max(map(_width, (self.head, *self.cells)))
 
 

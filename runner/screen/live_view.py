@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from runner.screen.sweep_progress import by_interest, describe_counts, describe_sweep
+from runner.screen.sweep_progress import by_interest, describe_rest, describe_sweep
 from runner.screen.trial_tables import progress_table
 from runner.trial.progress import TrialProgress
+
+_SCREENS = 4
 
 
 class LiveView:
@@ -33,13 +35,13 @@ class LiveView:
 
         # The last row of the terminal is the cursor's.
         room = console.height - 1
-        # Laid out for all trials, so that columns do not move when another trial begins.
-        head, *rows = progress_table(self._trials).blocks(console, width)
+        # Laid out for more trials than are shown, so that columns do not move when another one begins; not for all of a
+        # thousand, which would take a quarter of the time.
+        head, *rows = progress_table(self._trials[: _SCREENS * console.height]).blocks(console, width)
         num_shown = _num_fitting([len(row) for row in rows], room - len(lines) - len(head))
         lines += head + [line for row in rows[:num_shown] for line in row]
         if rest := self._trials[num_shown:]:
-            more = describe_counts(rest).partition(": ")[2]
-            lines.append(Text(f"and {len(rest)} more: {more}"[:width], "dim"))
+            lines.append(Text(describe_rest(rest)[:width], "dim"))
         yield from lines[:room]
 
 

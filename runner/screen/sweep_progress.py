@@ -20,6 +20,11 @@ def describe_counts(trials: Sequence[TrialProgress]) -> str:
     return f"{counted(len(trials), 'trial')}: " + ", ".join(f"{counts[s]} {s.replace('_', ' ')}" for s in ordered)
 
 
+def describe_rest(trials: Sequence[TrialProgress]) -> str:
+    """`and 960 more: 930 finished, 30 waiting`, below a table that does not show these."""
+    return f"and {len(trials)} more: {describe_counts(trials).partition(': ')[2]}"
+
+
 def describe_sweep(trials: Sequence[TrialProgress], at_once: int) -> str:
     """The counts, and the time until all trials are finished where that can be said."""
     eta_s = sweep_eta_s(trials, at_once)
@@ -44,10 +49,11 @@ def sweep_eta_s(trials: Sequence[TrialProgress], at_once: int) -> float | None:
     if not left or not paces or not all(trial.total_steps for trial in left):
         return None
 
+    mean_pace_s = fmean(paces)
     # Each trial begins where one before it ends. Those that run are the first.
     ends = [0.0] * max(at_once, 1)
     for trial in left:
-        pace_s = trial.mean_pace_s or fmean(paces) * trial.batch_size
+        pace_s = trial.mean_pace_s or mean_pace_s * trial.batch_size
         begin = heapq.heappop(ends)
         heapq.heappush(ends, begin + (trial.total_steps - trial.step) * pace_s)
     return max(ends)

@@ -7,11 +7,12 @@ from runner.console import Console
 from runner.number_format import duration
 from runner.process.lease import Holder
 from runner.records.seeds import repeated_cells
-from runner.screen.sweep_progress import by_interest, describe_counts, describe_sweep
+from runner.screen.sweep_progress import by_interest, describe_counts, describe_rest, describe_sweep
 from runner.screen.trial_tables import progress_table
 from runner.status.reading import Status, StatusReader
 
 _INTERVAL_S = 2.0
+_MAX_ROWS = 40
 
 
 def show_status(folder: str, console: Console) -> None:
@@ -57,7 +58,10 @@ def _print(reader: StatusReader, status: Status, console: Console) -> None:
 
     if status.is_held:
         console.print(describe_sweep(status.trials, _num_running(status)))
-        console.rich.print(progress_table(by_interest(status.trials)))
+        trials = by_interest(status.trials)
+        console.rich.print(progress_table(trials[:_MAX_ROWS]))
+        if rest := trials[_MAX_ROWS:]:
+            console.print(describe_rest(rest))
     else:
         console.print(describe_counts(status.trials))
         results = reader.results(status)

@@ -3,20 +3,24 @@
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gan.data.epochs import steps_per_epoch
 from runner.data.patch_store import META
 from runner.process.lease import LEASE_S, Holder, find_holder
-from runner.records.results import TrialResult, trial_row, trial_status
+from runner.records.metrics_log import LogSummary
+from runner.records.results import ENDED_BADLY, TrialResult, trial_row, trial_status
 from runner.records.starts import count_faults, read_starts
-from runner.records.trial_file import recorded_epochs
+from runner.records.trial_file import read_outcome, recorded_epochs
 from runner.records.trial_folders import Trial
 from runner.report.reading import no_experiment, read_trials
 from runner.storage.folder import Storage
 from runner.storage.run_folder import EXPERIMENT_FILE, LOCK, PATCHES, RAY_FOLDER, TRIAL_FILE, TRIALS, trial_path
-from runner.trial.progress import LogTail, TrialProgress
+from runner.trial.progress import TrialProgress, next_ones
+
+# The outcomes of trials that nobody is training: they wait for their turn, or have ended.
+_AT_REST = ("", "cut_off", "stopped", "finished", *ENDED_BADLY)
 
 
 class Status(NamedTuple):
@@ -33,6 +37,31 @@ class Status(NamedTuple):
     trials: Sequence[TrialProgress]
 
 
+class _WatchedTrial:
+    """A trial as its files are, as far as they have been read.
+
+    Attributes:
+        outcome: the status that its last run has recorded; "" for none.
+        is_settled: True once it is finished: its files are not read any more.
+    """
+
+    def __init__(self, trial: Trial, folder: Storage) -> None:
+        self.trial, self._folder = trial, folder
+        self.log = LogSummary(folder)
+        self.starts: Sequence[Mapping[str, Any]] = ()
+        self.outcome = ""
+        self.is_read = self.is_settled = False
+
+    def read(self) -> None:
+        """Takes in what is new."""
+        # First what the trial writes last.
+        self.is_settled = recorded_epochs(self._folder, self.trial.fingerprints) >= self.trial.config.training.epochs
+        self.outcome = read_outcome(self._folder)["status"]
+        self.log.read()
+        self.starts = read_starts(self._folder)
+        self.is_read = True
+
+
 class StatusReader:
     """Reads an experiment's status again and again, of logs only what is new.
 
@@ -44,9 +73,9 @@ class StatusReader:
         self.experiment = Storage.open(folder)
         if not any(map(self.experiment.exists, (EXPERIMENT_FILE, LOCK, RAY_FOLDER))):
             raise no_experiment(folder)
-        self._trials: Sequence[Trial] = ()
         self._known: Any = None
-        self._tails: dict[str, LogTail] = {}
+        self._watched: dict[str, _WatchedTrial] = {}
+        self._num_looks = 0
         # The last heartbeat, and when this process first saw it, by its own monotonic clock.
         self._heartbeat, self._seen_at = 0.0, -LEASE_S
 
@@ -60,14 +89,15 @@ class StatusReader:
         is_held = holder is not None and (holder.is_alive or self._has_pulse(holder))
         self._find_trials()
         is_stopping = holder is not None and bool(holder.stopping)
-        trials = [self._progress(trial, is_held=is_held, is_stopping=is_stopping) for trial in self._trials]
+        self._read_changed(at_all=not is_held)
+        trials = [self._progress(trial, is_held=is_held, is_stopping=is_stopping) for trial in self._watched.values()]
         return Status(holder, is_held, trials)
 
     def results(self, status: Status) -> list[TrialResult]:
         """Parameters and row of results of each trial."""
         return [
-            TrialResult(trial.params, trial_row(self._folder(trial.name), trial.name, trial.params, shown.status))
-            for trial, shown in zip(self._trials, status.trials, strict=True)
+            TrialResult(shown.params, trial_row(shown.name, shown.params, shown.status, watched.log, watched.starts))
+            for watched, shown in zip(self._watched.values(), status.trials, strict=True)
         ]
 
     def _has_pulse(self, holder: Holder) -> bool:
@@ -89,31 +119,50 @@ class StatusReader:
         names = experiment.names(TRIALS)
         known = (content, [(name, experiment.exists(f"{trial_path(name)}/{TRIAL_FILE}")) for name in names])
         if known != self._known:
-            self._trials = read_trials(experiment, recorded_epochs)
+            before, trials = self._watched, read_trials(experiment, recorded_epochs)
+            self._watched = {trial.name: _WatchedTrial(trial, self._folder(trial.name)) for trial in trials}
+            # Of a trial that goes on as it was nothing is read again.
+            self._watched |= {
+                name: old
+                for name, old in before.items()
+                if name in self._watched and old.trial.config == self._watched[name].trial.config
+            }
             self._known = known
 
     def _folder(self, name: str) -> Storage:
         return self.experiment.at(trial_path(name))
 
-    def _progress(self, trial: Trial, *, is_held: bool, is_stopping: bool) -> TrialProgress:
-        folder, training = self._folder(trial.name), trial.config.training
-        tail = self._tails.setdefault(trial.name, LogTail(folder))
-        tail.read()
-        is_finished = recorded_epochs(folder, trial.fingerprints) >= training.epochs
-        status = trial_status(folder, is_finished=is_finished, is_held=is_held, is_stopping=is_stopping)
+    def _read_changed(self, *, at_all: bool) -> None:
+        """Reads the trials whose files may have changed since the last time.
+
+        Args:
+            at_all: read the trials whose turn has not come, too.
+        """
+        changing = [trial for trial in self._watched.values() if not trial.is_settled]
+        unread = [trial for trial in changing if not trial.is_read]
+        at_work = [trial for trial in changing if trial.is_read and trial.outcome not in _AT_REST]
+        waiting = [trial for trial in changing if trial.is_read and trial.outcome in _AT_REST]
+        to_read = waiting if at_all else next_ones(waiting, len(at_work), self._num_looks)
+        for trial in [*unread, *at_work, *to_read]:
+            trial.read()
+        self._num_looks += 1
+
+    def _progress(self, watched: "_WatchedTrial", *, is_held: bool, is_stopping: bool) -> TrialProgress:
+        trial, log, training = watched.trial, watched.log, watched.trial.config.training
+        status = trial_status(watched.outcome, is_finished=watched.is_settled, is_held=is_held, is_stopping=is_stopping)
 
         # A worker tells its speed only to its own command; the log has the mean since the row before.
-        rate = tail.row.get("images_per_second")
+        rate = log.row.get("images_per_second")
         return TrialProgress(
             name=trial.name,
             status=status,
             epochs=training.epochs,
-            step=int(tail.row.get("step", 0)),
-            total_steps=training.epochs * (tail.steps_per_epoch or self._steps_per_epoch(trial)),
+            step=int(log.row.get("step", 0)),
+            total_steps=training.epochs * (log.steps_per_epoch or self._steps_per_epoch(trial)),
             step_s=training.batch_size / rate if rate and status == "running" else 0.0,
-            restarts=count_faults(read_starts(folder)),
-            row=tail.row,
-            metrics=tail.metrics,
+            restarts=count_faults(watched.starts),
+            row=log.row,
+            metrics=log.metrics,
             params=trial.params,
             batch_size=training.batch_size,
         )

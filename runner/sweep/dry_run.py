@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gan.data.epochs import steps_per_epoch
 from runner.console import Console
 from runner.data.checking.plausibility import sample
 from runner.data.patch_store import check_bad_fraction, find_store, read_quarantine
@@ -19,14 +20,18 @@ from runner.sweep.disk import expect_patches, patch_bytes, trial_disk
 from runner.trial.resources import TrialResources, this_machine
 
 _MARKER = f"{TEMPORARY}marker-"
+_MAX_SHOWN = 50  # trials
 
 
 def print_plan(plan: SweepPlan, console: Console) -> Exit:
     """Prints the plan, and does nothing else."""
     num_patches = _count_training_patches(plan)
     console.print(f"{plan.experiment.name}: {counted(len(plan.trials), 'trial')}")
-    for trial in plan.trials:
+    for trial in plan.trials[:_MAX_SHOWN]:
         console.print(f"  {_describe_trial(trial, num_patches[trial.config.data.patching])}")
+    if (more := len(plan.trials) - _MAX_SHOWN) > 0:
+        steps = sum(_num_steps(trial, num_patches[trial.config.data.patching]) for trial in plan.trials)
+        console.print(f"  and {counted(more, 'more trial')}; {steps:,} steps in all")
     console.print(_describe_disk(plan, num_patches))
     for line in _describe_sample(plan):
         console.print(line)
@@ -103,7 +108,6 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
     """A trial's length, and the memory and disk that it takes on this machine."""
     import torch  # only this plan of memory needs it
 
-    from gan.data.epochs import steps_per_epoch
     from gan.networks.footprint import training_footprint
     from gan.networks.precision import resolve_precision
 
@@ -111,12 +115,18 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
     uses_gpu = config.resources.gpus_per_worker != 0 and this_machine().gpus > 0
     precision = resolve_precision(training.precision, torch.device("cuda" if uses_gpu else "cpu"))
 
-    steps = training.epochs * steps_per_epoch(num_patches, training.batch_size, config.resources.workers)
+    steps = _num_steps(trial, num_patches)
     memory = training_footprint(config.networks, training.batch_size, precision).memory
     return (
         f"{trial.name}: {counted(training.epochs, 'epoch')} of {num_patches:,} patches, {steps:,} steps; "
         f"memory about {byte_size(memory)} in {precision}, disk {byte_size(trial_disk(config).finished)} when finished"
     )
+
+
+def _num_steps(trial: Trial, num_patches: int) -> int:
+    """The steps of a trial's whole training."""
+    training = trial.config.training
+    return training.epochs * steps_per_epoch(num_patches, training.batch_size, trial.config.resources.workers)
 
 
 def _describe_sample(plan: SweepPlan) -> list[str]:

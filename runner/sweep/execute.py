@@ -33,7 +33,8 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     _print_what_is_not_run(plan, console)
     # Reports and the Python interface read an experiment from its folder alone.
     plan.folder.write(EXPERIMENT_FILE, to_yaml(plan.experiment))
-    trials = [_monitored(trial, plan, prepared, lease) for trial in plan.trials]
+    to_run = {trial.name for trial in plan.pending}
+    trials = [_monitored(trial, plan, prepared, lease, is_pending=trial.name in to_run) for trial in plan.trials]
 
     with contextlib.closing(_new_tracker(plan, [trial.job for trial in trials], session)) as tracker:
         left = [read_result(plan.folder, trial, None) for trial in plan.left]
@@ -41,8 +42,7 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
         at_once = resources.max_concurrent if resources and not plan.options.in_process else 1
         with Monitor(plan.folder, session, trials, tracker, at_once, left) as monitor:
             if resources is not None and not session.stop.is_due():
-                to_run = {trial.name for trial in plan.pending}
-                jobs = [trial.job for trial in trials if trial.job.name in to_run]
+                jobs = [trial.job for trial in trials if trial.is_pending]
                 is_joined = plan.options.address is not None
                 with ResourceWatch(plan, session, resources) if is_joined else contextlib.nullcontext():
                     session.backend.train(jobs, resources, str(plan.folder.scratch(lease.ray_folder)))
@@ -65,7 +65,7 @@ def _print_what_is_not_run(plan: SweepPlan, console: Console) -> None:
         console.print(f"diverged before, not run again: {diverged} of {num_trials} trials (--retry-diverged does)")
 
 
-def _monitored(trial: Trial, plan: SweepPlan, prepared: Prepared, lease: Lease) -> MonitoredTrial:
+def _monitored(trial: Trial, plan: SweepPlan, prepared: Prepared, lease: Lease, *, is_pending: bool) -> MonitoredTrial:
     """A trial with all that its worker and the monitor need to know; its folder is made."""
     config = trial.config
     job = TrialJob(
@@ -81,13 +81,13 @@ def _monitored(trial: Trial, plan: SweepPlan, prepared: Prepared, lease: Lease) 
         attempt=lease.attempt,
     )
     job.trial.make_folder()
-    if trial in plan.pending:
+    if is_pending:
         job = dataclasses.replace(job, cause=_settle(job, lease))
 
     store = prepared.stores.get(config.data.patching)
     num_patches = store.num_patches("train") if store else 0  # a finished trial needs no patches
     steps = steps_per_epoch(num_patches, config.training.batch_size, config.resources.workers)
-    return MonitoredTrial(job, config.training.epochs * steps, trial.is_finished)
+    return MonitoredTrial(job, config.training.epochs * steps, trial.is_finished, is_pending)
 
 
 def _settle(job: TrialJob, lease: Lease) -> Cause | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from runner.console import Console
 from runner.errors import Exit
+from runner.number_format import counted
 from runner.process.stop_request import StopRequest
 from runner.records.results import TrialResult
 from runner.records.trial_file import read_outcome
@@ -11,14 +12,17 @@ from runner.storage.run_folder import LOG, REPORT, RESULTS_CSV, trial_path
 from runner.sweep.check import SweepPlan
 from runner.tracking.sync_hint import sync_hint
 
+_MAX_BAD = 20  # trials that a line tells of
+
 
 def report_outcome(plan: SweepPlan, results: Sequence[TrialResult], stop: StopRequest, console: Console) -> Exit:
     """Prints what to look at next; the exit code."""
-    for result in results:
-        name, status = result.row["trial"], result.row["status"]
-        if status not in ("finished", "stopped"):
-            folder = plan.folder.at(trial_path(name))
-            console.print(f"{name}: {status}: {read_outcome(folder)['reason']}; see {folder.shown}/{LOG}")
+    bad = [result.row for result in results if result.row["status"] not in ("finished", "stopped")]
+    for row in bad[:_MAX_BAD]:
+        folder = plan.folder.at(trial_path(row["trial"]))
+        console.print(f"{row['trial']}: {row['status']}: {read_outcome(folder)['reason']}; see {folder.shown}/{LOG}")
+    if len(bad) > _MAX_BAD:
+        console.print(f"and {counted(len(bad) - _MAX_BAD, 'more trial')} like these: see {RESULTS_CSV}")
     console.print(f"results: {plan.folder.shown}/{REPORT} and {RESULTS_CSV}")
     if plan.experiment.tracking.wandb != "off" and (hint := sync_hint(plan.folder)):
         console.print(f"Weights & Biases is offline; to upload: {hint}", wrap=False)

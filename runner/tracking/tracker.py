@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from runner.process.lease import Superseded
@@ -42,6 +42,7 @@ class Tracker:
         """
         self._trials, self._sweep, self._check_current, self._notify = trials, sweep, check_current, notify
         self._rows: Sequence[Mapping[str, Any]] = []
+        self._at_work: Collection[str] = trials.keys()
         self._ended: set[str] = set()
         self._is_over = threading.Event()
         self._is_abandoned = False
@@ -51,6 +52,10 @@ class Tracker:
         """Starts the thread, unless it has been started."""
         if not self._thread.ident:
             self._thread.start()
+
+    def look_at(self, names: Collection[str]) -> None:
+        """Takes the trials that may have new rows; until it is called these are all."""
+        self._at_work = names
 
     def follow(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Takes the present rows of results. The runs of trials that have ended are closed."""
@@ -96,10 +101,10 @@ class Tracker:
         ended = {row["trial"] for row in rows if row["status"] in _ENDED}
 
         # New rows of the trials that run, then the runs of those that have ended since the last time.
-        for name, tracking in self._trials.items():
+        for name in self._at_work:
             if name not in ended:
                 self._check_still_ours()
-                tracking.update()
+                self._trials[name].update()
         for row in rows:
             if is_last or row["trial"] in ended - self._ended:
                 self._check_still_ours()

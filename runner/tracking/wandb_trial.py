@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.records.metrics_log import MetricsReader
+from runner.records.metrics_log import MetricsReader, read_last_row
 from runner.storage.folder import Storage
 from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD, image_name
 from runner.tracking.wandb_runs import WandbDestination, WandbRun
@@ -96,8 +96,8 @@ class WandbTrial:
         """True where the run was closed with all rows and with this ending, or there are no rows."""
         if self._run.is_open:
             return False
-        self._reader.new_rows()
-        last_step = self._reader.last_step
+        last = read_last_row(self._trial)
+        last_step = last["step"] if last else -1
         return last_step < 0 or self._run.is_recorded({"last_step": last_step, **ending}, with_files=with_files)
 
     def _weights_record(self, status: str) -> dict[str, Any]:

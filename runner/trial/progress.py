@@ -1,41 +1,12 @@
 """How far a trial is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from gan.evaluation.metrics import METRICS
-from runner.records.metrics_log import MetricsReader
-from runner.storage.folder import Storage
+Item = TypeVar("Item")
 
-
-class LogTail:
-    """What the end of a trial's log says, read while a worker writes it.
-
-    Attributes:
-        row: the last row.
-        metrics: of the last evaluation, by their keys.
-        steps_per_epoch: 0 before the end of an epoch has been read.
-    """
-
-    def __init__(self, trial: Storage) -> None:
-        self._reader = MetricsReader(trial)
-        self.row: Mapping[str, Any] = {}
-        self.metrics: Mapping[str, Any] = {}
-        self.steps_per_epoch = 0
-
-    def read(self) -> None:
-        """Takes in what is new."""
-        for row in self._reader.new_rows():
-            self.row = row
-            # Only the last row has `final/`, over all validation patches. `val/` is over a fixed sample of them.
-            evaluated = {m.key: row.get(f"final/{m.key}", row.get(f"val/{m.key}")) for m in METRICS}
-            # Most rows are between two evaluations, and the metrics of the last one stay.
-            if evaluated["l1"] is not None:
-                self.metrics = evaluated
-            # Only the row that ends an epoch has means.
-            if any(key.startswith("epoch_mean/") for key in row):
-                self.steps_per_epoch = row["step"] // row["epoch"]
+_NUM_BY_TURNS = 20
 
 
 class TrialProgress(NamedTuple):
@@ -82,3 +53,17 @@ class TrialProgress(NamedTuple):
         """Seconds left at the present speed; None where that is not known."""
         pace_s = self.pace_s or self.step_s
         return (self.total_steps - self.step) * pace_s if pace_s and self.total_steps else None
+
+
+def next_ones(waiting: Sequence[Item], at_once: int, look: int) -> list[Item]:
+    """The trials to look at, of those that wait for their turn: to open the files of all each time is too much.
+
+    These are the next ones in order and, because nobody promises that trials begin in order, some others by turns.
+
+    Args:
+        at_once: how many may begin at a time.
+        look: how many looks there were before.
+    """
+    near, others = waiting[: max(at_once, 1)], waiting[max(at_once, 1) :]
+    first = look * _NUM_BY_TURNS % max(len(others), 1)
+    return [*near, *others[first : first + _NUM_BY_TURNS]]

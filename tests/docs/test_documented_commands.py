@@ -170,6 +170,7 @@ COMMANDS = {
     "python -m benchmarks.data --pairs DIR": LONG,
     "python -m benchmarks.checkpoint": LONG,
     "python -m benchmarks.runner": LONG,
+    "python -m benchmarks.scale": LONG,
     ".venv/bin/python -m pytest tests/gan/training/test_loop.py tests/gan/gpu/test_step.py": LONG,
     ".venv/bin/python -m pytest tests/gan/networks": LONG,
     ".venv/bin/python -m pytest tests/runner/config": LONG,

@@ -1,13 +1,15 @@
 """The grid of swept parameters, as a heat map for each metric."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import Metric
 from runner.report.figures import Figure, figure, present
 from runner.report.trials import PageTrial, shown, swept, values_of
 
+_MAX_CELLS = 2500  # of one metric, in all of its tables
+_MANY_CELLS = 150  # of a table: each is then a value without its interval
 _MAX_FACETS = 12  # more tables than that nobody compares; the table of trials has all values
 
 
@@ -38,6 +40,7 @@ class HeatMap(NamedTuple):
 
     Attributes:
         row_name: empty where one parameter is swept.
+        is_dense: where a table has so many cells that there is room for values only.
         left_out: how many facets the page does not show.
     """
 
@@ -46,6 +49,7 @@ class HeatMap(NamedTuple):
     column_name: str
     columns: Sequence[str]
     facets: Sequence[Facet]
+    is_dense: bool
     left_out: int
 
 
@@ -63,30 +67,35 @@ def _heat_map(trials: Sequence[PageTrial], metric: Metric, names: Sequence[str])
     column_values = values_of(trials, column_name)
     rating = _Rating(trials, metric)
 
-    facets = []
+    # Found by their values: to go through all trials for each cell takes seconds where there are a thousand.
     others = names[2:]
+    by_values: dict[tuple[Any, ...], list[PageTrial]] = {}
+    for trial in trials:
+        values = [trial.params.get(name) for name in (*others, *((row_name,) if row_name else ()), column_name)]
+        by_values.setdefault(tuple(values), []).append(trial)
+    facet_values = {values[: len(others)] for values in by_values}
+
+    num_cells = len(row_values) * len(column_values)
+    max_facets = min(_MAX_FACETS, _MAX_CELLS // num_cells)
+    facets: list[Facet] = []
+    num_facets = 0
     # Without other parameters, `product` gives one empty combination, so there is one table.
     for combination in itertools.product(*(values_of(trials, name) for name in others)):
-        fixed = dict(zip(others, combination, strict=True))
-        in_facet = [trial for trial in trials if _fits(trial, fixed)]
-        if not in_facet:
+        num_facets += combination in facet_values
+        if combination not in facet_values or len(facets) == max_facets:
             continue
 
         rows = []
         for row_value in row_values:
-            in_row = [trial for trial in in_facet if not row_name or _fits(trial, {row_name: row_value})]
-            cells = [rating.cell([t for t in in_row if _fits(t, {column_name: value})]) for value in column_values]
+            row = (row_value,) if row_name else ()
+            cells = [rating.cell(by_values.get((*combination, *row, value), ())) for value in column_values]
             rows.append((shown(row_value) if row_name else "", cells))
-        caption = ", ".join(f"{name} {shown(value)}" for name, value in fixed.items())
+        caption = ", ".join(f"{name} {shown(value)}" for name, value in zip(others, combination, strict=True))
         facets.append(Facet(caption, rows))
 
-    left_out = max(len(facets) - _MAX_FACETS, 0)
-    return HeatMap(metric, row_name, column_name, list(map(shown, column_values)), facets[:_MAX_FACETS], left_out)
-
-
-def _fits(trial: PageTrial, fixed: Mapping[str, Any]) -> bool:
-    """True where the trial has these values."""
-    return all(trial.params.get(name) == value for name, value in fixed.items())
+    columns = list(map(shown, column_values))
+    is_dense, left_out = num_cells > _MANY_CELLS, num_facets - len(facets)
+    return HeatMap(metric, row_name, column_name, columns, facets, is_dense, left_out)
 
 
 class _Rating:

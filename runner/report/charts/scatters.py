@@ -10,6 +10,8 @@ from runner.report.charts.curves import HEIGHT, NUM_COLOURS, WIDTH, Tick, linear
 from runner.report.figures import Figure, figure, present
 from runner.report.trials import PageTrial, shown, swept
 
+_MAX_POINTS = 400  # of a chart
+_MANY_POINTS = 100  # without intervals: their bars would cover the points
 _MARGIN = 0.06  # of an axis, beyond its outermost point
 
 
@@ -31,7 +33,7 @@ class Point(NamedTuple):
 
 
 class Scatter(NamedTuple):
-    """One metric against one parameter."""
+    """One metric against one parameter; `left_out` is how many points are not shown."""
 
     metric: Metric
     parameter: str
@@ -39,6 +41,7 @@ class Scatter(NamedTuple):
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     points: Sequence[Point]
+    left_out: int
 
 
 class Scatters(NamedTuple):
@@ -100,18 +103,29 @@ def _draw_scatter(trials: Sequence[tuple[PageTrial, int]], metric: Metric, drawn
     y_axis = _axis_around([end for _, _, value in found for end in _ends(value)], False)
 
     best = max(metric.goodness(value.value) for _, _, value in found)
+    # Of very many points an even choice, with the best among them, shows as much.
+    every = -(-len(found) // _MAX_POINTS)
+    kept = [
+        (item, parameter)
+        for index, (item, parameter) in enumerate(zip(found, parameters, strict=True))
+        if index % every == 0 or metric.goodness(item[2].value) == best
+    ]
+    has_bars = len(kept) <= _MANY_POINTS
     points = [
         Point(
             x=WIDTH * x_axis.position(parameter),
             y=y_axis.height(value.value),
-            bar=(y_axis.height(_ends(value)[0]), y_axis.height(_ends(value)[1])) if value.has_interval else None,
+            bar=(y_axis.height(_ends(value)[0]), y_axis.height(_ends(value)[1]))
+            if value.has_interval and has_bars
+            else None,
             colour=colour,
             best=metric.goodness(value.value) == best,
             about=f"{trial.shown}: {metric.title} {value.text} {value.interval}".rstrip(),
         )
-        for (trial, colour, value), parameter in zip(found, parameters, strict=True)
+        for (trial, colour, value), parameter in kept
     ]
-    return Scatter(metric, drawn.field, log, x_axis.ticks, y_axis.ticks, points)
+    left_out = len(found) - len(points)
+    return Scatter(metric, drawn.field, log, x_axis.ticks, y_axis.ticks, points, left_out)
 
 
 class _Axis(NamedTuple):

@@ -83,6 +83,18 @@
     });
   });
 
+  // A table of all trials: the rows whose name or status contains what is typed.
+  all(".filter input").forEach((input) => {
+    const rows = all("tbody tr", input.closest("details"));
+    const text = rows.map((row) => `${row.cells[0].dataset.sort} ${row.cells[1].dataset.sort}`.toLowerCase());
+    input.addEventListener("input", () => {
+      const wanted = input.value.trim().toLowerCase();
+      rows.forEach((row, index) => {
+        row.hidden = !text[index].includes(wanted);
+      });
+    });
+  });
+
   // Curves: the axis, which trials are shown, and the one that is pointed at.
   all(".curves").forEach((curves) => {
     const lines = all(".plot [data-trial]", curves);
