@@ -50,7 +50,7 @@ def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
         epochs=1, batch_size=1, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=1
     )
     state = TrainState(ModelSettings(channels), settings, torch.device("cpu"))
-    snapshot, place = Snapshot(), RunPosition(0, 0, {})
+    snapshot, place = Snapshot(), RunPosition(0, 0, {}, 0.0)
     snapshot.take(state.state_dict())
     content = np.ones(total_bytes(snapshot), np.uint8)
     times: dict[str, list[float]] = {"wait": [], "write": [], "read": [], "plain_write": [], "plain_read": []}

@@ -57,6 +57,7 @@ class Placement:
                 handle.shutdown()
                 raise NotPlaced
             self._note(is_waiting=not is_placed)
+        ray.get(self._coordinator.begin_hold.remote(self._trial))
 
     def _note(self, *, is_waiting: bool) -> None:
         """Tells the Coordinator whether the trial waits, where that has changed."""

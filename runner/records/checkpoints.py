@@ -44,19 +44,26 @@ class RunPosition(NamedTuple):
     Attributes:
         finished_epoch: the epoch that has just ended, 0 in the middle of one.
         runtime: threads, precision and kernels of the run, in case trial.yaml is lost.
+        seconds: the training time up to it.
     """
 
     step: int
     finished_epoch: int
     runtime: Mapping[str, Any]
+    seconds: float
 
 
 class Checkpoint(NamedTuple):
-    """A verified checkpoint: the state's groups of tensors, and the log up to that step."""
+    """A verified checkpoint: the state's groups of tensors, and the log up to that step.
+
+    Attributes:
+        seconds: the training time up to it; 0 where an earlier release has not recorded it.
+    """
 
     step: int
     groups: Groups
     log: bytes
+    seconds: float
 
 
 def checkpoint_name(step: int) -> str:
@@ -113,6 +120,7 @@ def write_checkpoint(
             "config_fingerprint": fingerprints.config,
             "data_fingerprint": fingerprints.data,
             "settled": dict(position.runtime),
+            "seconds": round(position.seconds, 3),
             "files": files,
         }
         manifest["digest"] = record_digest(manifest)
@@ -194,7 +202,7 @@ def read_checkpoint(
         except safetensors.SafetensorError as error:
             raise DamagedCheckpoint(f"{name} is not a safetensors file ({error})") from None
 
-    return Checkpoint(step, groups, log)
+    return Checkpoint(step, groups, log, float(manifest.get("seconds", 0.0)))
 
 
 def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callable[[str], None]) -> Checkpoint | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, MODES
 from runner.number_format import finite
+from runner.records.goodput import Hold, goodput, newest_hold
 from runner.records.metrics_log import LogSummary, log_column
 from runner.records.starts import count_faults, read_starts
 from runner.storage.folder import Storage
@@ -34,7 +35,12 @@ class TrialResult(NamedTuple):
 
 
 def trial_row(
-    name: str, params: Mapping[str, Any], status: str, log: LogSummary, starts: Sequence[Mapping[str, Any]]
+    name: str,
+    params: Mapping[str, Any],
+    status: str,
+    log: LogSummary,
+    starts: Sequence[Mapping[str, Any]],
+    hold: Hold | None,
 ) -> dict[str, Any]:
     """A trial's parameters, status, progress and final metrics.
 
@@ -45,7 +51,10 @@ def trial_row(
     Args:
         log: as far as it has been read.
         starts: the rows of its starts.
+        hold: for how long its workers have been held; None where that is not known.
     """
+    seconds = log.row.get("seconds", 0.0)
+    held_s = None if hold is None else round(hold.held_until(seconds), 3)
     return {
         **params,
         "trial": name,
@@ -54,10 +63,12 @@ def trial_row(
         "epochs": log.epochs,
         "steps": log.row.get("step", 0),
         **_final_metrics(log.evaluation),
-        "seconds": log.row.get("seconds", 0.0),
+        "seconds": seconds,
         "images_per_second": log.images_per_second,
         "restarts": count_faults(starts),
         "steps_lost": sum(start["lost_steps"] for start in starts),
+        "held_seconds": held_s,
+        "goodput": goodput(seconds, held_s),
     }
 
 
@@ -65,7 +76,8 @@ def read_trial_row(trial: Storage, name: str, params: Mapping[str, Any], status:
     """As `trial_row`, of a trial's folder."""
     log = LogSummary(trial)
     log.read()
-    return trial_row(name, params, status, log, read_starts(trial))
+    starts = read_starts(trial)
+    return trial_row(name, params, status, log, starts, newest_hold(trial, starts))
 
 
 def trial_status(outcome: str, *, is_finished: bool, is_held: bool, is_stopping: bool = False) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.records.goodput import Hold, hold_row
 from runner.storage.folder import Storage
 from runner.storage.run_folder import STARTS
 
@@ -51,7 +52,13 @@ def _stopped_by(reason: str) -> str:
 
 
 def record_start(
-    trial: Storage, attempt: int, token: str, from_step: int, lost_steps: int, cause: Cause | None = None
+    trial: Storage,
+    attempt: int,
+    token: str,
+    from_step: int,
+    lost_steps: int,
+    cause: Cause | None = None,
+    hold: Hold | None = None,
 ) -> None:
     """Adds a row for a start of the trial's worker, which owns the trial from then on.
 
@@ -61,6 +68,7 @@ def record_start(
         from_step: the step of the checkpoint that it goes on from.
         lost_steps: the steps that were logged after that checkpoint and have to be done again.
         cause: why the trial goes on; None for its first start.
+        hold: for how long the trial's workers have been held by now; None where that is not known.
     """
     row = {
         "attempt": attempt,
@@ -73,6 +81,7 @@ def record_start(
         "pid": os.getpid(),
         "oom_kills": count_oom_kills(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **hold_row(hold),
     }
 
     content = trial.read(STARTS) if trial.exists(STARTS) else b""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from gan.data.epochs import steps_per_epoch
 from runner.data.patch_store import META
 from runner.process.lease import LEASE_S, Holder, find_holder
+from runner.records.goodput import Hold, newest_hold
 from runner.records.metrics_log import LogSummary
 from runner.records.results import ENDED_BADLY, TrialResult, trial_row, trial_status
 from runner.records.starts import count_faults, read_starts
@@ -49,6 +50,7 @@ class _WatchedTrial:
         self.trial, self._folder = trial, folder
         self.log = LogSummary(folder)
         self.starts: Sequence[Mapping[str, Any]] = ()
+        self.hold: Hold | None = None
         self.outcome = ""
         self.is_read = self.is_settled = False
 
@@ -59,6 +61,7 @@ class _WatchedTrial:
         self.outcome = read_outcome(self._folder)["status"]
         self.log.read()
         self.starts = read_starts(self._folder)
+        self.hold = newest_hold(self._folder, self.starts)
         self.is_read = True
 
 
@@ -96,7 +99,10 @@ class StatusReader:
     def results(self, status: Status) -> list[TrialResult]:
         """Parameters and row of results of each trial."""
         return [
-            TrialResult(shown.params, trial_row(shown.name, shown.params, shown.status, watched.log, watched.starts))
+            TrialResult(
+                shown.params,
+                trial_row(shown.name, shown.params, shown.status, watched.log, watched.starts, watched.hold),
+            )
             for watched, shown in zip(self._watched.values(), status.trials, strict=True)
         ]
 

@@ -3,7 +3,7 @@
 STORAGE/
   patches/FINGERPRINT/                 quarantine.jsonl
   EXPERIMENT/                          experiment.yaml  results.csv  report.html  lock  .ray/
-    trials/TRIAL/                      trial.yaml  metrics.jsonl  log.txt  outcome.json  starts.jsonl
+    trials/TRIAL/                      trial.yaml  metrics.jsonl  log.txt  outcome.json  starts.jsonl  held.jsonl
       checkpoints/step_00004384/       manifest.json
 """
 
@@ -30,6 +30,7 @@ METRICS_LOG = "metrics.jsonl"
 LOG = "log.txt"
 OUTCOME = "outcome.json"
 STARTS = "starts.jsonl"
+HELD = "held.jsonl"
 EVALUATION_CSV = "evaluation.csv"
 IMAGES = "images"
 WEIGHTS = "weights/generator.safetensors"

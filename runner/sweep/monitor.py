@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.process.lease import Superseded
+from runner.records.goodput import Hold, newest_hold
 from runner.records.metrics_log import LogSummary
 from runner.records.results import ENDED_BADLY, TrialResult, trial_row, trial_status
 from runner.records.results_files import write_results
@@ -46,6 +47,7 @@ class MonitoredTrial:
         is_settled: whether its files are read, and do not change any more.
         step_s: seconds that a step takes; 0 where that is not known.
         starts: the rows of its workers' starts.
+        hold: for how long its workers have been held; None where that is not known.
         begun: when it was first seen at work in this start of the command, by time.monotonic(), and at which step.
     """
 
@@ -60,6 +62,7 @@ class MonitoredTrial:
     step_s: float = 0.0
     step: int = 0
     starts: Sequence[Mapping[str, Any]] = ()
+    hold: Hold | None = None
     begun: tuple[float, int] | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +82,7 @@ class MonitoredTrial:
                 self.begun = (time.monotonic(), self.step)
 
         before, self.starts = len(self.starts), read_starts(self.job.trial)
+        self.hold = newest_hold(self.job.trial, self.starts)
         # Those of earlier starts of the command were told then.
         new = [start for start in self.starts[before:] if start["attempt"] == self.job.attempt]
         self.has_begun = (
@@ -93,7 +97,7 @@ class MonitoredTrial:
     def result(self, status: str) -> TrialResult:
         """Parameters and row of results, which is made once where the trial does not change any more."""
         if self._result is None or not self.is_settled or self._result.row["status"] != status:
-            row = trial_row(self.job.name, self.job.params, status, self.log, self.starts)
+            row = trial_row(self.job.name, self.job.params, status, self.log, self.starts, self.hold)
             self._result = TrialResult(self.job.params, row)
         return self._result
 

@@ -118,7 +118,7 @@ class AsyncCheckpointer:
         self._snapshot.take(state.state_dict())
         # An epoch's end is saved when the state stands at the first step of the next epoch.
         finished_epoch = state.epoch - 1 if state.epoch_step == 0 else 0
-        position = RunPosition(state.step, finished_epoch, self._runtime)
+        position = RunPosition(state.step, finished_epoch, self._runtime, self._clock())
 
         self._last_save_at = time.monotonic()
         self._stall_s = self._last_save_at - start

@@ -31,11 +31,17 @@ class IdleTime(NamedTuple):
 
 
 class HeartbeatReply(NamedTuple):
-    """The Coordinator's reply to a heartbeat: why to stop ("" to go on), and the last step that any worker of the
-    trial has reported."""
+    """The Coordinator's reply to a heartbeat.
+
+    Attributes:
+        stop_reason: why to stop; "" to go on.
+        last_step: the last step that any worker of the trial has reported.
+        held_s: for how many seconds the trial's workers have had their places; 0 where nobody gives places.
+    """
 
     stop_reason: str
     last_step: int
+    held_s: float
 
 
 class Coordinator:
@@ -48,6 +54,7 @@ class Coordinator:
         self._workers: dict[str, list[bytes]] = {}
         self._placements: dict[str, bytes] = {}
         self._waiting_since: dict[str, float] = {}
+        self._held_since: dict[str, float] = {}
 
     def request_stop(self, reason: str) -> None:
         """From now on every heartbeat is answered with this reason; the first reason counts."""
@@ -64,7 +71,9 @@ class Coordinator:
             if progress != self._progress.get(trial):
                 self._progress_at[trial] = time.monotonic()
             self._progress[trial] = progress
-        return HeartbeatReply(self._stop, self._progress[trial].step if trial in self._progress else 0)
+        last_step = self._progress[trial].step if trial in self._progress else 0
+        now = time.monotonic()
+        return HeartbeatReply(self._stop, last_step, now - self._held_since.get(trial, now))
 
     def add_worker(self, trial: str, handle: bytes) -> None:
         """Records a worker that begins, so that it can be ended if it hangs; `handle` is its pickled actor handle."""
@@ -100,6 +109,10 @@ class Coordinator:
     def remove_waiting(self, trial: str) -> None:
         """Records that a trial has its resources, or waits no more."""
         self._waiting_since.pop(trial, None)
+
+    def begin_hold(self, trial: str) -> None:
+        """Records that a trial's next workers have their places from now on."""
+        self._held_since[trial] = time.monotonic()
 
     def waiting_s(self) -> dict[str, float]:
         """For how many seconds each trial has waited that waits for resources."""
@@ -141,18 +154,25 @@ class Heartbeat:
         self._last_step_at = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._held_since = 0.0
         self.stop_reason = ""
         self.earlier_step = 0
 
     def __enter__(self) -> "Heartbeat":
         # Before the thread starts: later replies give the steps of this worker, not those of an earlier one.
-        self.stop_reason, self.earlier_step = self._coordinator.heartbeat(self._trial, None)
+        self.stop_reason, self.earlier_step, held_s = self._coordinator.heartbeat(self._trial, None)
+        self._held_since = time.monotonic() - held_s
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._thread.join()
+
+    @property
+    def held_s(self) -> float:
+        """Seconds since the trial's workers got their places, or since this one began where nobody gives any."""
+        return time.monotonic() - self._held_since
 
     def request_stop(self, reason: str) -> None:
         """Asks all trials of the experiment to stop, this one included."""

@@ -23,13 +23,13 @@ from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.process.lease import Superseded
 from runner.records.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
+from runner.records.goodput import Hold, newest_hold
 from runner.records.initial_weights import read_copy
 from runner.records.metrics_log import MetricsLog, read_rows
 from runner.records.starts import (
     WORKER_LOST,
     cause_of,
     ended_for_lack_of_memory,
-    newest_start,
     read_starts,
     record_start,
 )
@@ -37,6 +37,7 @@ from runner.records.weights import write_weights
 from runner.storage.folder import is_full
 from runner.trial.async_checkpointer import AsyncCheckpointer
 from runner.trial.heartbeat import Heartbeat
+from runner.trial.hold import recorded_hold
 from runner.trial.job import TrialJob, first_line
 from runner.trial.outcome import Diverged, OutOfMemory, is_out_of_memory, record_outcome, stop_on_disk_full
 from runner.trial.recorder import EvaluationBrokenOff, Recorder, is_finite
@@ -145,14 +146,15 @@ class TrialRun:
         self.state = TrainState(config.networks, self.settings, device)
 
         # From here on no earlier worker can change the trial, and its log ends where this run begins.
-        restored_log = self._restore()
+        restored_log, restored_s = self._restore()
         log = None
+        self.held_before_s: float | None = None
         if group.is_rank_zero:
-            self.job = self._take_over()
+            self.job, self.held_before_s = self._take_over(restored_s)
             log = self._open_log(restored_log)
 
         # What writes.
-        self.recorder = Recorder(self.job, log, self.state, val_patches, heartbeat)
+        self.recorder = Recorder(self.job, log, self.state, val_patches, heartbeat, restored_s)
         # These rows do not wait for the disk. The row of the epoch's end does, and takes all earlier ones along.
         self.logger = DelayedLogger(device, lambda logged: self.recorder.add_row(logged, {}, synced=False))
         self.checkpointer = AsyncCheckpointer(
@@ -166,8 +168,8 @@ class TrialRun:
         self.pending_action = Action.NONE
         self.pending_metrics: dict[str, Any] = {}
 
-    def _restore(self) -> bytes:
-        """Loads the newest verified checkpoint, the same on all workers; the log that it holds.
+    def _restore(self) -> tuple[bytes, float]:
+        """Loads the newest verified checkpoint, the same on all workers; the log that it holds, and its training time.
 
         Where there is none the generator starts from the initial weights, if the trial has any.
         """
@@ -182,29 +184,45 @@ class TrialRun:
                 if self.group.is_rank_zero:
                     self.job.log_line(f"the generator starts from the weights {fingerprints.initial_weights[:8]}...")
                 self.state.start_from(read_copy(self.job.experiment, fingerprints.initial_weights, self.job.config))
-            return b""
+            return b"", 0.0
 
         if found is None:
             found = read_checkpoint(trial, step, fingerprints)
         self.state.load_state_dict(found.groups)
-        return found.log
+        return found.log, found.seconds
 
-    def _take_over(self) -> TrialJob:
-        """The job with a token of this start; with it recorded, earlier workers can't write into the trial any more."""
+    def _take_over(self, restored_s: float) -> tuple[TrialJob, float | None]:
+        """Records this start, after which earlier workers can't write into the trial any more.
+
+        Args:
+            restored_s: the training time of the checkpoint.
+
+        Returns:
+            The job with a token of this start, and for how many seconds earlier workers were held (None: not known).
+        """
         job, state = self.job, self.state
-        rows = read_rows(job.trial)
+        starts, rows = read_starts(job.trial), read_rows(job.trial)
         # The heartbeat may know of later steps than the log: not every step has a row.
         last_step = max(rows[-1]["step"] if rows else 0, self.heartbeat.earlier_step)
         cause = job.cause
-        if newest_start(job.trial).get("attempt") == job.attempt:
+        if starts and starts[-1]["attempt"] == job.attempt:
             # Ray has replaced a worker of this start of the command. One that was to stop may have been ended for that.
             cause = cause_of("stopped", self.heartbeat.stop_reason) if self.heartbeat.stop_reason else WORKER_LOST
+
+        # The log and the checkpoint may be newer than what the worker before has said of itself.
+        trained_s = max(rows[-1].get("seconds", 0.0) if rows else 0.0, restored_s)
+        before = newest_hold(job.trial, starts)
+        # A trial that is not new, and of which no hold is known, was begun by an earlier release.
+        is_new = not starts and not state.step
+        held_before_s = before.held_until(trained_s) if before else 0.0 if is_new else None
+        hold = None if held_before_s is None else Hold(held_before_s + self.heartbeat.held_s, restored_s)
+
         job = dataclasses.replace(job, start_token=secrets.token_hex(8))
         # As the job without the token: no row has the new token yet, so the new job would count as superseded.
         with self.job.committing():
             lost_steps = max(last_step - state.step, 0)
-            record_start(job.trial, job.attempt, job.start_token, state.step, lost_steps, cause)
-        return job
+            record_start(job.trial, job.attempt, job.start_token, state.step, lost_steps, cause, hold)
+        return job, held_before_s
 
     def _open_log(self, restored: bytes) -> MetricsLog:
         """Cuts the log back to the restored step; raises OutOfMemory where trying again is of no use."""
@@ -225,12 +243,14 @@ class TrialRun:
 
     def train(self) -> str:
         """Runs the loop to its end or to a stop request; how it ended."""
-        try:
-            is_finished = self._run_loop()
-        finally:
-            self.checkpointer.close()
-        # On all workers, though only rank 0 has a manifest. An error of the last write is raised here.
-        self._report(self.checkpointer.wait())
+        # To the last checkpoint. What follows takes no time, and whoever sees a finished trial finds its last row.
+        with recorded_hold(self.job, self._hold):
+            try:
+                is_finished = self._run_loop()
+            finally:
+                self.checkpointer.close()
+            # On all workers, though only rank 0 has a manifest. An error of the last write is raised here.
+            self._report(self.checkpointer.wait())
 
         if self.group.is_rank_zero and is_finished:
             self._finish()
@@ -238,6 +258,14 @@ class TrialRun:
             return stop_on_disk_full(self.job, self.heartbeat, self.recorder.disk_full)
         status = "finished" if is_finished else "stopped"
         return record_outcome(self.job, status, self.heartbeat.stop_reason, is_recorder=self.group.is_rank_zero)
+
+    def _hold(self) -> Hold | None:
+        """For how long the trial's workers have been held; None on workers that do not record it."""
+        if self.held_before_s is None:
+            return None
+        # In this order: the time held must contain all of the training time.
+        trained_s = self.recorder.clock.now()
+        return Hold(self.held_before_s + self.heartbeat.held_s, trained_s)
 
     def _run_loop(self) -> bool:
         """Trains; True after the last epoch, False where it was asked to stop."""

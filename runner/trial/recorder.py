@@ -35,10 +35,18 @@ class Recorder:
     """
 
     def __init__(
-        self, job: TrialJob, log: MetricsLog | None, state: TrainState, val_patches: Patches, heartbeat: Heartbeat
+        self,
+        job: TrialJob,
+        log: MetricsLog | None,
+        state: TrainState,
+        val_patches: Patches,
+        heartbeat: Heartbeat,
+        trained_s: float,
     ) -> None:
+        """Writes nothing yet; `trained_s` is the training time of the restored state, 0 where that is not known."""
         self.log = log
-        self.clock = Clock(log.seconds if log else 0.0, state.step)
+        # The checkpoint may have been taken between two rows.
+        self.clock = Clock(max(log.seconds if log else 0.0, trained_s), state.step)
         self.disk_full: BaseException | None = None
         self._job, self._state, self._val_patches, self._heartbeat = job, state, val_patches, heartbeat
 
@@ -122,35 +130,36 @@ class Recorder:
 
 
 class Clock:
-    """Training time, over all starts, without evaluation and saving; and pictures a second since the last row."""
+    """Training time, over all starts, without evaluation and saving; and pictures a second since the last row.
+
+    Attributes:
+        step: of the last row.
+    """
 
     def __init__(self, seconds: float, step: int) -> None:
-        self.seconds = seconds
         self.step = step
-        # The present lap: its time up to the last pause, and the moment since which the clock has run.
-        self._lap = 0.0
-        self._since = time.monotonic()
+        self._lap_began = seconds
+        # Time at some moment, and that moment, None while the clock stands. One object, because other threads read it.
+        self._reading: tuple[float, float | None] = (seconds, time.monotonic())
 
     def now(self) -> float:
-        """The time while the clock runs."""
-        return self.seconds + self._lap + time.monotonic() - self._since
+        """The training time at this moment, in any thread."""
+        seconds, since = self._reading
+        return seconds if since is None else seconds + time.monotonic() - since
 
     def pause(self) -> None:
         """Stops the clock."""
-        self._lap += time.monotonic() - self._since
+        self._reading = (self.now(), None)
 
     def go_on(self) -> None:
         """Starts it again."""
-        self._since = time.monotonic()
+        self._reading = (self.now(), time.monotonic())
 
     def lap(self, step: int, pictures: int) -> tuple[float, float]:
         """Seconds in all, and pictures a second since the last lap."""
-        # Takes the time up to now into `_lap`.
-        self.pause()
-        self.go_on()
-        lap, self._lap, self.step = self._lap, 0.0, step
-        self.seconds += lap
-        return round(self.seconds, 3), round(pictures / lap, 3) if lap > 0 else 0.0
+        now = self.now()
+        lap, self._lap_began, self.step = now - self._lap_began, now, step
+        return round(now, 3), round(pictures / lap, 3) if lap > 0 else 0.0
 
 
 def is_finite(logged: LoggedStep) -> bool:

@@ -20,6 +20,7 @@ from runner.config.loading import load_experiment, plan_trials
 from runner.console import Console
 from runner.process.lease import Lease
 from runner.process.stop_request import StopRequest
+from runner.records.goodput import goodput, newest_hold
 from runner.records.metrics_log import LogSummary, log_column, read_rows
 from runner.records.results import TrialResult, best_by_turns, read_trial_row, result_column, trial_row
 from runner.records.starts import count_faults, read_starts, record_start
@@ -107,6 +108,8 @@ def naive_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
     """A row of results by its definition, from the whole log."""
     rows = read_rows(trial)
     starts = read_starts(trial)
+    hold = newest_hold(trial, starts)
+    held_s = hold and round(hold.held_until(rows[-1]["seconds"]), 3)
     evaluated = [row for row in rows if any(key.startswith(("final/", "val/")) for key in row)]
     split = "final" if evaluated and any(key.startswith("final/") for key in evaluated[-1]) else "val"
     ended = [row["epoch"] for row in rows if any(key.startswith("epoch_mean/") for key in row)]
@@ -131,6 +134,8 @@ def naive_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
         "images_per_second": round(pictures / previous, 3) if previous else None,
         "restarts": count_faults(starts),
         "steps_lost": sum(start["lost_steps"] for start in starts),
+        "held_seconds": held_s,
+        "goodput": goodput(previous, held_s),
     }
 
 
@@ -149,7 +154,7 @@ def test_a_log_that_grows_tears_and_is_cut_back_gives_at_each_moment_what_readin
         rest = b"".join(lines[kept:])
         while True:
             summary.read()
-            assert trial_row("t", {}, "running", summary, []) == naive_row(trial, "t", {}, "running")
+            assert trial_row("t", {}, "running", summary, [], None) == naive_row(trial, "t", {}, "running")
             assert summary.row == ([{}, *read_rows(trial)][-1])
             if not rest:
                 break

@@ -39,7 +39,7 @@ LOG = b'{"step": 5}\n'
 
 
 def write(trial: Storage, step: int, **options: object) -> None:
-    place = RunPosition(step, step // 10 if step % 10 == 0 else 0, {"threads": 1, "precision": "fp32"})
+    place = RunPosition(step, step // 10 if step % 10 == 0 else 0, {"threads": 1, "precision": "fp32"}, 1.5)
     write_checkpoint(trial, groups(step), LOG, place, IDS, **options)  # type: ignore[arg-type]
 
 
@@ -54,8 +54,8 @@ def trial(tmp_path: Path) -> Storage:
 def test_what_was_written_is_read(trial: Storage) -> None:
     found = newest_checkpoint(trial, IDS, pytest.fail)
     assert found is not None
-    step, tensors, log = found
-    assert (step, log) == (10, LOG)
+    step, tensors, log, seconds = found
+    assert (step, log, seconds) == (10, LOG, 1.5)
     for group, expected in groups(10).items():
         assert tensors[group].keys() == expected.keys()
         for name, tensor in expected.items():

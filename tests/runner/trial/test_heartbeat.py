@@ -32,3 +32,18 @@ def test_a_steps_time_is_the_mean_of_the_last_ones_without_the_first_and_without
     line.at_work()
     assert steps(60.0, 1.0, 1.0) == pytest.approx(1.0)
     assert steps(*[2.0] * NUM_STEP_TIMES) == pytest.approx(2.0)
+
+
+def test_a_worker_is_held_since_its_trial_got_its_places_or_since_it_began_where_nobody_gives_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(runner.trial.heartbeat.time, "monotonic", lambda: now)
+    coordinator = Coordinator()
+    for begin in (lambda: None, lambda: coordinator.begin_hold("trial"), lambda: coordinator.begin_hold("trial")):
+        begin()
+        now += 7.0  # its process starts
+        with Heartbeat("trial", coordinator) as worker:
+            now += 2.0
+            held_s = worker.held_s
+        assert held_s == (2.0 if now == 109.0 else 9.0)
