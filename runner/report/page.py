@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.config.search_space import Range
-from runner.number_format import counted, duration, finite, significant
+from runner.number_format import DASH, counted, duration, finite, significant
+from runner.records.goodput import total_goodput
 from runner.report.charts.curves import UNITS, draw_curves
 from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
@@ -105,6 +106,7 @@ def render(
         "best_cells": [seeds[index] for index in best] if seeds else [],
         "max_rows": _MAX_ROWS,
         "params": list(dict.fromkeys(name for trial in trials for name in trial.params)),
+        "goodput": total_goodput([trial.row for trial in trials]),
         "metrics": present(trials, STUDY_METRICS),
         "eval_metrics": present(trials, EVAL_METRICS),
         "curves": draw_curves(in_full),
@@ -139,6 +141,7 @@ def _environment() -> Environment:
         "shown": shown,
         "sort_key": _sort_key,
         "breakable": _breakable,
+        "share": _share,
     }
     environment.globals |= {"figure": figure, "finite": finite}
 
@@ -181,6 +184,12 @@ def _picture_data(gallery: Gallery) -> dict[str, Any]:
 def _breakable(name: str) -> Markup:
     """A name or an interval that may be broken after a comma, a slash or a dash."""
     return Markup("<wbr>").join(re.split(r"(?<=[,/–])", name))
+
+
+def _share(value: Any) -> str:
+    """A part of 1 as a percentage; a dash where it is not known."""
+    number = finite(value)
+    return DASH if number is None else f"{100 * number:.0f} %"
 
 
 def _sort_key(value: Any) -> str:

@@ -31,7 +31,7 @@ _PROGRESS_DROP = ("step", "restarts", "disc", "gen", "step/s", "train L1", "PSNR
 _MAIN_METRICS = ("SSIM", "PSNR", "SWD")
 _OTHER_METRICS = tuple(metric.title for metric in METRICS if metric.title not in _MAIN_METRICS)
 _RESULTS_DROP = (
-    *("restarts", "images/s", "steps", "seconds"),
+    *("goodput", "restarts", "images/s", "steps", "seconds"),
     *(*reversed(_OTHER_METRICS), *reversed(_MAIN_METRICS)),
     "epochs",
 )
@@ -45,6 +45,7 @@ _RESULT_TITLES = {
     "seconds": "seconds",
     "images_per_second": "images/s",
     "restarts": "restarts",
+    "goodput": "goodput",
 }
 
 

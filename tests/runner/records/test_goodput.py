@@ -19,6 +19,7 @@ from runner.storage.folder import Storage
 from runner.trial import hold
 from tests.support.commands import TINY, assert_same_end, read_metrics
 from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
+from tests.support.report_pages import page_of
 from tests.support.trial_jobs import job_of
 
 
@@ -161,6 +162,10 @@ def test_a_run_that_was_killed_has_less_goodput_than_one_that_was_not(tmp_path: 
     assert row["goodput"] == round(row["seconds"] / row["held_seconds"], 4)
     (written,) = json.loads((tmp_path / "results" / "tiny" / "results.json").read_text())
     assert (written["held_seconds"], written["goodput"]) == (row["held_seconds"], row["goodput"])
+
+    page, shown = page_of(tmp_path / "results" / "tiny"), f"{100 * row['goodput']:.0f} %"
+    assert f'data-sort="{row["goodput"]}">{shown}</td>' in page
+    assert f"steps done again: {shown} over all trials" in page
 
     # All four workers were held while they trained, and no longer than the commands took.
     assert sum(trained_s) + row["seconds"] <= row["held_seconds"] <= took_s

@@ -29,6 +29,7 @@ ROW: dict[str, Any] = {
     "seconds": 12345.678,
     "images_per_second": 123.456,
     "restarts": 1,
+    "goodput": 0.8512,
 }
 LOGGED = {"epoch": 122, "step": 1200, "total_gen_loss": 12.3456, "total_disc_loss": 0.51234, "l1_loss": 0.34567}
 
@@ -87,8 +88,8 @@ def sweep(*statuses: str) -> list[TrialProgress]:
     [
         (
             160,
-            "trial status epochs steps SSIM PSNR L1 HP-L1 seconds images/s restarts",
-            "out_of_memory 122 123456 0.1235 12.35 0.2346 0.03457 12346 123.5 1",
+            "trial status epochs steps SSIM PSNR L1 HP-L1 seconds images/s restarts goodput",
+            "out_of_memory 122 123456 0.1235 12.35 0.2346 0.03457 12346 123.5 1 0.8512",
         ),
         (80, "trial status epochs SSIM PSNR L1 HP-L1", "out_of_memory 122 0.1235 12.35 0.2346 0.03457"),
         (64, "trial status epochs SSIM PSNR", "out_of_memory 122 0.1235 12.35"),
@@ -103,7 +104,7 @@ def test_the_results_on_a_narrow_screen_have_fewer_columns_and_all_digits(width:
 
 def test_what_was_left_out_is_said_and_where_it_is() -> None:
     *_, first, second = rendered(results_table([result(SHORT)]), 64)
-    assert first == "left out: steps, L1, HP-L1, seconds, images/s, restarts"
+    assert first == "left out: steps, L1, HP-L1, seconds, images/s, restarts, goodput"
     assert second == "  (results.csv has all columns)"
     assert "left out" not in "".join(rendered(results_table([result(SHORT)]), 160))
 
@@ -210,6 +211,7 @@ def test_a_file_has_all_columns_whatever_the_names_are() -> None:
     _, row = lines_of(shown)
     assert row.split() == [
         3 * LONG, "out_of_memory", "122", "123456", "0.1235", "12.35", "0.2346", "0.03457", "12346", "123.5", "1",
+        "0.8512",
     ]  # fmt: skip
 
 
