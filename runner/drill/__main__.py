@@ -15,8 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runner.drill",
         "Breaks small runs in many ways and prints which of the faults they survived: the same command again, and\n"
         "every byte as in a run that nothing happened to. Only processes that it started are ended.\n"
-        "Exit code 0: all that were tried survived; 1: some did not.",
-        "python -m runner.drill --minutes 20",
+        "Exit code 0: all that were tried survived; 1: some did not.\n"
+        "With --trace spot: runs a sweep on a cluster of this machine whose nodes come and go, and prints its goodput.",
+        "python -m runner.drill --minutes 20\n  python -m runner.drill --trace spot --minutes 5 --seed 1",
     )
 
     parser.add_argument("--minutes", metavar="N", type=_minutes, default=20.0, help="about how long (default: 20)")
@@ -26,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where the runs go, for a cluster a folder that all nodes see "
         "(default: a temporary folder, removed if all survived)",
     )  # fmt: skip
+    parser.add_argument(
+        "--trace",
+        choices=["spot"],
+        help="nodes of spot machines that come and go under one sweep, in place of the faults",
+    )
     parser.add_argument("--json", metavar="FILE", type=user_path, help="write the table as JSON, too")
     parser.add_argument("--seed", type=int, help="draws the random moments (default: a new one, which is printed)")
     add_traceback(parser)
@@ -46,6 +52,10 @@ def _minutes(text: str) -> float:
 
 def _run_drill(arguments: argparse.Namespace) -> Exit:
     # Imported here, so that `--help` does not wait for it.
+    if arguments.trace is not None:
+        from runner.drill.spot.run import run_trace
+
+        return run_trace(arguments)
     from runner.drill.run import run
 
     return run(arguments)

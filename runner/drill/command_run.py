@@ -17,7 +17,7 @@ _LAST_LINES = 12
 
 
 class CommandRun:
-    """A started `python -m runner.train`.
+    """A started `python -m runner.train`, or another command.
 
     Attributes:
         line: the command as a user would type it.
@@ -30,6 +30,7 @@ class CommandRun:
         output: str,
         max_file_bytes: int | None,
         cwd: Path | None = None,
+        module: str = "runner.train",
     ) -> None:
         """Starts the command.
 
@@ -38,8 +39,9 @@ class CommandRun:
             output: the name of a file in `folder` for what the command prints.
             max_file_bytes: the command can't write longer files; None for no limit.
             cwd: where it runs; None for where this process does.
+            module: the command's, in place of `runner.train`.
         """
-        command = ["-m", "runner.train", *arguments]
+        command = ["-m", module, *arguments]
         self.line = " ".join(["python", *command])
         self._folder, self._output = folder, output
 

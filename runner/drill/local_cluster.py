@@ -147,9 +147,9 @@ class LocalCluster:
         return next(node for node in self.nodes if node.has_worker(worker))
 
     def preempt(self, node: LocalNode, notice_s: float) -> None:
-        """Tells Ray that a node will be gone in `notice_s` seconds."""
+        """Tells Ray that a node will be gone in `notice_s` seconds. Raises CalledProcessError where it is not there."""
         command = [sys.executable, "-m", __spec__.name, self.address, node.name, str(notice_s)]
-        subprocess.run(command, check=True, env=os.environ | {TOKEN_MODE: "token"})
+        subprocess.run(command, check=True, env=os.environ | {TOKEN_MODE: "token"}, capture_output=True)
 
     def close(self) -> None:
         """Kills all nodes."""

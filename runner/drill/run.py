@@ -31,14 +31,14 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
     console = Console()
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(10**6)
     # Before the drill: a wrong --json should be an error now, not after all the minutes.
-    table_folder = _table_folder(arguments.json)
+    table_folder = open_table_folder(arguments.json)
 
     interrupted = False
     with contextlib.ExitStack() as stack:
         stack.enter_context(unwound_on_sigterm())
         address = cluster_address(arguments.address)
         workers = _reach_workers(stack, address, arguments.storage)
-        folder = _new_folder(arguments.storage)
+        folder = new_folder(arguments.storage)
         console.print(f"drill of {arguments.minutes:g} minutes in {folder.root}, --seed {seed}")
         drill = Drill(
             folder=folder,
@@ -86,12 +86,12 @@ def _reach_workers(stack: contextlib.ExitStack, address: str | None, storage: st
     return workers
 
 
-def _table_folder(path: str | None) -> Storage | None:
+def open_table_folder(path: str | None) -> Storage | None:
     """The folder of the file that --json names. Raises StorageError where it can't be written."""
     return None if path is None else open_storage(str(Path(path).absolute().parent))
 
 
-def _new_folder(storage: str | None) -> Storage:
+def new_folder(storage: str | None) -> Storage:
     """Creates a folder for the runs of this drill. Raises StorageError where it can't be created."""
     if storage is None:
         return Storage.open(tempfile.mkdtemp(prefix="pix2pix-drill-"))
