@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Tests at once: one that starts Ray takes a core and some 3 GB.
 JOBS ?= 2
+# Of a soak, which takes about so long.
+MINUTES ?= 60
 
 .PHONY: demo test soak check bench docs pictures clean .venv
 
@@ -11,10 +13,13 @@ demo: .venv  ## a finished sweep with a table and pictures, within minutes
 test: .venv  ## all tests; a test that needs the real pairs skips where they are absent
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
-soak: .venv  ## half an hour of faults: all of the drill's, 400 runs that are killed at random places, 4,800 broken files
-	.venv/bin/python -m runner.drill --minutes 20
-	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/end_to_end/test_crashes.py --kill-seeds 400
-	.venv/bin/python -m pytest tests/runner/config/test_mutations.py --mutations 600
+# A third of the time for each of the drill's faults, spot machines, and runs that are killed at random places, of which
+# each takes some four seconds with two at once.
+soak: .venv  ## an hour of faults (make soak MINUTES=600 for a night): the drill's, nodes that come and go, kills at random places, broken files
+	.venv/bin/python -m runner.drill --minutes $$(($(MINUTES) / 3 + 1))
+	.venv/bin/python -m runner.drill --trace spot --minutes $$(($(MINUTES) / 3 + 1))
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/end_to_end/test_crashes.py --kill-seeds $$(($(MINUTES) * 7))
+	.venv/bin/python -m pytest tests/runner/config/test_mutations.py --mutations $$(($(MINUTES) * 10))
 
 check: .venv  ## lint, format, types
 	.venv/bin/ruff check .

@@ -111,6 +111,7 @@ COMMANDS = {
     "python -m runner.train experiments/interrupted.yaml --set training.epochs=250": DRY,
     "python -m runner.train experiments/interrupted.yaml --set resources.workers=2": GPU,
     "python -m runner.drill --minutes 20": LONG,
+    "python -m runner.drill --trace spot --minutes 5": LONG,
     "python -m runner.drill --minutes 20 --address HEAD:6379 --storage /shared/drill": CLUSTER,
     # Looking.
     "pix2pix-runner --version": AS_PRINTED,
