@@ -145,6 +145,7 @@ def test_a_run_that_was_killed_has_less_goodput_than_one_that_was_not(tmp_path: 
         ended = train_tiny(
             tmp_path,
             changes={"checkpoint": {"every_n_epochs": 6}},
+            settings={"runner.trial.async_checkpointer.MIN_INTERVAL_S": 1e9},  # however slow this machine is
             kill_points=[KillPoint("gan.training.loop._take_step", 17)],
         )
         assert ended.code == -signal.SIGKILL, ended.output
