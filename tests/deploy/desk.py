@@ -49,6 +49,11 @@ _RECORD = """
 import os, sys
 told(os.path.basename(sys.argv[0]) + " " + " ".join(sys.argv[1:]))
 """
+_AWAIT = """
+import pathlib, time
+while {text!r} not in pathlib.Path(os.environ["DESK"], "told.txt").read_text():
+    time.sleep(0.01)  # a poll
+"""
 _TOLD = """#!{python}
 def told(line):
     import os, pathlib
@@ -88,9 +93,13 @@ class Desk:
         path.chmod(0o755)
         return path
 
-    def record_python(self, code: int = 0) -> None:
-        """Has the scripts' `python` only tell its arguments and end with an exit code."""
-        self.program("python", f"{_RECORD}sys.exit({code})")
+    def record_python(self, code: int = 0, after: str = "") -> None:
+        """Has the scripts' `python` only tell its arguments and end with an exit code.
+
+        Args:
+            after: a text that another program, which a script has started in the background, tells before.
+        """
+        self.program("python", f"{_RECORD}{_AWAIT.format(text=after)}sys.exit({code})")
 
     def told(self) -> list[str]:
         """What the programs have told, a line each."""

@@ -173,7 +173,7 @@ def test_the_tasks_of_an_array_train_each_combination_once(desk: Desk) -> None:
 
 
 def test_several_nodes_get_one_head_with_a_token_and_the_command_joins_it(desk: Desk) -> None:
-    desk.record_python(75)
+    desk.record_python(75, after="but=n1")
     code, printed = desk.run(SLURM / "several_nodes.sbatch", "experiment.yaml", "--set", "a=b", **SEVERAL)
     assert code == 75, printed
 

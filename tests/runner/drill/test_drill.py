@@ -90,7 +90,8 @@ def test_estimates_follow_what_was_seen_of_the_same_kind() -> None:
 
 def test_on_a_cluster_what_would_harm_others_is_not_tried() -> None:
     not_tried = {fault.name for fault in FAULTS if why_not(fault, "head:6379")}
-    assert not_tried == {"everything_killed", "driver_killed", "disk_full", "node_preempted"}
+    assert {"everything_killed", "driver_killed", "disk_full", "node_preempted", "head_lost"} < not_tried
+    assert {"worker_killed", "main_killed", "checkpoint_damaged"}.isdisjoint(not_tried)
     assert not any(why_not(fault, None) for fault in FAULTS)
 
 
