@@ -18,6 +18,7 @@ test: .venv  ## all tests; a test that needs the real pairs skips where they are
 soak: .venv  ## an hour of faults (make soak MINUTES=600 for a night): the drill's, nodes that come and go, kills at random places, broken files
 	.venv/bin/python -m runner.drill --minutes $$(($(MINUTES) / 3 + 1))
 	.venv/bin/python -m runner.drill --trace spot --minutes $$(($(MINUTES) / 3 + 1))
+	.venv/bin/python -m pytest -m soak
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/end_to_end/test_crashes.py --kill-seeds $$(($(MINUTES) * 7))
 	.venv/bin/python -m pytest tests/runner/config/test_mutations.py --mutations $$(($(MINUTES) * 10))
 

@@ -21,7 +21,7 @@ import psutil
 
 from runner.drill.processes import kill_session
 from runner.drill.target_run import NotTried
-from runner.on_ray.connection.folders import TOKEN_MODE, prepare_token
+from runner.on_ray.connection.folders import TOKEN_MODE, TOKEN_PATH, prepare_token
 from runner.on_ray.private import RAYLET, node_drainer
 
 _START_WITHIN_S = 120.0
@@ -120,14 +120,14 @@ class LocalCluster:
         self.await_start(self.head)
 
     def add_node(
-        self, num_cpus: int = 1, *options: str, cwd: Path | None = None, python: str = sys.executable
+        self, num_cpus: int = 1, *options: str, cwd: Path | None = None, python: Sequence[str] = (sys.executable,)
     ) -> LocalNode:
         """Starts a node that joins the cluster; `await_start` waits for it.
 
         Args:
             options: more options of `ray start`.
             cwd: the working folder of all its processes.
-            python: the interpreter of all its processes.
+            python: the interpreter of all its processes; before it, a program that starts it.
         """
         return self._begin([f"--address={self.address}", f"--num-cpus={num_cpus}", *options], cwd=cwd, python=python)
 
@@ -162,7 +162,7 @@ class LocalCluster:
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
-        python: str = sys.executable,
+        python: Sequence[str] = (sys.executable,),
     ) -> LocalNode:
         self._num_nodes += 1
         name = f"node_{self._num_nodes}"
@@ -175,7 +175,7 @@ class LocalCluster:
             with open(self._folder / f"{name}.txt", "ab") as stream:
                 # In a session of its own, by which the node's processes are found at the end.
                 return subprocess.Popen(
-                    [python, "-m", "ray.scripts.scripts", "start", *options, *shared],
+                    [*python, "-m", "ray.scripts.scripts", "start", *options, *shared],
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
@@ -206,6 +206,7 @@ def local_cluster(
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's sockets need a short path.
     temporary = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+    token_path = os.environ.get(TOKEN_PATH)
     cluster = None
     try:
         cluster = LocalCluster(folder, temporary, *head_options, max_added=max_added, cwd=cwd, env=env)
@@ -214,6 +215,8 @@ def local_cluster(
         if cluster is not None:
             cluster.close()
         shutil.rmtree(temporary, ignore_errors=True)
+        if token_path is None:
+            os.environ.pop(TOKEN_PATH, None)  # it was set for the cluster
 
 
 def _autoscaling(address: str, max_added: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class ResourceWatch:
         self._wanted = plan.experiment.resources.model_copy(update=given)
         self._num_trials, self._shapes = len(plan.trials), plan.shapes
         self._limit_s = DEFAULT_WAIT_S if plan.options.wait_s is None else plan.options.wait_s
-        self._session, self._resources = session, resources
+        self._session = session
         self._max_concurrent = self._room = resources.max_concurrent
         self._lacking_since: float | None = None
         self._reminder = _Reminder(session.console)
@@ -225,9 +225,11 @@ def stoppable(cut: Iterator[T], session: Session) -> Iterator[T]:
                 since = time.monotonic()
                 session.console.print(f"waiting for pictures to be cut: {session.backend.machines.usage()}")
 
-        if (result := item.result()) is None:
+        if (report := item.result()) is None:
             return
-        yield result
+        if session.stop.is_due():
+            raise Stopped
+        yield report
 
 
 def _in_thread(call: Callable[[], T]) -> "Future[T]":

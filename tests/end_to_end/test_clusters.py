@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
@@ -64,11 +65,16 @@ def add(cluster: LocalCluster, num_cpus: int = 1, *options: str, cwd: Path | Non
     return node
 
 
-def test_a_run_waits_for_machines_hears_a_stop_meanwhile_and_uses_each_that_joins(
+def test_a_run_waits_for_machines_hears_a_stop_meanwhile_and_follows_those_that_come_and_go(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
     write_experiment(tmp_path, training={"epochs": 40}, sweep={"lambda_l1": [1, 2]}, tracking={"wandb": "off"})
     process = tune(cluster, tmp_path)
+    read_until(process, WAITING)
+
+    # Without its nodes it says again what it waits for.
+    for node in cluster.nodes[1:]:
+        node.kill()
     read_until(process, WAITING)
     process.send_signal(signal.SIGTERM)
     assert "stopped (SIGTERM)" in ended(process, 75)
@@ -87,31 +93,13 @@ def test_a_run_waits_for_machines_hears_a_stop_meanwhile_and_uses_each_that_join
         read_until(queued, waits)
         queued.send_signal(signal.SIGTERM)
         assert "stopped (SIGTERM)" in ended(queued, 75)
+
+    # Without its nodes it says again what it waits for.
+    for node in cluster.nodes[1:]:
+        node.kill()
+    read_until(process, WAITING)
     process.send_signal(signal.SIGTERM)
     assert "stopped (SIGTERM)" in ended(process, 75)
-
-
-def test_a_node_that_is_gone_for_good_ends_the_run_after_wait(cluster: LocalCluster, tmp_path: Path) -> None:
-    write_experiment(tmp_path, training={"epochs": 2000}, tracking={"wandb": "off"})
-    node = add(cluster)
-    process = tune(cluster, tmp_path, "--wait", "2s")
-    read_until(process, r"epoch \d+/2000")
-    node.kill()
-    read_until(process, WAITING)
-    assert "the cluster had no room for a trial" in ended(process, 75)
-
-
-def test_what_no_node_has_is_refused_and_a_dry_run_says_what_a_run_would(cluster: LocalCluster, tmp_path: Path) -> None:
-    write_experiment(tmp_path)
-    add(cluster)
-    for options in ((), ("--dry-run",)):
-        output = ended(tune(cluster, tmp_path, "--set", "resources.cpus_per_worker=64", *options), 2)
-        assert "1 worker with 64 cores" in output
-    assert "1 trial at a time" in ended(tune(cluster, tmp_path, "--dry-run"), 0)
-    assert "the run would wait" in ended(
-        tune(cluster, tmp_path, "--dry-run", "--wait", "1m", "--set", "resources.cpus_per_worker=64"), 0
-    )
-    assert not [path for path in (tmp_path / "results").rglob("*") if "lock" not in path.name and path.is_file()]
 
 
 def test_a_cluster_with_a_token_is_joined_by_those_who_have_it(
@@ -152,7 +140,7 @@ def test_a_node_that_lacks_a_package_is_named_with_it(cluster: LocalCluster, tmp
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if path.name != "torch":
             (packages / path.name).symlink_to(path)
-    node = cluster.add_node(python=str(tmp_path / "venv/bin/python"))
+    node = cluster.add_node(python=[str(tmp_path / "venv/bin/python")])
     cluster.await_start(node)
 
     output = ended(tune(cluster, tmp_path), 2)
@@ -166,12 +154,8 @@ def test_trials_run_by_what_the_nodes_have_and_not_by_what_ray_counts(cluster: L
     write_experiment(tmp_path, training={"epochs": 1}, resources={"cpus_per_worker": "auto"})
     # Ray is told of a GPU on the first node, which this machine has not, and of four cores on the second, whose
     # processes may use one.
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, [min(allowed)])
-    try:
-        second = cluster.add_node(4, "--labels=zone=b", '--resources={"accelerator_type:T4": 1}')
-    finally:
-        os.sched_setaffinity(0, allowed)
+    one_core = ("taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable)
+    second = cluster.add_node(4, "--labels=zone=b", '--resources={"accelerator_type:T4": 1}', python=one_core)
     first = cluster.add_node(1, "--num-gpus=1", "--labels=zone=a")
     cluster.await_start(first, second)
 
@@ -181,6 +165,11 @@ def test_trials_run_by_what_the_nodes_have_and_not_by_what_ray_counts(cluster: L
     assert not (tmp_path / "results/patches").exists()
 
     chosen = ("--set", "resources.label_selector.zone=b", "--set", "resources.accelerator_type=T4")
+    too_much = ("--dry-run", "--set", "resources.cpus_per_worker=64")
+    assert "1 worker with 64 cores" in ended(tune(cluster, tmp_path, *chosen, *too_much), 2)
+    assert "the run would wait" in ended(tune(cluster, tmp_path, *chosen, *too_much, "--wait", "1m"), 0)
+    assert not (tmp_path / "results/patches").exists()
+
     output = ended(tune(cluster, tmp_path, *chosen), 0)
     assert "Ray counts 4 cores, but its processes may use 1" in output
     assert "1 worker a trial with 1 core each, 1 trial at a time" in output

@@ -200,6 +200,7 @@ def test_a_run_that_did_not_survive_makes_the_exit_code_1_and_what_has_no_time_i
     assert [row["survived"] for row in content["faults"]] == ["not tried", "no", "yes"]
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("own_home")

@@ -125,6 +125,7 @@ def test_nodes_come_and_go_as_the_trace_says_and_who_can_have_no_notice_is_kille
             node.kill()
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("own_home")
