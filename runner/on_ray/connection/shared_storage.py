@@ -63,7 +63,7 @@ def check_nodes(experiment: Storage, token: str, name: str = LOCK) -> Mapping[st
             seen: _Seen = ray.get(reply, timeout=0)
         except ray.exceptions.GetTimeoutError:
             unable.append(f"{shown}: no reply within {_REPLY_TIMEOUT_S:.0f} s")
-        except ray.exceptions.NodeDiedError:
+        except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
             continue  # it has left the cluster meanwhile
         except ray.exceptions.RayError as error:
             unable.append(f"{shown}: {str(error).strip().splitlines()[-1]}")
