@@ -151,3 +151,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
     with LocalServer() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)
         yield running
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits for the local server for as long as a busy machine may take, where no fault of it is tried."""
+    monkeypatch.setattr("runner.tracking.wandb_session.NETWORK_WAIT_S", 600.0)

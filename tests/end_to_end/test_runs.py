@@ -41,7 +41,7 @@ from tests.support.commands import (
     wait_for_step,
     write_experiment,
 )
-from tests.support.kill_points import FORK_SERVER, run_forked
+from tests.support.kill_points import run_forked, start_fork
 from tests.support.pictures import pair_picture
 from tests.support.ray_endpoints import (
     ask_dashboard,
@@ -273,7 +273,7 @@ def train_without_ray(rank: int, store: Path, folder: Path) -> None:
     torch.use_deterministic_algorithms(True)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     settings = TrainingSettings(
-        epochs=14, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
+        epochs=7, batch_size=8, lambda_l1=100.0, learning_rate=2e-4, seed=0, precision="fp32", log_every_n_steps=5
     )
     state = TrainState(ModelSettings(4, 16, 64), settings, torch.device("cpu"))
     group = ProcessGroup(rank, 2, dist.new_group(backend="gloo"))
@@ -311,18 +311,23 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_wer
     secret = "0123456789abcdef0123456789abcdef01234567"
     environment = {"WANDB_API_KEY": secret, "RAY_metrics_report_interval_ms": "500"}
     path = write_experiment(
-        tmp_path, training={"epochs": 14, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
+        tmp_path, training={"epochs": 7, "precision": "fp32"}, resources={"workers": 2, "cpus_per_worker": 1}
     )
     process = start("runner.train", path, "--storage", storage, env=environment)
     dashboard, printed = dashboard_address(process)
     wait_for_step(process, trial_of(storage), 50)
     family = descendants(process.pid)
+    # Held while we look, so that the run and its dashboard don't end before the answers.
+    workers = [pid for pid, title in family.items() if title.startswith(WORKER)]
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+
     assert_secret_stays_in_the_command(secret, family)
     assert_no_process_loads_more_than_it_needs(process, family)
     open_ones = open_to_other_machines(family | {process.pid: "the command"})
     assert all(title.startswith(WORKER) for title in open_ones), "torch's meeting place of workers can't be on loopback"
 
-    # Asked now, because the run may have ended by the time that its metrics show the restart.
     runs = ask_dashboard(dashboard, "/api/train/v2/runs/v1")["train_runs"]
     assert [run["name"] for run in runs] == ["trial"]
     actors = ask_dashboard(dashboard, "/api/v0/actors?detail=1")["data"]["result"]["result"]
@@ -330,9 +335,8 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_wer
     named = "filter_keys=name&filter_predicates=%3D&filter_values=Controllers.run_trial(trial)"
     assert len(ask_dashboard(dashboard, f"/api/v0/tasks?{named}")["data"]["result"]["result"]) == 1
 
-    workers = [pid for pid, title in family.items() if title.startswith(WORKER)]
-    assert len(workers) == 2
     os.kill(max(workers), signal.SIGKILL)
+    os.kill(min(workers), signal.SIGCONT)
     metrics: dict[tuple[str, str, str], float] = {}
 
     def shows_the_restart() -> bool:
@@ -359,9 +363,7 @@ def test_two_workers_of_which_one_is_killed_end_with_the_weights_of_two_that_wer
     stores = [files_of_store(place) for place in (storage, undisturbed)]
     assert stores[0] == stores[1], "Ray Data and the plain loop make the same files"
     (store,) = (storage / "patches").iterdir()
-    processes = [FORK_SERVER.Process(target=train_without_ray, args=(rank, store, tmp_path)) for rank in range(2)]
-    for each in processes:
-        each.start()
+    processes = [start_fork(train_without_ray, rank, store, tmp_path) for rank in range(2)]
     for each in processes:
         each.join()
     assert [each.exitcode for each in processes] == [0, 0]

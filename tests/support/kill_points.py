@@ -13,14 +13,15 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from runner.trial.heartbeat import Heartbeat
-from tests.support.commands import TINY, write_experiment
+from tests.support.commands import ROOT, TINY, write_experiment
 
 FORK_SERVER = get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(["tests.support.preload"])
@@ -50,6 +51,15 @@ class Run:
     output: str
 
 
+def start_fork(target: Callable[..., object], *arguments: object) -> BaseProcess:
+    """Calls a function of a module of the tests in a fork of the server."""
+    process = FORK_SERVER.Process(target=target, args=arguments)
+    # The first one starts the server, which looks for `tests` in the working folder.
+    with contextlib.chdir(ROOT):
+        process.start()
+    return process
+
+
 def run_forked(
     argv: Sequence[object],
     output: Path,
@@ -67,19 +77,8 @@ def run_forked(
         max_file_bytes: no file may get larger, as if the disk were full.
         environment: what the process has in its environment beside what this one has.
     """
-    process = FORK_SERVER.Process(
-        target=_child,
-        args=(
-            [str(part) for part in argv],
-            output,
-            kill_points,
-            settings or {},
-            max_file_bytes,
-            module,
-            environment or {},
-        ),
-    )
-    process.start()
+    arguments = ([str(part) for part in argv], output, kill_points, settings or {}, max_file_bytes, module)
+    process = start_fork(_child, *arguments, environment or {})
     process.join(TIMEOUT_S)
     if process.exitcode is None:
         process.kill()

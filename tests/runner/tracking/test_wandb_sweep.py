@@ -15,7 +15,7 @@ from tests.support.kill_points import KillPoint, train_tiny
 from tests.support.wandb_log import LocalServer
 from tests.support.wandb_trials import KEY, files_of, log_steps, offline_run, sync, track, wandb_processes
 
-pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
+pytestmark = pytest.mark.usefixtures("wandb_unconfigured", "patient")
 CONFIG = {"name": "sweep", "sweep": {"lambda_l1": [1, 10]}}
 
 

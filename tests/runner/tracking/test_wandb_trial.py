@@ -31,7 +31,7 @@ from tests.support.wandb_trials import (
     wandb_processes,
 )
 
-pytestmark = pytest.mark.usefixtures("wandb_unconfigured")
+pytestmark = pytest.mark.usefixtures("wandb_unconfigured", "patient")
 
 
 def track_elsewhere(trial: Storage, then: str) -> "subprocess.CompletedProcess[str]":
