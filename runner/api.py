@@ -18,7 +18,7 @@ from runner.errors import Exit
 from runner.on_ray.connection.address import cluster_address
 from runner.process.output import lasting_output
 from runner.records.metrics_log import read_rows
-from runner.records.results import TrialResult
+from runner.records.results import ENDED_WELL, TrialResult
 from runner.records.results_files import cell_row
 from runner.records.seeds import repeated_cells
 from runner.records.trial_file import read_outcome
@@ -134,7 +134,8 @@ class TrialResults:
 
     @property
     def status(self) -> str:
-        """finished, stopped, failed, diverged or out_of_memory; running or waiting while a command is at work."""
+        """finished, halted, early_stopped, stopped, failed, diverged or out_of_memory; running or waiting while a
+        command is at work."""
         return str(self.row["status"])
 
     @property
@@ -213,8 +214,8 @@ class Results:
 
     @property
     def is_finished(self) -> bool:
-        """True where all trials are finished."""
-        return all(trial.status == "finished" for trial in self.trials)
+        """True where no trial is to be trained any further: all are finished, halted or early_stopped."""
+        return all(trial.status in ENDED_WELL for trial in self.trials)
 
     @property
     def table(self) -> pa.Table:

@@ -35,7 +35,7 @@ class Summary(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Every metric of every patch in both modes.
+    """Every metric of every patch that was measured, in each mode.
 
     Attributes:
         metrics: their keys.
@@ -86,10 +86,17 @@ def score(
     device: torch.device,
     on_picture: Callable[[], None] = lambda: None,
     metrics: Mapping[str, MetricFunction] = METRIC_FUNCTIONS,
+    *,
+    indices: Sequence[int] | None = None,
+    modes: Sequence[str] = MODES,
 ) -> Scores:
-    """All metrics of all patches, in one pass for each mode."""
-    indices = range(len(patches))
-    values = {mode: _measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in MODES}
+    """All metrics of all patches, in one pass for each mode.
+
+    Args:
+        indices: of some patches instead: each has the values that it has among all.
+    """
+    indices = range(len(patches)) if indices is None else indices
+    values = {mode: _measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in modes}
     return Scores(tuple(metrics), [patches.origin(index) for index in indices], values)
 
 

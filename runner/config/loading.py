@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from runner.config.experiment_yaml import WrittenExperiment, read_yaml
+from runner.config.halving import check_fits
 from runner.config.messages import explain
 from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.config.search_space import Choice, read_search_space
@@ -98,6 +99,8 @@ def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
     """
     try:
         space = read_search_space(experiment.sweep)
+        if space.halving is not None:
+            check_fits(space.halving, experiment.training.epochs)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
 

@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from gan.evaluation.metrics import METRICS
 from runner.config.fingerprint import may_change
+from runner.config.halving import HALVING, Halving
 from runner.config.schema import SWEEP_FIELDS, SWEEP_SECTIONS, Data, Experiment
 from runner.config.search_space import LOG_UNIFORM, SAMPLES, SEED, SEEDS, UNIFORM, has_range
 
@@ -47,6 +49,8 @@ What the trials differ in; without it the experiment is one trial. Fields have t
 - A range is drawn from: `lambda_l1: {{{LOG_UNIFORM}: [10, 1000]}}` or `{{{UNIFORM}: [10, 1000]}}`. `{SAMPLES}` says
   how often; each sample is combined with the whole grid.
 - `{SEEDS}: 3` repeats all of it from three seeds, `training.seed` and the two after it.
+- `{HALVING}: {{metric: swd, first_epochs: 20, reduction_factor: 3}}` trains all cells to epoch 20, the best third of
+  them to epoch 60, the best third of these to epoch 180, and so on to the end: see docs/halving.md.
 
 A sweep may get more values, samples, seeds and fields later: trials that are there are not run again. Trials that it
 does not name any more stay as they are, and in the results.
@@ -143,6 +147,7 @@ def _swept_table(schema: Mapping[str, Any]) -> Iterator[str]:
         yield f"| `{short}` | `{path}` | {as_range} |\n"
     yield f"| `{SAMPLES}` | how often ranges are drawn | |\n"
     yield f"| `{SEEDS}` | from how many seeds each trial is repeated | |\n"
+    yield f"| `{HALVING}` | `metric`, `first_epochs`, `reduction_factor`: which cells are trained to the end | |\n"
 
 
 def _shown(value: Any) -> str:
@@ -195,4 +200,25 @@ def _sweep_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     count = {"type": "integer", "minimum": 1, "maximum": 10_000}
     properties[SAMPLES] = {"description": "How often ranges are drawn.", **count}
     properties[SEEDS] = {"description": "From how many seeds each trial is repeated.", **count}
+    default = Halving()
+    properties[HALVING] = {
+        "description": "Trains all cells to a first rung, and only the best ones further.",
+        "type": "object",
+        "properties": {
+            "metric": {
+                "description": "What cells are ranked by.",
+                "enum": [metric.key for metric in METRICS],
+                "default": default.metric,
+            },
+            "first_epochs": {"description": "The epochs of the first rung.", "type": "integer", "minimum": 1},
+            "reduction_factor": {
+                "description": "Of the cells at a rung, one in so many goes on.",
+                "type": "integer",
+                "minimum": 2,
+                "default": default.reduction_factor,
+            },
+        },
+        "required": ["first_epochs"],
+        "additionalProperties": False,
+    }
     return {"type": ["object", "null"], "properties": properties, "additionalProperties": False}

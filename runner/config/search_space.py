@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from runner.config.halving import HALVING, Halving, read_halving
 from runner.config.messages import explain, show, suggest
 from runner.config.schema import NOT_SWEPT, SWEEP_FIELDS, SWEEP_SECTIONS, base_types
 from runner.errors import ConfigError
@@ -69,6 +70,7 @@ class SearchSpace(NamedTuple):
     ranges: Mapping[str, Range]
     num_samples: int
     num_seeds: int
+    halving: Halving | None
 
     @property
     def num_cells(self) -> int:
@@ -105,7 +107,7 @@ def read_search_space(sweep: Mapping[str, Any]) -> SearchSpace:
     lists: dict[str, Sequence[Choice]] = {}
     ranges: dict[str, Range] = {}
     for key, values in sweep.items():
-        if key in (SAMPLES, SEEDS):
+        if key in (SAMPLES, SEEDS, HALVING):
             continue
         field = _swept_field(key)
         if field in lists or field in ranges:
@@ -131,7 +133,7 @@ def read_search_space(sweep: Mapping[str, Any]) -> SearchSpace:
             f"sweep.{SEEDS} is {show(sweep[SEEDS])}, but sweep.{SEED} lists the seeds itself: keep one of the two"
         )
 
-    space = SearchSpace(lists, ranges, _read_count(sweep, SAMPLES), _read_count(sweep, SEEDS))
+    space = SearchSpace(lists, ranges, _read_count(sweep, SAMPLES), _read_count(sweep, SEEDS), read_halving(sweep))
     if space.num_cells > _MAX_COUNT:
         raise ConfigError(
             f"sweep asks for {space.num_cells:,} trials ({', '.join(sweep)}): at most {_MAX_COUNT:,} are allowed; give "

@@ -37,6 +37,10 @@ class PatchStore(NamedTuple):
         """The number of patches in a split."""
         return int(self.meta["splits"][split]["patches"])
 
+    def num_pictures(self, split: str) -> int:
+        """The number of pictures that gave these patches."""
+        return int(self.meta["splits"][split]["pictures"])
+
     def paths(self, split: str) -> list[Path]:
         """The files of a split's shards, in order."""
         return [self.folder.local_copy(shard["name"]) for shard in self.meta["splits"][split]["shards"]]

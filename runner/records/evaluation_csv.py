@@ -7,7 +7,7 @@ from typing import Any
 from gan.evaluation.bootstrap import CONFIDENCE, NUM_DRAWS, SEED
 from gan.evaluation.evaluate import Scores
 from gan.evaluation.metrics import MODES
-from runner.records.metrics_log import log_columns
+from runner.records.metrics_log import log_columns, selection_column
 
 
 def final_row(scores: Scores) -> dict[str, float]:
@@ -17,6 +17,16 @@ def final_row(scores: Scores) -> dict[str, float]:
         for metric, parts in record(scores, mode).items():
             row |= log_columns("final", mode, metric, parts)
     return row
+
+
+def selection_row(scores: Scores) -> dict[str, float]:
+    """The columns that a rung is decided by: each metric's mean in the study's mode.
+
+    Args:
+        scores: of the patches of the half to choose by.
+    """
+    means = scores.values["study"].mean(axis=0).tolist()
+    return {selection_column(metric): mean for metric, mean in zip(scores.metrics, means, strict=True)}
 
 
 def record(scores: Scores, mode: str) -> dict[str, dict[str, float]]:

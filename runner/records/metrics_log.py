@@ -23,6 +23,11 @@ def log_column(split: str, mode: str, metric: str) -> str:
     return f"{split}{_MODE_SUFFIXES[mode]}/{metric}"
 
 
+def selection_column(metric: str) -> str:
+    """The column of a metric's mean over the pictures to choose by, as `selection/swd`: in the rows of rungs."""
+    return f"selection/{metric}"
+
+
 def log_columns(split: str, mode: str, metric: str, parts: Mapping[str, float]) -> dict[str, float]:
     """The columns of all parts of a metric: `final/ssim` for the mean, `final/ssim_min` and so on for the others."""
     column = log_column(split, mode, metric)

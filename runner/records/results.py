@@ -21,7 +21,9 @@ def result_column(mode: str, metric: str) -> str:
 
 
 METRIC_COLUMNS = tuple(result_column(mode, metric.key) for mode in MODES for metric in METRICS)
+ENDED_WELL = ("finished", "halted", "early_stopped")
 ENDED_BADLY = ("failed", "diverged", "out_of_memory")
+ENDED = (*ENDED_WELL, *ENDED_BADLY)
 
 
 class TrialResult(NamedTuple):
@@ -81,7 +83,7 @@ def read_trial_row(trial: Storage, name: str, params: Mapping[str, Any], status:
 
 
 def trial_status(outcome: str, *, is_finished: bool, is_held: bool, is_stopping: bool = False) -> str:
-    """finished, running, waiting, stopped, failed, diverged or out_of_memory: the one status of screen, page and files.
+    """The one status of screen, page and files: one of ENDED, running, waiting or stopped.
 
     A trial that can go on is `running` or `waiting` while a command has the experiment, and `stopped` when none has.
 
@@ -94,7 +96,7 @@ def trial_status(outcome: str, *, is_finished: bool, is_held: bool, is_stopping:
     if is_finished:
         return "finished"
     # "finished" may stand there, too: of an earlier run with fewer epochs.
-    if outcome in ENDED_BADLY:
+    if outcome in ENDED and outcome != "finished":
         return outcome
     if is_held and outcome == "running":
         return "running"
@@ -104,13 +106,14 @@ def trial_status(outcome: str, *, is_finished: bool, is_held: bool, is_stopping:
 def best_by_turns(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
     """The indices of the best rows: the first on each metric, in the order of METRICS, then the second, and so on.
 
-    Rows of trials that ended badly are left out, and those without a metric.
+    Rows of trials that ended badly or were halted are left out, and those without a metric.
 
     Args:
         rows: of results, or of means over seeds.
         count: how many at most.
     """
-    good = [index for index, row in enumerate(rows) if row.get("status") not in ENDED_BADLY]
+    out = (*ENDED_BADLY, "halted")
+    good = [index for index, row in enumerate(rows) if row.get("status") not in out]
     ranked = []
     for metric in METRICS:
         key = result_column("study", metric.key)

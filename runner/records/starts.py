@@ -37,6 +37,8 @@ def cause_of(status: str, reason: str) -> Cause:
         return Cause(_stopped_by(reason), is_fault=False)
     if status == "finished":
         return Cause("it had finished, and training.epochs was raised", is_fault=False)
+    if status in ("paused", "halted"):
+        return Cause("it had ended at a rung, and goes on", is_fault=False)
     if status == "diverged":
         return Cause("it had diverged, and --retry-diverged tries it again", is_fault=False)
     return Cause(reason if status == "cut_off" else f"{status}: {reason}", is_fault=True)
@@ -59,6 +61,7 @@ def record_start(
     lost_steps: int,
     cause: Cause | None = None,
     hold: Hold | None = None,
+    until: int | None = None,
 ) -> None:
     """Adds a row for a start of the trial's worker, which owns the trial from then on.
 
@@ -69,6 +72,7 @@ def record_start(
         lost_steps: the steps that were logged after that checkpoint and have to be done again.
         cause: why the trial goes on; None for its first start.
         hold: for how long the trial's workers have been held by now; None where that is not known.
+        until: the epoch at whose end this run of the trial is to end.
     """
     row = {
         "attempt": attempt,
@@ -81,6 +85,7 @@ def record_start(
         "pid": os.getpid(),
         "oom_kills": count_oom_kills(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **({} if until is None else {"until": until}),
         **hold_row(hold),
     }
 
@@ -166,6 +171,7 @@ def ended_for_lack_of_memory(starts: Sequence[Mapping[str, Any]]) -> int:
     for before, after in zip(reversed(starts[:-1]), reversed(starts), strict=False):
         # Counts can be compared only on one machine, and within one start of the command.
         same_run = before.get("host") == after.get("host") and before["attempt"] == after["attempt"]
+        same_run = same_run and before.get("until") == after.get("until")
         if not same_run or before.get("oom_kills", 0) >= after.get("oom_kills", 0):
             break
         count += 1

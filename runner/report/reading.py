@@ -89,7 +89,7 @@ def page_trial(experiment: Storage, result: TrialResult, experiment_name: str = 
         params={**result.params, "experiment": experiment_name} if experiment_name else result.params,
         row=result.row,
         folder=folder,
-        reason=read_outcome(folder)["reason"] if result.row["status"] in ENDED_BADLY else "",
+        reason=read_outcome(folder)["reason"] if result.row["status"] in (*ENDED_BADLY, "halted") else "",
     )
 
 

@@ -9,7 +9,7 @@ from runner.number_format import clock, counted
 from runner.trial.progress import TrialProgress
 
 # What a person wants to see first where not all trials fit.
-_ORDER = ("running", "failed", "diverged", "out_of_memory", "stopped", "finished", "waiting")
+_ORDER = ("running", "failed", "diverged", "out_of_memory", "stopped", "halted", "early_stopped", "finished", "waiting")
 
 
 def describe_counts(trials: Sequence[TrialProgress]) -> str:

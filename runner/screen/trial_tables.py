@@ -17,6 +17,8 @@ PROGRESS_METRICS = tuple(metric for metric in EPOCH_METRICS if metric.key in ("s
 _STATUS_STYLES = {
     "running": "cyan",
     "finished": "green",
+    "halted": "dim",
+    "early_stopped": "green",
     "waiting": "dim",
     "stopped": "yellow",
     "failed": "red",

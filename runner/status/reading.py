@@ -11,7 +11,7 @@ from runner.data.patch_store import META
 from runner.process.lease import LEASE_S, Holder, find_holder
 from runner.records.goodput import Hold, newest_hold
 from runner.records.metrics_log import LogSummary
-from runner.records.results import ENDED_BADLY, TrialResult, trial_row, trial_status
+from runner.records.results import ENDED, TrialResult, trial_row, trial_status
 from runner.records.starts import count_faults, read_starts
 from runner.records.trial_file import read_outcome, recorded_epochs
 from runner.records.trial_folders import Trial
@@ -21,7 +21,7 @@ from runner.storage.run_folder import EXPERIMENT_FILE, LOCK, PATCHES, RAY_FOLDER
 from runner.trial.progress import TrialProgress, next_ones
 
 # The outcomes of trials that nobody is training: they wait for their turn, or have ended.
-_AT_REST = ("", "cut_off", "stopped", "finished", *ENDED_BADLY)
+_AT_REST = ("", "cut_off", "stopped", "paused", *ENDED)
 
 
 class Status(NamedTuple):

@@ -2,7 +2,7 @@
 
 STORAGE/
   patches/FINGERPRINT/                 quarantine.jsonl
-  EXPERIMENT/                          experiment.yaml  results.csv  report.html  lock  .ray/
+  EXPERIMENT/                          experiment.yaml  results.csv  rungs.json  report.html  lock  .ray/
     trials/TRIAL/                      trial.yaml  metrics.jsonl  log.txt  outcome.json  starts.jsonl  held.jsonl
       checkpoints/step_00004384/       manifest.json
 """
@@ -18,6 +18,7 @@ EXPERIMENT_FILE = "experiment.yaml"
 RESULTS_CSV = "results.csv"
 RESULTS_JSON = "results.json"
 OVER_SEEDS = "over_seeds.csv"
+RUNGS = "rungs.json"
 REPORT = "report.html"
 LOCK = "lock"
 RAY_FOLDER = ".ray"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from runner.config.halving import Halving
 from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import PATCH_SIZES, SWEEP_FIELDS, Checkpointing, Data, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
@@ -16,6 +17,7 @@ from runner.data.layouts import PAIRS
 from runner.data.patch_store import check_bad_fraction, first_bad_files
 from runner.data.sources import SPLITS, Source, describe_passed_over, find_source, store_fingerprint
 from runner.errors import ConfigError, DataError, StorageError
+from runner.halving.stages import check_recorded, next_stage, retried_outcomes
 from runner.number_format import byte_size, counted
 from runner.on_ray.connection.address import check_reachable
 from runner.on_ray.connection.folders import notes_on_folders
@@ -81,6 +83,7 @@ class SweepPlan(NamedTuple):
         left: trials of an earlier start that the sweep does not name any more.
         resources: what each worker gets on this machine; None where a cluster decides, or nothing is to run.
         notes: what the person should know, a sentence each.
+        halving: which trials are trained to the end; None for all.
     """
 
     experiment: Experiment
@@ -92,6 +95,7 @@ class SweepPlan(NamedTuple):
     left: Sequence[Trial]
     resources: TrialResources | None
     notes: Sequence[str]
+    halving: Halving | None = None
 
     @property
     def folder(self) -> Storage:
@@ -135,7 +139,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     trials = find_trial_folders(folder, planned, fingerprints, initial_weights, changes)
     _check_epochs(folder, trials)
     left = find_left_trials(folder, trials)
-    pending = [trial for trial in trials if _is_pending(trial, options)]
+    space = read_search_space(experiment.sweep)
+    pending = _find_pending(folder, trials, space.halving, options)
 
     # What they need.
     resources = None
@@ -150,7 +155,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
         check_reachable(options.address)
 
     notes = [*data_notes, *notes, *weight_notes, *_notes_on_changes(folder, pending), *_note_on_left(left)]
-    plan = SweepPlan(experiment, options, storage, located, trials, pending, left, resources, notes)
+    plan = SweepPlan(experiment, options, storage, located, trials, pending, left, resources, notes, space.halving)
     # The last rules, because they look at every picture.
     if pending:
         _check_room(plan, _check_pictures(plan))
@@ -315,9 +320,16 @@ def _note_on_left(left: Sequence[Trial]) -> list[str]:
     ]
 
 
-def _is_pending(trial: Trial, options: Options) -> bool:
-    """True for a trial that is to be run: one that has diverged would diverge again."""
-    return not trial.is_finished and (options.retry_diverged or not trial.has_diverged)
+def _find_pending(folder: Storage, trials: Sequence[Trial], halving: Halving | None, options: Options) -> list[Trial]:
+    """The trials that are to be run: one that has diverged would diverge again, one that was halted stays as it is."""
+    pending = [
+        trial for trial in trials if not trial.is_finished and (options.retry_diverged or not trial.has_diverged)
+    ]
+    if halving is None:
+        return pending
+    check_recorded(folder, trials, halving)
+    stage = next_stage(folder, trials, halving, retried_outcomes(options.retry_diverged))
+    return [trial for trial in pending if trial.name in stage.pending]
 
 
 def _check_precision(folder: Storage, pending: Sequence[Trial], device: str) -> None:
@@ -363,6 +375,9 @@ def _check_pictures(plan: SweepPlan) -> dict[str, int]:
                     f"data.source is {data.source!r}: every picture of {split}/ is bad.\n{first_bad_files(of_split)}"
                 )
         check_enough_patches(trial.config, expected.num_patches["train"])
+        of_val = [entry for entry in expected.left_out if entry["file"].startswith("val/")]
+        num_val = sum(picture.split == "val" for picture in located.source.pictures) - len(of_val)
+        check_enough_pictures(plan.halving, num_val, data.source)
         to_make[data.patching] = sum(expected.num_patches.values())
     return to_make
 
@@ -391,6 +406,15 @@ def check_enough_patches(config: Experiment, num_patches: int) -> None:
             f"resources.workers is {workers}, but there {'is' if num_patches == 1 else 'are'} only "
             f"{counted(num_patches, 'patch', 'patches')} to train on, and each worker needs one: use fewer workers, "
             "more pictures or a smaller data.patch_size"
+        )
+
+
+def check_enough_pictures(halving: Halving | None, num_val: int, source: str) -> None:
+    """Raises ConfigError where one validation picture would have to be both what is chosen by and what is reported."""
+    if halving is not None and num_val < 2:
+        raise ConfigError(
+            f"sweep.halving chooses cells by one half of the validation pictures and reports with the other, but "
+            f"{source!r} has {counted(num_val, 'usable validation picture')}: add some, or take halving out"
         )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from gan.data.epochs import steps_per_epoch
@@ -12,6 +12,7 @@ from runner.data.checking.plausibility import sample
 from runner.data.patch_store import check_bad_fraction, find_store, read_quarantine
 from runner.errors import DataError, Exit
 from runner.number_format import byte_size, counted
+from runner.records.seeds import by_cell
 from runner.records.trial_folders import Trial
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.run_folder import PATCHES
@@ -32,6 +33,8 @@ def print_plan(plan: SweepPlan, console: Console) -> Exit:
     if (more := len(plan.trials) - _MAX_SHOWN) > 0:
         steps = sum(_num_steps(trial, num_patches[trial.config.data.patching]) for trial in plan.trials)
         console.print(f"  and {counted(more, 'more trial')}; {steps:,} steps in all")
+    for line in _describe_halving(plan, num_patches):
+        console.print(line)
     console.print(_describe_disk(plan, num_patches))
     for line in _describe_sample(plan):
         console.print(line)
@@ -127,6 +130,25 @@ def _num_steps(trial: Trial, num_patches: int) -> int:
     """The steps of a trial's whole training."""
     training = trial.config.training
     return training.epochs * steps_per_epoch(num_patches, training.batch_size, trial.config.resources.workers)
+
+
+def _describe_halving(plan: SweepPlan, num_patches: Mapping[str, int]) -> list[str]:
+    """The rungs of a halved sweep, and what they cost against the whole grid."""
+    if plan.halving is None:
+        return []
+    halving, epochs = plan.halving, plan.experiment.training.epochs
+    num_cells = len(by_cell(plan.trials, (trial.params for trial in plan.trials)))
+
+    lines, left = [], num_cells
+    for rung in halving.rungs(epochs):
+        kept = halving.num_kept(left)
+        lines.append(f"  epoch {rung}: of {counted(left, 'cell')} the best {kept} by {halving.metric} go on")
+        left = kept
+    share = halving.cell_epochs(num_cells, epochs) / (num_cells * epochs)
+    # Cells of small batches have more steps, and nobody knows yet which cells go on.
+    steps = {_num_steps(trial, num_patches[trial.config.data.patching]) for trial in plan.trials}
+    about = "" if len(steps) == 1 else ", if cells with many and with few steps an epoch go on alike"
+    return [f"halving: {share:.0%} of the steps of the whole grid{about}", *lines]
 
 
 def _describe_sample(plan: SweepPlan) -> list[str]:

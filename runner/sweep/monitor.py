@@ -11,7 +11,7 @@ from typing import Any
 from runner.process.lease import Superseded
 from runner.records.goodput import Hold, newest_hold
 from runner.records.metrics_log import LogSummary
-from runner.records.results import ENDED_BADLY, TrialResult, trial_row, trial_status
+from runner.records.results import ENDED, TrialResult, trial_row, trial_status
 from runner.records.results_files import write_results
 from runner.records.starts import count_faults, describe_start, read_starts
 from runner.records.trial_file import read_outcome, settle_outcome
@@ -29,7 +29,6 @@ _MAX_SHARE = 0.1  # of the time, for looking at the trials: a storage far away m
 _MAX_PAUSE_S = 10.0
 _LOOKS_PER_ROUND = 10
 _STOP_INTERVAL_S = 0.2
-_ENDED = ("finished", *ENDED_BADLY)
 _PATIENCE_S = 60.0  # until a person is told that nothing has begun; ten seconds are usual
 
 
@@ -41,6 +40,7 @@ class MonitoredTrial:
 
     Attributes:
         is_pending: whether this start is to train it.
+        goal_epochs: how far it is to be trained, as far as is known: to the next rung of a halved sweep, or the end.
         log: what its log comes to, as far as it has been read.
         outcome: the status that its last run has recorded; "" for none.
         has_begun: whether it has been seen at work in this start of the command.
@@ -52,7 +52,7 @@ class MonitoredTrial:
     """
 
     job: TrialJob
-    total_steps: int
+    steps_per_epoch: int
     finished: bool
     is_pending: bool = True
     log: LogSummary = field(init=False)
@@ -64,8 +64,10 @@ class MonitoredTrial:
     starts: Sequence[Mapping[str, Any]] = ()
     hold: Hold | None = None
     begun: tuple[float, int] | None = None
+    goal_epochs: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.goal_epochs = self.job.config.training.epochs
         self.log = LogSummary(self.job.trial)
         self._result: TrialResult | None = None
 
@@ -91,7 +93,7 @@ class MonitoredTrial:
             or any(start["attempt"] == self.job.attempt for start in self.starts)
         )
         # Of a trial that has not begun it is the outcome of an earlier start.
-        self.is_settled = not self.is_pending or (self.has_begun and self.outcome in _ENDED)
+        self.is_settled = not self.is_pending or (self.has_begun and self.outcome in ENDED)
         return [line for start in new if (line := self._describe(start))]
 
     def result(self, status: str) -> TrialResult:
@@ -102,15 +104,15 @@ class MonitoredTrial:
         return self._result
 
     def _describe(self, start: Mapping[str, Any]) -> str:
-        epochs = self.job.config.training.epochs
-        return describe_start(self.job.name, start, self.total_steps, max(self.total_steps // epochs, 1))
+        total_steps = self.goal_epochs * self.steps_per_epoch
+        return describe_start(self.job.name, start, total_steps, max(self.steps_per_epoch, 1))
 
     def _pace_s(self) -> float:
         """Seconds that pass for a step, evaluations included; 0 before an epoch has been seen from end to end."""
         if self.begun is None:
             return 0.0
         began, from_step = self.begun
-        is_known = self.step - from_step >= max(self.total_steps // self.job.config.training.epochs, 1)
+        is_known = self.step - from_step >= max(self.steps_per_epoch, 1)
         return (time.monotonic() - began) / (self.step - from_step) if is_known else 0.0
 
     def progress(self, status: str) -> TrialProgress:
@@ -118,9 +120,9 @@ class MonitoredTrial:
         return TrialProgress(
             name=self.job.name,
             status=status,
-            epochs=self.job.config.training.epochs,
+            epochs=self.goal_epochs,
             step=max(self.step, int(self.log.row.get("step", 0))),
-            total_steps=self.total_steps,
+            total_steps=self.goal_epochs * self.steps_per_epoch,
             step_s=self.step_s,
             restarts=count_faults(self.starts),
             row=self.log.row,

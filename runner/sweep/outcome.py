@@ -6,7 +6,7 @@ from runner.console import Console
 from runner.errors import Exit
 from runner.number_format import counted
 from runner.process.stop_request import StopRequest
-from runner.records.results import TrialResult
+from runner.records.results import ENDED_WELL, TrialResult
 from runner.records.trial_file import read_outcome
 from runner.storage.run_folder import LOG, REPORT, RESULTS_CSV, trial_path
 from runner.sweep.check import SweepPlan
@@ -17,7 +17,7 @@ _MAX_BAD = 20  # trials that a line tells of
 
 def report_outcome(plan: SweepPlan, results: Sequence[TrialResult], stop: StopRequest, console: Console) -> Exit:
     """Prints what to look at next; the exit code."""
-    bad = [result.row for result in results if result.row["status"] not in ("finished", "stopped")]
+    bad = [result.row for result in results if result.row["status"] not in (*ENDED_WELL, "stopped")]
     for row in bad[:_MAX_BAD]:
         folder = plan.folder.at(trial_path(row["trial"]))
         console.print(f"{row['trial']}: {row['status']}: {read_outcome(folder)['reason']}; see {folder.shown}/{LOG}")
@@ -35,7 +35,7 @@ def report_outcome(plan: SweepPlan, results: Sequence[TrialResult], stop: StopRe
 
 def exit_code(statuses: Sequence[object], stop: StopRequest) -> Exit:
     """The exit code for the trials' statuses."""
-    if all(status == "finished" for status in statuses):
+    if all(status in ENDED_WELL for status in statuses):
         return Exit.FINISHED
     # A request that came too late to stop a trial does not decide the exit code.
     if stop.reason and "stopped" in statuses:

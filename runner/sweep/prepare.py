@@ -14,7 +14,7 @@ from runner.process.stop_request import Stopped
 from runner.screen.cutting import with_bar
 from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
-from runner.sweep.check import SweepPlan, check_enough_patches
+from runner.sweep.check import SweepPlan, check_enough_patches, check_enough_pictures
 from runner.sweep.session import Session
 from runner.sweep.waiting import await_resources, stoppable
 from runner.trial.resources import TrialResources
@@ -103,6 +103,7 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         store = prepare_patches(data, found.source, found.fingerprint, patches, shown_cut, session.console.print)
         # Damage that headers do not show may have left fewer than was expected.
         check_enough_patches(trial.config, store.num_patches("train"))
+        check_enough_pictures(plan.halving, store.num_pictures("val"), data.source)
         stores[data.patching] = store
         for line in describe_store(store):
             session.console.print(line)

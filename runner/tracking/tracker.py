@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from runner.process.lease import Superseded
-from runner.records.results import ENDED_BADLY
+from runner.records.results import ENDED
 from runner.tracking.wandb_session import kill_service
 from runner.tracking.wandb_sweep import WandbSweep
 from runner.tracking.wandb_trial import WandbTrial
@@ -15,7 +15,6 @@ INTERVAL_S = 1.0
 # How long W&B may take at the end, with weights to upload on a slow line; its own timeouts are much shorter.
 END_WAIT_S = 900.0
 _GRACE_S = 10.0
-_ENDED = ("finished", *ENDED_BADLY)
 
 
 class Tracker:
@@ -98,7 +97,7 @@ class Tracker:
 
     def _pass_on(self, *, is_last: bool) -> None:
         rows = self._rows
-        ended = {row["trial"] for row in rows if row["status"] in _ENDED}
+        ended = {row["trial"] for row in rows if row["status"] in ENDED}
 
         # New rows of the trials that run, then the runs of those that have ended since the last time.
         for name in self._at_work:

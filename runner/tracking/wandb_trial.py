@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.metrics_log import MetricsReader, read_last_row
+from runner.records.results import ENDED_WELL
 from runner.storage.folder import Storage
 from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD, image_name
 from runner.tracking.wandb_runs import WandbDestination, WandbRun
 from runner.tracking.wandb_session import Identity, WandbSession
 
-NOT_FAILURES = ("finished", "stopped")
+NOT_FAILURES = (*ENDED_WELL, "stopped")
 # The columns of a row of results that W&B does not have as config or as the last value of a metric.
 _IN_SUMMARY = ("status", "epochs", "restarts", "steps_lost")
 
@@ -102,7 +103,7 @@ class WandbTrial:
 
     def _weights_record(self, status: str) -> dict[str, Any]:
         """The content of weights/manifest.json, where the weights are to be uploaded; else empty."""
-        if not self._artifacts or status != "finished":
+        if not self._artifacts or status not in ENDED_WELL:
             return {}
         record: dict[str, Any] = json.loads(self._trial.read(WEIGHTS_RECORD))
         return record

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config.fingerprint import Fingerprints
+from runner.config.halving import Halving
 from runner.config.schema import Experiment
 from runner.process.lease import Superseded, check_held
 from runner.records.starts import Cause, newest_start
@@ -21,6 +22,8 @@ class TrialJob:
     `threads` is what the trial has been given; a trial that has begun keeps the number it recorded.
     `start_token` names a worker's start among all of the trial, once it has begun.
     `cause` is why this start of the command goes on with it; None for a trial that has not begun before.
+    `halving` says at which epochs the sweep ranks it, if at any. It is trained to the end of epoch `until`, a rung or
+    the last one, which None stands for.
     """
 
     experiment: Storage
@@ -34,11 +37,18 @@ class TrialJob:
     attempt: int
     start_token: str = ""
     cause: Cause | None = None
+    halving: Halving | None = None
+    until: int | None = None
 
     @property
     def trial(self) -> Storage:
         """The trial's folder."""
         return self.experiment.at(trial_path(self.name))
+
+    @property
+    def epochs(self) -> int:
+        """The epoch at whose end this run of the trial ends."""
+        return self.until or self.config.training.epochs
 
     def check_current(self) -> None:
         """Raises Superseded where another start of the command or of this trial has taken over, or none goes on."""

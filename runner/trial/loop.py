@@ -84,8 +84,8 @@ def train_trial(
     """Trains a trial from its newest verified checkpoint until it is finished or asked to stop.
 
     Returns:
-        finished, stopped, diverged or out_of_memory, which is recorded as the trial's outcome; or superseded, of
-        which only log.txt says something.
+        finished, paused (at a rung), stopped, diverged or out_of_memory, which is recorded as the trial's outcome; or
+        superseded, of which only log.txt says something.
 
     Raises:
         NoGoodCheckpoint: all checkpoints of the trial are damaged.
@@ -141,7 +141,8 @@ class TrialRun:
         self.settings = TrainingSettings(
             precision=runtime.precision,
             log_every_n_steps=config.log_every_n_steps,
-            **config.training.model_dump(exclude={"precision", "deterministic"}),
+            **config.training.model_dump(exclude={"precision", "deterministic", "epochs"}),
+            epochs=job.epochs,
         )
         self.state = TrainState(config.networks, self.settings, device)
 
@@ -205,7 +206,7 @@ class TrialRun:
         # The heartbeat may know of later steps than the log: not every step has a row.
         last_step = max(rows[-1]["step"] if rows else 0, self.heartbeat.earlier_step)
         cause = job.cause
-        if starts and starts[-1]["attempt"] == job.attempt:
+        if starts and (starts[-1]["attempt"], starts[-1].get("until", job.epochs)) == (job.attempt, job.epochs):
             # Ray has replaced a worker of this start of the command. One that was to stop may have been ended for that.
             cause = cause_of("stopped", self.heartbeat.stop_reason) if self.heartbeat.stop_reason else WORKER_LOST
 
@@ -221,7 +222,7 @@ class TrialRun:
         # As the job without the token: no row has the new token yet, so the new job would count as superseded.
         with self.job.committing():
             lost_steps = max(last_step - state.step, 0)
-            record_start(job.trial, job.attempt, job.start_token, state.step, lost_steps, cause, hold)
+            record_start(job.trial, job.attempt, job.start_token, state.step, lost_steps, cause, hold, job.epochs)
         return job, held_before_s
 
     def _open_log(self, restored: bytes) -> MetricsLog:
@@ -256,8 +257,10 @@ class TrialRun:
             self._finish()
         if self.recorder.disk_full is not None:
             return stop_on_disk_full(self.job, self.heartbeat, self.recorder.disk_full)
-        status = "finished" if is_finished else "stopped"
-        return record_outcome(self.job, status, self.heartbeat.stop_reason, is_recorder=self.group.is_rank_zero)
+        status, reason = ("finished" if is_finished else "stopped"), self.heartbeat.stop_reason
+        if is_finished and self.job.epochs < self.job.config.training.epochs:
+            status, reason = "paused", f"it waits for the other trials at the end of epoch {self.job.epochs}"
+        return record_outcome(self.job, status, reason, is_recorder=self.group.is_rank_zero)
 
     def _hold(self) -> Hold | None:
         """For how long the trial's workers have been held; None on workers that do not record it."""
@@ -354,14 +357,18 @@ class TrialRun:
         """
         self.logger.flush()
         config, logged = self.job.config, event.last
-        is_last = logged.epoch == self.settings.epochs
+        # A rung is evaluated as the end is, by each run of the trial that passes it.
+        halving = self.job.halving
+        is_rung = halving is not None and logged.epoch in halving.rungs(config.training.epochs)
+        is_last = logged.epoch == self.settings.epochs or is_rung
+        is_measured = halving is not None and halving.is_measured(logged.epoch)
         extra = {f"epoch_mean/{name}": value for name, value in event.means.items()}
 
         # Rank 0 evaluates, and the others wait for its action. Losses that are not finite end the trial in `add_row`.
-        is_evaluated = is_last or logged.epoch % config.evaluation.every_n_epochs == 0
+        is_evaluated = is_last or is_measured or logged.epoch % config.evaluation.every_n_epochs == 0
         if self.group.is_rank_zero and is_evaluated and is_finite(logged):
             try:
-                extra |= self.recorder.record_epoch(logged.epoch, last=is_last)
+                extra |= self.recorder.record_epoch(logged.epoch, last=is_last, measured=is_measured)
             except EvaluationBrokenOff:
                 return Action.STOP
         self.recorder.add_row(logged, extra, synced=True)

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 
 from gan.data.patches import Patches
+from gan.data.selection import selection_half
 from gan.evaluation.evaluate import evaluate, fixed_sample, generate, score
 from gan.evaluation.grids import comparison_png
 from gan.evaluation.metrics import MODES
 from gan.training.delayed_logger import LoggedStep
 from gan.training.state import TrainState
-from runner.records.evaluation_csv import csv_of, final_row
+from runner.records.evaluation_csv import csv_of, final_row, selection_row
 from runner.records.metrics_log import MetricsLog, log_columns
 from runner.storage.folder import is_full
 from runner.storage.run_folder import EVALUATION_CSV, IMAGES, image_name
@@ -81,13 +82,20 @@ class Recorder:
                 raise
             self.disk_full = error
 
-    def record_epoch(self, epoch: int, *, last: bool) -> dict[str, float]:
-        """Evaluates and writes the epoch's picture; the columns for its row. Raises EvaluationBrokenOff."""
+    def record_epoch(self, epoch: int, *, last: bool, measured: bool = False) -> dict[str, float]:
+        """Evaluates and writes the epoch's picture; the columns for its row. Raises EvaluationBrokenOff.
+
+        Args:
+            last: all metrics of all validation patches, too.
+            measured: and what a halved sweep ranks trials by.
+        """
         self.clock.pause()
         try:
             row = self._evaluate(self._job.config.evaluation.num_patches)
             if last:
                 row |= self._evaluate_all()
+            if measured:
+                row |= self._evaluate_selection()
             self._write(lambda: self._write_picture(epoch))
         finally:
             self.clock.go_on()
@@ -114,6 +122,17 @@ class Recorder:
         scores = score(self._state.compute_generator, self._val_patches, self._state.device, self._on_picture)
         self._write(lambda: self._job.trial.write(EVALUATION_CSV, csv_of(scores)))
         return final_row(scores)
+
+    def _evaluate_selection(self) -> dict[str, float]:
+        """All metrics over all patches of the half to choose by, as `selection/swd`, in the study's mode."""
+        origins = [self._val_patches.origin(index) for index in range(len(self._val_patches))]
+        chosen = selection_half(origin.name for origin in origins)
+        indices = [index for index, origin in enumerate(origins) if origin.name in chosen]
+        scores = score(
+            self._state.compute_generator, self._val_patches, self._state.device, self._on_picture,
+            indices=indices, modes=("study",),
+        )  # fmt: skip
+        return selection_row(scores)
 
     def _on_picture(self) -> None:
         """Counts progress, and breaks an evaluation off that may take as long as hundreds of steps."""

@@ -28,6 +28,7 @@ def test_the_shipped_experiments_are_the_studys() -> None:
         "interrupted": 1,
         "lambda_sweep": 5,
         "quickstart": 4,
+        "halving": 9,
         "random_search": 8,
         "receptive_field": 4,
         "resize": 1,

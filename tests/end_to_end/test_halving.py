@@ -1,0 +1,176 @@
+"""A halved sweep: the same survivors and the same bits after any history of kills."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import Exit
+from tests.support.commands import assert_same_end, read_starts, weights_digest
+from tests.support.kill_points import KillPoint, Run, train_tiny
+from tests.support.sharing import made_once
+
+pytestmark = pytest.mark.slow
+
+# Rungs at epochs 1, 2 and 4 of three cells: two, one and one go on.
+HALVED: dict[str, Any] = {
+    "sweep": {"lambda_l1": [1, 10, 100], "halving": {"metric": "swd", "first_epochs": 1, "reduction_factor": 2}},
+    "training": {"epochs": 6, "batch_size": 4, "precision": "fp32", "learning_rate": 2e-3},
+}
+SWEPT = "tests.support.inline_sweep"
+DECIDED = "runner.sweep.execute"
+
+
+def sweep(folder: Path, *kill_points: KillPoint, **changes: Any) -> Run:
+    return train_tiny(folder, changes=HALVED | changes, module=SWEPT, kill_points=kill_points)
+
+
+def results(folder: Path) -> dict[str, str]:
+    rows = json.loads((folder / "results/tiny/results.json").read_text())
+    return {row["trial"]: row["status"] for row in rows}
+
+
+def trial(folder: Path, value: int) -> Path:
+    return folder / f"results/tiny/trials/lambda_l1={value}"
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a halved sweep that nothing happened to."""
+
+    def make(folder: Path) -> None:
+        ended = sweep(folder)
+        assert ended.code == 0, ended.output
+
+    return made_once(tmp_path_factory, "halved", make)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, undisturbed: Path) -> Path:
+    """A new folder, whose pictures are cut already."""
+    shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
+    return tmp_path
+
+
+def assert_same_sweep(folder: Path, undisturbed: Path) -> None:
+    """The same decisions, and of each trial the same status, weights, last checkpoint and log."""
+    assert (folder / "results/tiny/rungs.json").read_bytes() == (undisturbed / "results/tiny/rungs.json").read_bytes()
+    assert results(folder) == results(undisturbed)
+    for value in (1, 10, 100):
+        assert_same_end(trial(folder, value), trial(undisturbed, value))
+
+
+def test_one_is_finished_the_others_are_halted_at_their_rungs_with_weights_and_metrics_of_these(halved: Path) -> None:
+    statuses = results(halved)
+    assert sorted(statuses.values()) == ["finished", "halted", "halted"]
+    rows = {row["trial"]: row for row in json.loads((halved / "results/tiny/results.json").read_text())}
+    (record,) = [json.loads((halved / "results/tiny/rungs.json").read_text())]
+    assert [(rung["epochs"], sum(cell["kept"] for cell in rung["cells"])) for rung in record["rungs"]] == [
+        (1, 2),
+        (2, 1),
+        (4, 1),
+    ]
+    for rung in record["rungs"]:
+        for cell in rung["cells"]:
+            if not cell["kept"]:
+                row, folder = rows[cell["cell"]], halved / "results/tiny/trials" / cell["cell"]
+                assert row["epochs"] == rung["epochs"] and row["ssim_low"] is not None
+                assert json.loads((folder / "weights/manifest.json").read_text())["epochs"] == rung["epochs"]
+                assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step_{row['steps']:08d}"]
+    # A rung is no fault.
+    assert all(row["restarts"] == 0 and row["steps_lost"] == 0 for row in rows.values())
+
+
+def test_done_again_it_trains_nothing_and_changes_no_decision(halved: Path, tmp_path: Path) -> None:
+    shutil.copytree(halved, tmp_path, dirs_exist_ok=True)
+    before = len(read_starts(trial(tmp_path, 1)))
+    again = sweep(tmp_path)
+    assert again.code == 0, again.output
+    assert "finished before, not run again: 1 of 3 trials" in again.output
+    assert "halted before, not run again: 2 of 3 trials" in again.output
+    assert len(read_starts(trial(tmp_path, 1))) == before
+    assert_same_sweep(tmp_path, halved)
+
+
+@pytest.mark.parametrize(
+    "kill_points",
+    [
+        pytest.param([KillPoint(f"{DECIDED}.write_rungs", 1)], id="before the first rung is written"),
+        pytest.param([KillPoint("runner.halving.rungs.encode_rungs", 2, "after")], id="in the writing of the second"),
+        pytest.param([KillPoint(f"{DECIDED}.write_rungs", 1, "after")], id="after it is written"),
+        pytest.param(
+            [KillPoint(f"{DECIDED}.reason_halted", 1, "after")], id="before a trial is told that it is halted"
+        ),
+        pytest.param([KillPoint("gan.training.loop._take_step", 10)], id="in a promoted trial's first step"),
+        pytest.param([KillPoint("runner.trial.recorder.selection_row", 2)], id="in a rung's evaluation"),
+        pytest.param([KillPoint("runner.trial.loop.write_weights", 2)], id="between a rung's checkpoint and weights"),
+        pytest.param(
+            [KillPoint("gan.training.loop._take_step", n) for n in (2, 5, 3, 8)]
+            + [KillPoint(f"{DECIDED}.write_rungs", 1, "after")],
+            id="again and again",
+        ),
+    ],
+)
+def test_killed_anywhere_and_started_again_it_has_the_same_survivors_and_bits(
+    folder: Path, halved: Path, kill_points: list[KillPoint]
+) -> None:
+    for kill_point in kill_points:
+        assert sweep(folder, kill_point).code == -signal.SIGKILL
+    ended = sweep(folder)
+    assert ended.code == 0, ended.output
+    assert_same_sweep(folder, halved)
+
+
+def test_stopped_it_exits_with_75_and_goes_on_to_the_same_end(folder: Path, halved: Path) -> None:
+    stopped = sweep(folder, KillPoint("gan.training.loop._take_step", 2, "stop"))
+    assert stopped.code == Exit.STOPPED, stopped.output
+    assert set(results(folder).values()) == {"stopped"}
+    assert sweep(folder).code == 0
+    assert_same_sweep(folder, halved)
+
+
+def test_without_halving_each_goes_on_from_its_rung_to_the_bits_of_an_uninterrupted_trial(
+    folder: Path, halved: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shutil.copytree(halved / "results/tiny", folder / "results/tiny")
+    whole = {"sweep": {"lambda_l1": [1, 10, 100]}}
+    ended = sweep(folder, **whole)
+    assert ended.code == 0, ended.output
+    assert set(results(folder).values()) == {"finished"}
+    assert not (folder / "results/tiny/rungs.json").exists()
+
+    fresh = tmp_path_factory.mktemp("whole")
+    shutil.copytree(folder / "results/patches", fresh / "results/patches")
+    assert sweep(fresh, **whole).code == 0
+    for value in (1, 10, 100):
+        assert weights_digest(trial(folder, value)) == weights_digest(trial(fresh, value))
+        assert all(not start["fault"] for start in read_starts(trial(folder, value)))
+
+
+def test_a_sweep_that_grows_takes_in_whoever_is_kept_now(folder: Path, halved: Path) -> None:
+    shutil.copytree(halved / "results/tiny", folder / "results/tiny")
+    grown = HALVED["sweep"] | {"lambda_l1": [1, 10, 100, 1000, 10000]}
+    ended = sweep(folder, sweep=grown)
+    assert ended.code == 0, ended.output
+
+    fresh = folder / "fresh"
+    shutil.copytree(folder / "results/patches", fresh / "results/patches")
+    assert sweep(fresh, sweep=grown).code == 0
+    kept = json.loads((folder / "results/tiny/rungs.json").read_text())
+    assert kept == json.loads((fresh / "results/tiny/rungs.json").read_text())
+    for name, status in results(fresh).items():
+        if status == "finished":
+            assert weights_digest(folder / "results/tiny/trials" / name) == weights_digest(
+                fresh / "results/tiny/trials" / name
+            )
+
+
+def test_with_one_validation_picture_nothing_is_halved_and_nothing_is_written(tmp_path: Path) -> None:
+    one = {"patch_size": 64, "patching": "resize", "synthetic": {"train": 12, "val": 1, "seed": 3}}
+    refused = sweep(tmp_path, data=one)
+    assert refused.code == Exit.BAD_INPUT, refused.output
+    assert "has 1 usable validation picture: add some, or take halving out" in refused.output
+    assert not (tmp_path / "results").exists()
