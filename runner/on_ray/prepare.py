@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -13,11 +13,17 @@ from runner.data.shards import Shard, ShardReport, shards_of, write_shard
 from runner.data.sources import Picture, Source
 from runner.errors import DataError
 from runner.on_ray.connection.cluster import silence_ray
+from runner.on_ray.private import remembered_execution
 from runner.storage.folder import Storage
 
 
-def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardReport]:
+def cut_with_ray(
+    source: Source, data: Data, folder: Storage, on_begin: Callable[[Callable[[], None]], object] = lambda end: None
+) -> Iterator[ShardReport]:
     """Writes the source's shards into a folder that all machines of the cluster see; reports in order.
+
+    Args:
+        on_begin: called with what ends the work, in any thread; the thread that waits for it then gets an error.
 
     Raises:
         DataError: a picture can't be read any more.
@@ -30,7 +36,7 @@ def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardR
 
     try:
         shards = shards_of(source)
-        for shard, row in zip(shards, _reported_rows(shards, source.seed, data, folder), strict=True):
+        for shard, row in zip(shards, _reported_rows(shards, source.seed, data, folder, on_begin), strict=True):
             # What a machine of the cluster could not read or write, the command's own can or names.
             written = row["report"]
             report = ShardReport(**json.loads(written)) if written else write_shard(shard, source.seed, data, folder)
@@ -43,7 +49,13 @@ def cut_with_ray(source: Source, data: Data, folder: Storage) -> Iterator[ShardR
         gc.collect()
 
 
-def _reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: Storage) -> Iterator[dict[str, str]]:
+def _reported_rows(
+    shards: list[Shard],
+    seed: int | None,
+    data: Data,
+    folder: Storage,
+    on_begin: Callable[[Callable[[], None]], object],
+) -> Iterator[dict[str, str]]:
     """The reports of Ray Data's tasks, one row a shard."""
     # As JSON, which holds file names too that are no UTF-8 and could not stand in a table.
     rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
@@ -53,6 +65,7 @@ def _reported_rows(shards: list[Shard], seed: int | None, data: Data, folder: St
         batch_size=None,
         fn_kwargs={"seed": seed, "data": data, "folder": folder},
     )
+    on_begin(remembered_execution(dataset))
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from table.to_pylist()
 

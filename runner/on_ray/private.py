@@ -255,6 +255,29 @@ def read_token_mode_again() -> None:
             AuthenticationTokenLoader.instance().reset_cache()
 
 
+def remembered_execution(dataset: Any) -> Callable[[], None]:
+    """Has a dataset of Ray Data remember its execution; what ends it, in any thread, so that whoever waits for it ends.
+
+    Where a release makes its executors otherwise nothing is ended. A command that was stopped while it waits for
+    pictures to be cut may then exit with 1: the thread that waits speaks to a Ray that is gone.
+    """
+    executors: list[Any] = []
+    create = getattr(dataset, "_create_executor", None)
+
+    def create_and_remember() -> Any:
+        executors.append(create())  # type: ignore[misc]  # it is called in this case only
+        return executors[-1]
+
+    if create is not None:
+        dataset._create_executor = create_and_remember
+
+    def end() -> None:
+        for executor in executors:
+            executor.shutdown(force=True)
+
+    return end
+
+
 def load_ray() -> None:
     """Loads Ray with all that its start needs. Two threads that load it at once may each see half of a module."""
     import ray

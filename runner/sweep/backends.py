@@ -23,6 +23,7 @@ from runner.trial.job import TrialJob, first_line
 from runner.trial.progress import TrialProgress
 from runner.trial.resources import Node, TrialResources, this_machine
 
+CUT_THREAD = "cut"  # the name of threads that wait for pictures to be cut
 # A Ray that is going down may never reply, and the monitor's thread must not wait for ever.
 _REPLY_TIMEOUT_S = 10
 
@@ -198,6 +199,7 @@ class OnRay:
         self._search: Any = None
         self._head: HeadWatch | None = None
         self._metrics: Any = None
+        self._cuts: list[Callable[[], None]] = []
         self._stop_reason = ""
         self._machines: Mapping[str, Machine] = {}
 
@@ -270,7 +272,7 @@ class OnRay:
             return cut_in_this_process(source, data, folder)
         from runner.on_ray.prepare import cut_with_ray
 
-        return cut_with_ray(source, data, folder)
+        return cut_with_ray(source, data, folder, self._cuts.append)
 
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
         """Runs the jobs through Ray Tune, as many at once as fit."""
@@ -340,12 +342,21 @@ class OnRay:
         """Why a cluster is lost for good; "" while it is not."""
         return self._head.loss() if self._head is not None else ""
 
+    def _end_cuts(self) -> None:
+        """Ends the cutting that a stop has left behind, for Ray ends a process in which a thread still speaks to it."""
+        for end in self._cuts:
+            end()
+        for thread in threading.enumerate():
+            if thread.name == CUT_THREAD:
+                thread.join(_REPLY_TIMEOUT_S)
+
     def close(self) -> None:
         """Ends a Ray of our own, though it may still be starting; leaves a cluster that was joined."""
         # First, so that nobody takes the end of Ray's processes for a loss.
         self._is_started = False
         if self._head is not None:
             self._head.close()
+        self._end_cuts()
         # `exception` waits for a start that still goes on. After a start that failed there is nothing to end.
         if self._starting is not None and self._starting.exception() is None:
             from runner.on_ray.connection.cluster import stop_ray

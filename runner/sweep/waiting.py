@@ -11,7 +11,7 @@ from runner.config.schema import Resources
 from runner.console import Console
 from runner.number_format import counted, duration
 from runner.process.stop_request import Stopped, StopRequest
-from runner.sweep.backends import Backend
+from runner.sweep.backends import CUT_THREAD, Backend
 from runner.sweep.check import SweepPlan
 from runner.sweep.session import Session
 from runner.trial.resources import Node, NoRoom, TrialResources, resolve_resources
@@ -220,7 +220,7 @@ def stoppable(cut: Iterator[T], session: Session) -> Iterator[T]:
         item, since = _in_thread(lambda: next(cut, None)), time.monotonic()
         while not wait([item], timeout=_LOOK_S).done:
             if session.stop.is_due():
-                raise Stopped  # the other thread ends with Ray
+                raise Stopped  # the backend's end ends the other thread
             if time.monotonic() - since >= SAY_S:
                 since = time.monotonic()
                 session.console.print(f"waiting for pictures to be cut: {session.backend.machines.usage()}")
@@ -242,5 +242,5 @@ def _in_thread(call: Callable[[], T]) -> "Future[T]":
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="cut", daemon=True).start()
+    threading.Thread(target=run, name=CUT_THREAD, daemon=True).start()
     return future
