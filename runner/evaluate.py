@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="pairs to use, in DIR/val or DIR (default: the validation patches of the trial)",
     )
     parser.add_argument(
-        "--checkpoint", metavar="latest|EPOCH", default=_LATEST, help="which weights (default: the latest ones)"
+        "--checkpoint", metavar="latest|best|EPOCH", default=_LATEST, help="which weights (default: the latest ones)"
     )
 
     # Files to write, and metrics that need files of the user.

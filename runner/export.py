@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", required=True, metavar="FILE", type=user_path, help="the file to write; an existing one is replaced"
     )
     parser.add_argument(
-        "--checkpoint", metavar="latest|EPOCH", default=_LATEST, help="which weights (default: the latest ones)"
+        "--checkpoint", metavar="latest|best|EPOCH", default=_LATEST, help="which weights (default: the latest ones)"
     )
     add_traceback(parser)
     return run_command(parser, _run_export, argv)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("inputs", metavar="INPUT", type=user_path, nargs="+", help="pictures, or folders of pictures")
     parser.add_argument("--out", metavar="DIR", type=user_path, required=True, help="the folder for the results")
     parser.add_argument(
-        "--checkpoint", metavar="latest|EPOCH", default="latest", help="which weights (default: the latest)"
+        "--checkpoint", metavar="latest|best|EPOCH", default="latest", help="which weights (default: the latest)"
     )
     parser.add_argument(
         "--mode", choices=("eval", "study"), default="eval",

@@ -20,7 +20,7 @@ MetricFunction = Callable[[Tensor, Tensor], Tensor]
 
 # Resolved once, when the module is loaded: a wrong name in the table must not end a training after hours.
 METRIC_FUNCTIONS: Mapping[str, MetricFunction] = {metric.key: metric.load() for metric in METRICS}
-_EPOCH_FUNCTIONS: Mapping[str, MetricFunction] = {
+EPOCH_FUNCTIONS: Mapping[str, MetricFunction] = {
     metric.key: METRIC_FUNCTIONS[metric.key] for metric in METRICS if metric.every_epoch
 }
 
@@ -76,8 +76,8 @@ def evaluate(
         mode: `study` has batch statistics and dropout on, as the study evaluates; `eval` has neither.
         on_picture: called after each picture; an exception that it raises ends the evaluation.
     """
-    values = _measure(generator, patches, indices, mode, device, _EPOCH_FUNCTIONS, on_picture)
-    return {name: summarise(column) for name, column in zip(_EPOCH_FUNCTIONS, values.T, strict=True)}
+    values = _measure(generator, patches, indices, mode, device, EPOCH_FUNCTIONS, on_picture)
+    return {name: summarise(column) for name, column in zip(EPOCH_FUNCTIONS, values.T, strict=True)}
 
 
 def score(

@@ -101,6 +101,11 @@ def plan_trials(experiment: Experiment, origin: str) -> list[PlannedTrial]:
         space = read_search_space(experiment.sweep)
         if space.halving is not None:
             check_fits(space.halving, experiment.training.epochs)
+            if experiment.evaluation.patience is not None:
+                raise ConfigError(
+                    f"evaluation.patience is {experiment.evaluation.patience}, with sweep.halving: a trial that ends "
+                    "by itself has nothing to be ranked by at a rung; take one of the two out"
+                )
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
+from gan.evaluation.metrics import METRICS
 from gan.networks.model import ModelSettings
 from runner.config.label_selector import check_label_selector
 from runner.storage.folder import expand_home
@@ -188,6 +189,22 @@ class Evaluation(Section):
 
     num_patches: Annotated[_Positive, _unit("patches")] = 64
     """The size of the fixed sample of validation patches that is used before the end."""
+
+    select: Literal[*(metric.key for metric in METRICS)] | None = "swd"  # type: ignore[valid-type]
+    """The metric that the best weights are chosen by, on one half of the pictures of the sample; `null` keeps none. How
+    good they are is measured on the other half of the validation pictures."""
+
+    patience: Annotated[_Positive, _unit("evaluations")] | None = None
+    """After so many evaluations without a better one a trial ends, `early_stopped`; `null` trains all epochs."""
+
+    @model_validator(mode="after")
+    def _patience_has_a_metric(self) -> "Evaluation":
+        if self.patience is not None and self.select is None:
+            raise ValueError(
+                f"evaluation.patience is {self.patience}, but evaluation.select is null: give a metric to be patient "
+                "with, or take patience out"
+            )
+        return self
 
 
 class Checkpointing(Section):

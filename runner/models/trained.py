@@ -12,12 +12,19 @@ from gan.networks.generator import Generator
 from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.errors import DataError
-from runner.records.checkpoints import DamagedCheckpoint, checkpoint_steps, finished_epoch, read_checkpoint
+from runner.records.checkpoints import (
+    DamagedCheckpoint,
+    best_in_checkpoints,
+    checkpoint_steps,
+    finished_epoch,
+    read_checkpoint,
+)
 from runner.records.trial_file import read_finished_weights, read_trial_file, recorded_config
+from runner.records.weights import read_best, read_interim
 from runner.storage.folder import Storage
 from runner.storage.run_folder import PATCHES
 
-_LATEST = "latest"
+_LATEST, _BEST = "latest", "best"
 
 
 class TrainedModel(NamedTuple):
@@ -60,8 +67,8 @@ def open_trained_model(folder: str | Path, checkpoint: str = _LATEST) -> Trained
 
     Args:
         folder: the trial's.
-        checkpoint: `latest` for the generator that was trained longest; or the number of an epoch, at whose end there
-            must be a checkpoint or the finished weights.
+        checkpoint: `latest` for the generator that was trained longest; `best` for that of the best epoch; or the
+            number of an epoch, at whose end there must be a checkpoint or the finished weights.
 
     Raises:
         DataError: the folder is not a trial's, or has no such weights; the text names those that it has.
@@ -87,8 +94,10 @@ def open_trained_model(folder: str | Path, checkpoint: str = _LATEST) -> Trained
 
 def _find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -> Weights:
     """The weights that were asked for; raises DataError where they are missing or damaged."""
+    if checkpoint == _BEST:
+        return _best_weights(trial, fingerprints)
     if checkpoint != _LATEST and not checkpoint.isdigit():
-        raise DataError(f"--checkpoint is {checkpoint!r}: give `{_LATEST}` or the number of an epoch")
+        raise DataError(f"--checkpoint is {checkpoint!r}: give `{_LATEST}`, `{_BEST}` or the number of an epoch")
     damaged: list[str] = []
     # The first sound weights are taken. The iterator does not read the older ones.
     for weights in _sound_weights(trial, fingerprints, checkpoint, damaged):
@@ -102,6 +111,20 @@ def _find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -
     raise DataError(
         f"--checkpoint is {checkpoint}: {trial.shown} has no usable checkpoint of the end of that epoch; epochs with "
         f"one: {', '.join(map(str, epochs)) or 'none'} (checkpoint.keep_epochs keeps more){problems}"
+    )
+
+
+def _best_weights(trial: Storage, fingerprints: Fingerprints) -> Weights:
+    """The weights of the best epoch so far; raises DataError where there are none."""
+    if (best := read_best(trial, fingerprints)) is not None:
+        return Weights(safetensors.torch.load(best.content), best.epoch, best.step)
+    # Of a trial that has not ended, the newest checkpoint names them.
+    for named in best_in_checkpoints(trial, fingerprints):
+        if (content := read_interim(trial, int(named["epoch"]), str(named["sha256"]))) is not None:
+            return Weights(safetensors.torch.load(content), int(named["epoch"]), int(named["step"]))
+    raise DataError(
+        f"--checkpoint is {_BEST}: {trial.shown} has no best weights: evaluation.select was null, there was one "
+        f"validation picture, or nothing has been evaluated and saved yet; use `{_LATEST}`"
     )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import safetensors
@@ -45,12 +45,14 @@ class RunPosition(NamedTuple):
         finished_epoch: the epoch that has just ended, 0 in the middle of one.
         runtime: threads, precision and kernels of the run, in case trial.yaml is lost.
         seconds: the training time up to it.
+        best: which weights are the best so far, and the SHA-256 of their file; None where there are none.
     """
 
     step: int
     finished_epoch: int
     runtime: Mapping[str, Any]
     seconds: float
+    best: Mapping[str, Any] | None = None
 
 
 class Checkpoint(NamedTuple):
@@ -58,12 +60,14 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         seconds: the training time up to it; 0 where an earlier release has not recorded it.
+        best: as in RunPosition.
     """
 
     step: int
     groups: Groups
     log: bytes
     seconds: float
+    best: Mapping[str, Any] | None = None
 
 
 def checkpoint_name(step: int) -> str:
@@ -123,6 +127,8 @@ def write_checkpoint(
             "seconds": round(position.seconds, 3),
             "files": files,
         }
+        if position.best is not None:
+            manifest["best"] = dict(position.best)
         manifest["digest"] = record_digest(manifest)
         writing.write(MANIFEST, json.dumps(manifest, indent=1).encode())
 
@@ -202,7 +208,7 @@ def read_checkpoint(
         except safetensors.SafetensorError as error:
             raise DamagedCheckpoint(f"{name} is not a safetensors file ({error})") from None
 
-    return Checkpoint(step, groups, log, float(manifest.get("seconds", 0.0)))
+    return Checkpoint(step, groups, log, float(manifest.get("seconds", 0.0)), manifest.get("best"))
 
 
 def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callable[[str], None]) -> Checkpoint | None:
@@ -279,6 +285,16 @@ def finished_epoch(trial: Storage, step: int) -> int:
         return int(json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))["finished_epoch"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
+
+
+def best_in_checkpoints(trial: Storage, fingerprints: Fingerprints) -> list[Mapping[str, Any]]:
+    """What the manifests say of the best weights, the newest first; manifests that can't be read are left out."""
+    found = []
+    for step in checkpoint_steps(trial):
+        with suppress(DamagedCheckpoint):
+            if (best := _read_manifest(trial, step, fingerprints).get("best")) is not None:
+                found.append(best)
+    return found
 
 
 def runtime_in_checkpoints(trial: Storage, fingerprints: Fingerprints) -> dict[str, Any]:

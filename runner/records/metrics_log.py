@@ -28,6 +28,16 @@ def selection_column(metric: str) -> str:
     return f"selection/{metric}"
 
 
+def sample_column(metric: str) -> str:
+    """The log's column of a metric's mean over the sample's patches of the selection half, as `val_selection/swd`."""
+    return f"val_selection/{metric}"
+
+
+def best_column(name: str) -> str:
+    """The column of the best weights' epoch, and of their metrics on the report half, as `best/ssim`: in last rows."""
+    return f"best/{name}"
+
+
 def log_columns(split: str, mode: str, metric: str, parts: Mapping[str, float]) -> dict[str, float]:
     """The columns of all parts of a metric: `final/ssim` for the mean, `final/ssim_min` and so on for the others."""
     column = log_column(split, mode, metric)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gan.evaluation.metrics import METRICS, MODES
 from runner.number_format import finite
 from runner.records.goodput import Hold, goodput, newest_hold
-from runner.records.metrics_log import LogSummary, log_column
+from runner.records.metrics_log import LogSummary, best_column, log_column
 from runner.records.starts import count_faults, read_starts
 from runner.storage.folder import Storage
 
@@ -49,6 +49,8 @@ def trial_row(
     The metrics of a finished trial are over all validation patches, with the ends of their 95 % intervals as `_low`
     and `_high`. Those of another trial are the last ones over the fixed sample. Columns that begin with `eval_` are of
     eval mode, the others of the study's.
+
+    `best_epoch`, `best_ssim` and so on are of the best weights, measured on the report half of the pictures.
 
     Args:
         log: as far as it has been read.
@@ -128,9 +130,11 @@ def best_by_turns(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
 def _final_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of the last evaluation, with the ends of their intervals; None for those that it did not measure."""
     split = "final" if any(key.startswith("final/") for key in evaluation) else "val"
-    return {
+    found = {
         f"{result_column(mode, metric.key)}{end}": evaluation.get(f"{log_column(split, mode, metric.key)}{end}")
         for mode in MODES
         for metric in METRICS
         for end in ("", "_low", "_high")
     }
+    best = ("epoch", *(metric.key for metric in METRICS))
+    return found | {f"best_{name}": evaluation.get(best_column(name)) for name in best}

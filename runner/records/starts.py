@@ -39,6 +39,8 @@ def cause_of(status: str, reason: str) -> Cause:
         return Cause("it had finished, and training.epochs was raised", is_fault=False)
     if status in ("paused", "halted"):
         return Cause("it had ended at a rung, and goes on", is_fault=False)
+    if status == "early_stopped":
+        return Cause("its patience had ended, and evaluation.patience was raised", is_fault=False)
     if status == "diverged":
         return Cause("it had diverged, and --retry-diverged tries it again", is_fault=False)
     return Cause(reason if status == "cut_off" else f"{status}: {reason}", is_fault=True)

@@ -47,17 +47,18 @@ class Decision(NamedTuple):
 
 
 def decide(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> Decision:
-    """The verdict over the trials that have figures and did not end badly.
+    """The verdict over the trials that have figures, did not end badly and were not halted.
 
     Trials that differ in their seed alone are ranked as one, by their means.
     """
     cells = over_seeds(trials)
     # A trial that ended badly may still have figures, but it must not lead.
-    ranked_cells = [cell for cell in cells if not cell.ended_badly]
+    ranked_cells = [cell for cell in cells if cell.is_ranked]
     leaders = [_leader_on(metric, ranked_cells) for metric in present(ranked_cells, metrics)]
     seeds = _seeds_text(ranked_cells)
 
-    sentences = _verdict(leaders, len(cells), seeds)
+    num_halted = sum(cell.status == "halted" for cell in cells)
+    sentences = _verdict(leaders, len(cells), seeds, num_halted)
     caveats = [
         *_caveats_of_trials(trials),
         *_caveats_of_figures(trials, leaders, seeds),
@@ -101,11 +102,12 @@ def _seeds_text(cells: Sequence[PageTrial]) -> str:
     return f"{counts.pop()} seeds" if len(counts) == 1 and 1 not in counts else "the seeds"
 
 
-def _verdict(leaders: Sequence[Leader], num_cells: int, seeds: str) -> list[list[tuple[str, bool]]]:
+def _verdict(leaders: Sequence[Leader], num_cells: int, seeds: str, num_halted: int) -> list[list[tuple[str, bool]]]:
     """One sentence on who leads, and one on overlaps where intervals are known.
 
     Args:
         seeds: as `_seeds_text` returns it.
+        num_halted: cells that take no part because they were halted.
     """
     if not leaders:
         return [[("No trial has been evaluated yet.", False)]]
@@ -114,6 +116,11 @@ def _verdict(leaders: Sequence[Leader], num_cells: int, seeds: str) -> list[list
         figures = ", ".join(f"{leader.metric.title} {leader.figure.text}" for leader in leaders)
         mean = f", as the mean over {seeds}" if seeds else ""
         return [[("There is one trial, ", False), (leaders[0].trial.shown, True), (f"{mean}: {figures}.", False)]]
+
+    # It was chosen at the rungs, and there is nothing to compare it with at the end.
+    if num_halted and all(leader.num_ranked == 1 for leader in leaders):
+        halted = counted(num_halted, "other setting")
+        return [[(leaders[0].trial.shown, True), (f" is left of the halved sweep; {halted} were halted.", False)]]
 
     overlaps = _overlaps_sentence(leaders, seeds)
     sentence = _leaders_sentence(leaders, seeds)
@@ -168,6 +175,12 @@ def _caveats_of_trials(trials: Sequence[PageTrial]) -> list[str]:
         caveats.append(
             f"{counts['finished']} of {counted(len(trials), 'trial')} finished ({', '.join(unfinished)}): figures of "
             "the others are of a sample of the validation patches, taken at their last evaluation."
+        )
+
+    if counts["halted"]:
+        caveats.append(
+            f"{counts['halted']} of {counted(len(trials), 'trial')} halted at a rung, before the last epoch: they take "
+            "no part in the ranking."
         )
 
     bad = [trial for trial in trials if trial.ended_badly]

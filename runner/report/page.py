@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,13 +23,14 @@ from runner.report.charts.scatters import draw_scatters, is_drawn
 from runner.report.decision import decide, join
 from runner.report.details import compare_machines, compare_settings
 from runner.report.figures import EVAL_METRICS, STUDY_METRICS, choose, figure, present
+from runner.report.rungs import Bracket, replayed
 from runner.report.seeds import over_seeds, seed_table
 from runner.report.trials import PageTrial, shown, swept, values_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 # The templates of the page's parts, in order.
-SECTIONS = ("decision", "pictures", "heatmaps", "scatters", "table", "curves", "details")
+SECTIONS = ("decision", "pictures", "heatmaps", "rungs", "scatters", "table", "curves", "details")
 
 _MAX_ROWS = 2000  # of a table that has all trials: the page stays of a size that a browser opens
 _MAX_VALUES = 12  # of a swept parameter that are named one by one
@@ -51,6 +53,7 @@ class _Link(NamedTuple):
 _LINKS = (
     _Link("pictures", "Pictures"),
     _Link("grid", "Grid", "heat_maps"),
+    _Link("rungs", "Rungs", "rungs"),
     _Link("drawn", "Drawn parameters", "scatters"),
     _Link("seeds", "Over seeds", "seed_table"),
     _Link("trials", "Trials"),
@@ -65,6 +68,8 @@ def render(
     in_full: Sequence[PageTrial],
     drawn: Mapping[str, Range],
     pictures: PictureCache,
+    brackets: Sequence[Bracket] = (),
+    logs: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
 ) -> bytes:
     """The page as UTF-8.
 
@@ -74,6 +79,8 @@ def render(
         in_full: those that are shown in full, in the order of the page.
         drawn: the ranges that parameters were drawn from, by name.
         pictures: what an earlier page has cut already.
+        brackets: the rungs of the experiments that are halved.
+        logs: the logs of trials, under their folders' paths.
     """
     galleries = hang_galleries(in_full, pictures)
     # A drawn parameter has too many values for an axis of a heat map.
@@ -89,7 +96,11 @@ def render(
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
+    replays = [] if brackets or len(names) > 1 else replayed(trials, logs)
     context: dict[str, Any] = {
+        "brackets": brackets,
+        "replays": replays,
+        "rungs": [*brackets, *replays],
         "sections": SECTIONS,
         "title": join(list(names)),
         "several": len(names) > 1,

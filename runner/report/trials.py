@@ -41,13 +41,18 @@ class PageTrial:
 
     @property
     def status(self) -> str:
-        """As in results.csv: finished, running, waiting, stopped, failed, diverged or out_of_memory."""
+        """As in results.csv."""
         return str(self.row.get("status", ""))
 
     @property
     def ended_badly(self) -> bool:
         """True where its figures are of a training that went wrong."""
         return self.status in ENDED_BADLY
+
+    @property
+    def is_ranked(self) -> bool:
+        """False for a trial whose figures are of fewer epochs because it was halted, and for one that ended badly."""
+        return not self.ended_badly and self.status != "halted"
 
 
 def swept(trials: Sequence[PageTrial]) -> list[str]:

@@ -10,6 +10,7 @@ from runner.report.charts.pictures import PictureCache
 from runner.report.figures import choose
 from runner.report.page import render
 from runner.report.reading import in_full, page_trial, read_drawn
+from runner.report.rungs import VALIDATION_COLUMNS, read_bracket
 from runner.storage.folder import Storage
 
 
@@ -38,11 +39,13 @@ class Report:
         self._logs = {path: self._logs.get(path) or _CurveLog(folder) for path, folder in folders.items()}
         full = {id(trial): in_full(trial, self._logs[trial.folder.root].rows()) for trial in chosen}
         trials = [full.get(id(trial), trial) for trial in trials]
-        return render(names, trials, list(full.values()), self._drawn, self._pictures)
+        brackets = [found for experiment in self._experiments if (found := read_bracket(experiment)) is not None]
+        logs = {path: log.rows() for path, log in self._logs.items()}
+        return render(names, trials, list(full.values()), self._drawn, self._pictures, brackets, logs)
 
 
 class _CurveLog:
-    """The columns of a trial's log that curves are drawn from; each row is read once."""
+    """The columns of a trial's log that the page needs; each row is read once."""
 
     def __init__(self, trial: Storage) -> None:
         self._reader = MetricsReader(trial)
@@ -50,7 +53,9 @@ class _CurveLog:
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """All rows so far."""
-        self._rows += [{key: row[key] for key in COLUMNS if key in row} for row in self._reader.new_rows()]
+        self._rows += [
+            {key: row[key] for key in (*COLUMNS, *VALIDATION_COLUMNS) if key in row} for row in self._reader.new_rows()
+        ]
         return self._rows
 
 

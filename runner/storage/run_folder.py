@@ -36,6 +36,8 @@ EVALUATION_CSV = "evaluation.csv"
 IMAGES = "images"
 WEIGHTS = "weights/generator.safetensors"
 WEIGHTS_RECORD = "weights/manifest.json"
+BEST_WEIGHTS = "weights/best.safetensors"
+BEST_RECORD = "weights/best.json"
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"  # in each checkpoint
 

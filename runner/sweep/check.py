@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.config.halving import Halving
+from runner.config.halving import HALVING, Halving
 from runner.config.loading import PlannedTrial, plan_trials
 from runner.config.schema import PATCH_SIZES, SWEEP_FIELDS, Checkpointing, Data, Experiment
 from runner.config.search_space import SEED, SearchSpace, read_search_space
@@ -21,7 +21,8 @@ from runner.halving.stages import check_recorded, next_stage, retried_outcomes
 from runner.number_format import byte_size, counted
 from runner.on_ray.connection.address import check_reachable
 from runner.on_ray.connection.folders import notes_on_folders
-from runner.records.trial_file import read_trial_file
+from runner.records.metrics_log import read_rows
+from runner.records.trial_file import read_outcome, read_trial_file
 from runner.records.trial_folders import (
     Trial,
     find_left_trials,
@@ -325,11 +326,24 @@ def _find_pending(folder: Storage, trials: Sequence[Trial], halving: Halving | N
     pending = [
         trial for trial in trials if not trial.is_finished and (options.retry_diverged or not trial.has_diverged)
     ]
+    pending = [trial for trial in pending if not _has_no_patience_left(folder, trial)]
     if halving is None:
         return pending
     check_recorded(folder, trials, halving)
     stage = next_stage(folder, trials, halving, retried_outcomes(options.retry_diverged))
     return [trial for trial in pending if trial.name in stage.pending]
+
+
+def _has_no_patience_left(folder: Storage, trial: Trial) -> bool:
+    """True where a trial has ended by its patience, and the present one would not have it go on either."""
+    trial_folder, evaluation = folder.at(trial_path(trial.name)), trial.config.evaluation
+    if evaluation.patience is None or evaluation.select is None:
+        return False
+    if read_outcome(trial_folder)["status"] != "early_stopped":
+        return False
+    from runner.records.weights import choose  # torch comes with it
+
+    return choose(read_rows(trial_folder), evaluation.select).since >= evaluation.patience
 
 
 def _check_precision(folder: Storage, pending: Sequence[Trial], device: str) -> None:
@@ -377,7 +391,7 @@ def _check_pictures(plan: SweepPlan) -> dict[str, int]:
         check_enough_patches(trial.config, expected.num_patches["train"])
         of_val = [entry for entry in expected.left_out if entry["file"].startswith("val/")]
         num_val = sum(picture.split == "val" for picture in located.source.pictures) - len(of_val)
-        check_enough_pictures(plan.halving, num_val, data.source)
+        check_enough_pictures(plan.experiment, num_val)
         to_make[data.patching] = sum(expected.num_patches.values())
     return to_make
 
@@ -409,12 +423,23 @@ def check_enough_patches(config: Experiment, num_patches: int) -> None:
         )
 
 
-def check_enough_pictures(halving: Halving | None, num_val: int, source: str) -> None:
-    """Raises ConfigError where one validation picture would have to be both what is chosen by and what is reported."""
-    if halving is not None and num_val < 2:
+def check_enough_pictures(experiment: Experiment, num_val: int) -> None:
+    """Raises ConfigError where one validation picture would have to be both what is chosen by and what is reported.
+
+    What chooses by default is left out then, and what the person has asked for is refused.
+    """
+    if num_val > 1:
+        return
+    evaluation = experiment.evaluation
+    written = [f"evaluation.{name}" for name in ("select", "patience") if name in evaluation.model_fields_set]
+    asked_for = [name for name in written if getattr(evaluation, name.rpartition(".")[2]) is not None]
+    if HALVING in experiment.sweep:
+        asked_for.append(f"sweep.{HALVING}")
+    if asked_for:
         raise ConfigError(
-            f"sweep.halving chooses cells by one half of the validation pictures and reports with the other, but "
-            f"{source!r} has {counted(num_val, 'usable validation picture')}: add some, or take halving out"
+            f"{', '.join(asked_for)}: one half of the validation pictures chooses and the other half reports, but "
+            f"{experiment.data.source!r} has {counted(num_val, 'usable validation picture')}: add some, or take "
+            f"{' and '.join(asked_for)} out"
         )
 
 

@@ -40,9 +40,11 @@ def trial_disk(config: Experiment) -> TrialDisk:
     size = state_size(config.networks)
     keep = config.checkpoint
     kept_epochs = config.training.epochs // keep.every_n_epochs if keep.keep_epochs else 0
+    # Each checkpoint may name best weights of its own.
+    best = size.weights if config.evaluation.select is not None else 0
     return TrialDisk(
-        finished=size.checkpoint * (keep.keep_finished + kept_epochs) + size.weights,
-        running=size.checkpoint * (keep.keep + 1 + kept_epochs),
+        finished=size.checkpoint * (keep.keep_finished + kept_epochs) + size.weights + best,
+        running=(size.checkpoint + best) * (keep.keep + 1 + kept_epochs),
     )
 
 

@@ -174,8 +174,8 @@ def _settle(job: TrialJob, lease: Lease) -> Cause | None:
         # It is tried again, so it waits for its turn.
         if outcome["status"] in ("failed", "out_of_memory"):
             write_outcome(job.trial, "cut_off", f"{outcome['status']}: {outcome['reason']}")
-        if outcome["status"] == "halted":
-            write_outcome(job.trial, "paused", "it was halted before, and goes on now")
+        if outcome["status"] in ("halted", "early_stopped"):
+            write_outcome(job.trial, "paused", f"it was {outcome['status']} before, and goes on now")
     return cause_of(**outcome) if read_starts(job.trial) else None
 
 

@@ -103,7 +103,11 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         store = prepare_patches(data, found.source, found.fingerprint, patches, shown_cut, session.console.print)
         # Damage that headers do not show may have left fewer than was expected.
         check_enough_patches(trial.config, store.num_patches("train"))
-        check_enough_pictures(plan.halving, store.num_pictures("val"), data.source)
+        check_enough_pictures(plan.experiment, store.num_pictures("val"))
+        if store.num_pictures("val") < 2 and plan.experiment.evaluation.select is not None:
+            session.console.print(
+                "one validation picture: no best weights are kept, for no picture is left to report with"
+            )
         stores[data.patching] = store
         for line in describe_store(store):
             session.console.print(line)

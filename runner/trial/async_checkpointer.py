@@ -5,14 +5,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from statistics import median
 from typing import Any
 
 from gan.training.snapshot import Snapshot, is_finite
 from gan.training.state import TrainState
-from runner.records.checkpoints import RunPosition, remove_old_checkpoints, write_checkpoint
+from runner.records.checkpoints import RunPosition, best_in_checkpoints, remove_old_checkpoints, write_checkpoint
+from runner.records.weights import remove_interim
 from runner.storage.folder import is_full
 from runner.trial.job import TrialJob
 
@@ -100,11 +101,17 @@ class AsyncCheckpointer:
         write = self._write
         return write.exception() if write is not None and write.done() else None
 
-    def save(self, state: TrainState, log: Callable[[], bytes]) -> None:
+    def save(
+        self,
+        state: TrainState,
+        log: Callable[[], bytes],
+        write_best: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ) -> None:
         """Takes a snapshot and begins to write it, unless this step has been saved.
 
         Args:
             log: gives the log up to this step, whenever it is called.
+            write_best: writes the best weights so far, unless they are written; what the manifest says of them.
 
         Raises:
             OSError: the write before this one failed; see `is_full`.
@@ -123,7 +130,7 @@ class AsyncCheckpointer:
         self._last_save_at = time.monotonic()
         self._stall_s = self._last_save_at - start
         self._saved_position = _position_of(state)
-        self._write = self._pool.submit(self._write_snapshot, position, log)
+        self._write = self._pool.submit(self._write_snapshot, position, log, write_best)
 
     def wait(self) -> dict[str, Any] | None:
         """Waits until what was begun is on storage; its manifest, once. Raises what stopped the write."""
@@ -143,7 +150,9 @@ class AsyncCheckpointer:
         """Waits for the thread's end."""
         self._pool.shutdown()
 
-    def _write_snapshot(self, position: RunPosition, log: Callable[[], bytes]) -> dict[str, Any] | None:
+    def _write_snapshot(
+        self, position: RunPosition, log: Callable[[], bytes], write_best: Callable[[], Mapping[str, Any] | None]
+    ) -> dict[str, Any] | None:
         """In the thread: writes, deletes old checkpoints, logs the cost. None where the state is not worth keeping."""
         start, start_cpu = time.monotonic(), time.thread_time()
         job, groups = self._job, self._snapshot.groups()
@@ -152,11 +161,13 @@ class AsyncCheckpointer:
             job.log_line(f"step {position.step} is not saved: its state is not finite")
             return None
 
-        manifest = self._write_with_room(
-            lambda: write_checkpoint(
-                job.trial, groups, log(), position, job.fingerprints, job.committing, self._on_tensor
-            )
-        )
+        def write() -> dict[str, Any]:
+            with_best = position._replace(best=write_best())  # first: the manifest has its SHA-256
+            return write_checkpoint(
+                job.trial, groups, log(), with_best, job.fingerprints, job.committing, self._on_tensor
+            )  # fmt: skip
+
+        manifest = self._write_with_room(write)
         self._remove_old()
 
         # A bool counts as 0 or 1: where training runs on a GPU, the thread's processor time costs nothing.
@@ -186,6 +197,8 @@ class AsyncCheckpointer:
         keep = self._job.config.checkpoint
         with self._job.committing():
             remove_old_checkpoints(self._job.trial, keep.keep, keep.keeps_epoch)
+            named = best_in_checkpoints(self._job.trial, self._job.fingerprints)
+            remove_interim(self._job.trial, {int(best["epoch"]) for best in named})
 
 
 class StepTimes:

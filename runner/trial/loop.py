@@ -8,6 +8,7 @@ past the restored checkpoint are cut off and come again, the same to the last bi
 import dataclasses
 import secrets
 import time
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class Action(IntEnum):
     REPORT = 2  # hand pending metrics to the platform
     SAVE = 3  # begin a checkpoint, and report
     STOP = 4  # save, and leave the loop
+    FINISH = 5  # the same at the end of a trial that ends before its last epoch
 
 
 class Platform(Protocol):
@@ -84,8 +86,8 @@ def train_trial(
     """Trains a trial from its newest verified checkpoint until it is finished or asked to stop.
 
     Returns:
-        finished, paused (at a rung), stopped, diverged or out_of_memory, which is recorded as the trial's outcome; or
-        superseded, of which only log.txt says something.
+        finished, early_stopped, paused (at a rung), stopped, diverged or out_of_memory, which is recorded as the
+        trial's outcome; or superseded, of which only log.txt says something.
 
     Raises:
         NoGoodCheckpoint: all checkpoints of the trial are damaged.
@@ -147,7 +149,7 @@ class TrialRun:
         self.state = TrainState(config.networks, self.settings, device)
 
         # From here on no earlier worker can change the trial, and its log ends where this run begins.
-        restored_log, restored_s = self._restore()
+        restored_log, restored_s, restored_best = self._restore()
         log = None
         self.held_before_s: float | None = None
         if group.is_rank_zero:
@@ -155,7 +157,9 @@ class TrialRun:
             log = self._open_log(restored_log)
 
         # What writes.
-        self.recorder = Recorder(self.job, log, self.state, val_patches, heartbeat, restored_s)
+        self.recorder = Recorder(
+            self.job, log, self.state, val_patches, heartbeat, restored_s, runtime.precision, restored_best
+        )
         # These rows do not wait for the disk. The row of the epoch's end does, and takes all earlier ones along.
         self.logger = DelayedLogger(device, lambda logged: self.recorder.add_row(logged, {}, synced=False))
         self.checkpointer = AsyncCheckpointer(
@@ -169,8 +173,11 @@ class TrialRun:
         self.pending_action = Action.NONE
         self.pending_metrics: dict[str, Any] = {}
 
-    def _restore(self) -> tuple[bytes, float]:
-        """Loads the newest verified checkpoint, the same on all workers; the log that it holds, and its training time.
+    def _restore(self) -> tuple[bytes, float, Mapping[str, Any] | None]:
+        """Loads the newest verified checkpoint, the same on all workers.
+
+        Returns:
+            The log that it holds, its training time, and what it says of the best weights.
 
         Where there is none the generator starts from the initial weights, if the trial has any.
         """
@@ -185,12 +192,12 @@ class TrialRun:
                 if self.group.is_rank_zero:
                     self.job.log_line(f"the generator starts from the weights {fingerprints.initial_weights[:8]}...")
                 self.state.start_from(read_copy(self.job.experiment, fingerprints.initial_weights, self.job.config))
-            return b"", 0.0
+            return b"", 0.0, None
 
         if found is None:
             found = read_checkpoint(trial, step, fingerprints)
         self.state.load_state_dict(found.groups)
-        return found.log, found.seconds
+        return found.log, found.seconds, found.best
 
     def _take_over(self, restored_s: float) -> tuple[TrialJob, float | None]:
         """Records this start, after which earlier workers can't write into the trial any more.
@@ -258,7 +265,11 @@ class TrialRun:
         if self.recorder.disk_full is not None:
             return stop_on_disk_full(self.job, self.heartbeat, self.recorder.disk_full)
         status, reason = ("finished" if is_finished else "stopped"), self.heartbeat.stop_reason
-        if is_finished and self.job.epochs < self.job.config.training.epochs:
+        if is_finished and self.group.is_rank_zero and self.state.epoch <= self.job.epochs:
+            choice, evaluation = self.recorder.best.choice, self.job.config.evaluation  # type: ignore[union-attr]
+            status = "early_stopped"
+            reason = f"no better {evaluation.select} in {choice.since} evaluations since epoch {choice.epoch}"
+        elif is_finished and self.job.epochs < self.job.config.training.epochs:
             status, reason = "paused", f"it waits for the other trials at the end of epoch {self.job.epochs}"
         return record_outcome(self.job, status, reason, is_recorder=self.group.is_rank_zero)
 
@@ -277,6 +288,10 @@ class TrialRun:
             self.state, self.train_patches, self.settings, group=self.group, resident_bytes=resident_bytes
         )  # fmt: skip
 
+        # A run that ended for its patience, but was killed before it could record that, is not trained any further.
+        if self.group.broadcast(int(self._has_ended_early())):
+            return True
+
         for event in events:
             match event:
                 case BeforeStep():
@@ -290,8 +305,8 @@ class TrialRun:
                     # Where the loop is left here, the state still stands at the epoch's end: it is evaluated again.
                     action = Action(self.group.broadcast(self._end_epoch(event)))
             self._act(action)
-            if action == Action.STOP:
-                return False
+            if action in (Action.STOP, Action.FINISH):
+                return action == Action.FINISH
 
         # The last epoch's checkpoint, at its end.
         self._act(Action.SAVE)
@@ -310,6 +325,8 @@ class TrialRun:
         # The most important action first. A pending report is not lost with SAVE and STOP, which report as well.
         if self.heartbeat.stop_reason or self.recorder.disk_full is not None:
             return Action.STOP
+        if pending == Action.FINISH:
+            return Action.FINISH
         if is_save_due or pending == Action.SAVE:
             return Action.SAVE
         if pending != Action.NONE:
@@ -375,11 +392,18 @@ class TrialRun:
         if self.recorder.disk_full is not None:
             return Action.STOP
 
+        is_over = self.group.is_rank_zero and self.recorder.is_patience_over
         evaluated = {name: value for name, value in extra.items() if name.startswith("val/")}
         self.pending_metrics = {"epoch": logged.epoch, **event.means, **evaluated}
         is_save_due = is_last or logged.epoch % config.checkpoint.every_n_epochs == 0
-        self.pending_action = Action.SAVE if is_save_due else Action.REPORT
+        self.pending_action = Action.FINISH if is_over else Action.SAVE if is_save_due else Action.REPORT
         return Action.NONE
+
+    def _has_ended_early(self) -> bool:
+        """True where the restored epoch was the last one for the trial's patience; only the first worker knows."""
+        rows = read_rows(self.job.trial) if self.group.is_rank_zero and self.state.epoch_step == 0 else []
+        is_evaluated = bool(rows) and any(name.startswith("final/") for name in rows[-1])
+        return is_evaluated and self.recorder.is_patience_over
 
     def _check_last_write(self) -> None:
         """A checkpoint that could not be written is noticed at the next step, not at the next checkpoint."""
@@ -400,7 +424,10 @@ class TrialRun:
             size = log.size
             try:
                 manifest = self.checkpointer.written()
-                self.checkpointer.save(self.state, lambda: log.first_bytes(size))
+                best = self.recorder.best
+                self.checkpointer.save(
+                    self.state, lambda: log.first_bytes(size), best.write() if best is not None else lambda: None
+                )
             except OSError as error:
                 if not is_full(error):
                     raise
@@ -417,6 +444,9 @@ class TrialRun:
         if checkpoint_steps(self.job.trial)[:1] != [step]:
             raise Diverged("the weights are not finite after the last step")
         with self.job.committing():
+            # First, because a trial with its last weights counts as finished.
+            if self.recorder.best is not None and self.recorder.best.choice.epoch:
+                self.recorder.best.finish()
             # The state stands at the first step of an epoch that is not trained any more: hence `epoch - 1`.
             weights = self.state.generator.state_dict()
             write_weights(self.job.trial, weights, self.state.epoch - 1, step, self.job.fingerprints)

@@ -172,5 +172,23 @@ def test_with_one_validation_picture_nothing_is_halved_and_nothing_is_written(tm
     one = {"patch_size": 64, "patching": "resize", "synthetic": {"train": 12, "val": 1, "seed": 3}}
     refused = sweep(tmp_path, data=one)
     assert refused.code == Exit.BAD_INPUT, refused.output
-    assert "has 1 usable validation picture: add some, or take halving out" in refused.output
+    assert "has 1 usable validation picture: add some, or take sweep.halving out" in refused.output
     assert not (tmp_path / "results").exists()
+
+
+def test_the_page_shows_the_rungs_and_ranks_only_what_was_trained_to_the_end(halved: Path) -> None:
+    page = (halved / "results/tiny/report.html").read_text()
+    rungs = page[page.index('<section id="rungs"') :].partition("</section>")[0]
+    record = json.loads((halved / "results/tiny/rungs.json").read_text())
+    assert rungs.count("✓</b></td>") == sum(cell["kept"] for rung in record["rungs"] for cell in rung["cells"])
+    assert "is left of the halved sweep; 2 other settings were halted." in page
+    assert "2 of 3 trials halted at a rung, before the last epoch: they take no part in the ranking." in page
+
+
+def test_the_page_of_a_finished_grid_says_whether_halving_would_have_kept_its_winner(folder: Path) -> None:
+    assert sweep(folder, sweep={"lambda_l1": [1, 10, 100]}).code == 0
+    page = (folder / "results/tiny/report.html").read_text()
+    answers = page[page.index('<h2 id="rungs-title">Would halving have kept the winner?') :].partition("</section>")[0]
+    # Five metrics that are measured after each epoch; the first rung may be at epoch 1 or 2 of 6.
+    assert answers.count('<tr><th scope="row">') == 10
+    assert answers.count("<td>yes</td>") + answers.count("<td>no, halted at epoch") == 10

@@ -99,11 +99,11 @@ def _heat_map(trials: Sequence[PageTrial], metric: Metric, names: Sequence[str])
 
 
 class _Rating:
-    """How good a value of one metric is among those of all trials that did not end badly."""
+    """How good a value of one metric is among those of all trials that are ranked."""
 
     def __init__(self, trials: Sequence[PageTrial], metric: Metric) -> None:
         self._metric = metric
-        figures = [found for trial in trials if not trial.ended_badly and (found := figure(trial.row, metric.key))]
+        figures = [found for trial in trials if trial.is_ranked and (found := figure(trial.row, metric.key))]
         goodness = [metric.goodness(found.value) for found in figures]
         self._worst, self._best = min(goodness, default=0.0), max(goodness, default=0.0)
 
@@ -122,7 +122,7 @@ class _Rating:
         if found is None:
             return Cell(None, None, False, note or "no value")
         # It is shown, but takes no part in the ranking, so that its colour would say nothing.
-        if trial.ended_badly:
+        if not trial.is_ranked:
             return Cell(found, None, False, note)
 
         goodness = self._metric.goodness(found.value)
