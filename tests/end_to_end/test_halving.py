@@ -1,6 +1,7 @@
 """A halved sweep: the same survivors and the same bits after any history of kills."""
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -9,8 +10,21 @@ from typing import Any
 import pytest
 
 from runner.errors import Exit
-from tests.support.commands import assert_same_end, read_starts, weights_digest
+from tests.support.commands import (
+    TINY,
+    Command,
+    assert_same_end,
+    descendants,
+    finish,
+    read_starts,
+    run,
+    start,
+    wait_for_step,
+    weights_digest,
+    write_experiment,
+)
 from tests.support.kill_points import KillPoint, Run, train_tiny
+from tests.support.ray_endpoints import wait_until
 from tests.support.sharing import made_once
 
 pytestmark = pytest.mark.slow
@@ -192,3 +206,48 @@ def test_the_page_of_a_finished_grid_says_whether_halving_would_have_kept_its_wi
     # Five metrics that are measured after each epoch; the first rung may be at epoch 1 or 2 of 6.
     assert answers.count('<tr><th scope="row">') == 10
     assert answers.count("<td>yes</td>") + answers.count("<td>no, halted at epoch") == 10
+
+
+LONGER: dict[str, Any] = {
+    "sweep": {"lambda_l1": [1, 10, 100], "halving": {"metric": "swd", "first_epochs": 20, "reduction_factor": 2}},
+    "training": {"epochs": 60, "batch_size": 4, "precision": "fp32", "learning_rate": 2e-3},
+    "evaluation": {"every_n_epochs": 20},
+    "checkpoint": {"every_n_epochs": 5},
+    "resources": {"cpus_per_worker": 1, "max_concurrent": 2},
+}
+
+
+@pytest.mark.ray
+def test_on_ray_with_worker_driver_and_command_killed_it_has_the_survivors_and_bits_of_one_process(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    undisturbed = tmp_path_factory.mktemp("longer")
+    shutil.copytree(folder / "results/patches", undisturbed / "results/patches")
+    assert sweep(undisturbed, **LONGER).code == 0
+
+    path = write_experiment(folder, **TINY | LONGER)
+    command = ("runner.tune", path, "--storage", folder / "results", "--no-dashboard")
+    process = start(*command)
+    wait_for_step(process, trial(folder, 1), 8)
+    kill_one(process, "ray::RayTrainWorker")
+    wait_until(process, (folder / "results/tiny/rungs.json").exists)
+    kill_one(process, "ray::ImplicitFunc")
+    (name,) = [cell["cell"] for cell in first_rung(folder)["cells"] if cell["rank"] == 1]
+    wait_for_step(process, folder / "results/tiny/trials" / name, 63)  # in the first epoch behind the rung
+    process.kill()
+    finish(process)
+
+    code, output = run(*command)
+    assert code == 0, output
+    assert_same_sweep(folder, undisturbed)
+
+
+def kill_one(process: Command, title: str) -> None:
+    """Kills a process of a command by what Ray calls it."""
+    pid = next(pid for pid, found in descendants(process.pid).items() if found.startswith(title))
+    os.kill(pid, signal.SIGKILL)
+
+
+def first_rung(folder: Path) -> dict[str, Any]:
+    rung: dict[str, Any] = json.loads((folder / "results/tiny/rungs.json").read_text())["rungs"][0]
+    return rung

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -179,20 +180,20 @@ def terminate_everything(process: Command) -> None:
     assert not [title for pid, title in family.items() if is_alive(pid)]
 
 
+@pytest.mark.parametrize(
+    "ways_to_stop",
+    [
+        (kill_main_process, terminate_group, press_ctrl_c_twice),
+        # The last is as when the machine is switched off.
+        pytest.param((press_ctrl_c, terminate_everything, kill_family), marks=pytest.mark.soak),
+    ],
+)
 def test_however_it_is_stopped_and_started_again_at_once_it_ends_with_the_same_weights(
-    tmp_path: Path, undisturbed: Path
+    tmp_path: Path, undisturbed: Path, ways_to_stop: Sequence[Callable[[Command], None]]
 ) -> None:
     storage = tmp_path / "results"
     trial = trial_of(storage)
     arguments = ("runner.train", write_experiment(tmp_path, training=LONG), "--storage", storage)
-    ways_to_stop = (
-        kill_main_process,
-        terminate_group,
-        press_ctrl_c,
-        press_ctrl_c_twice,
-        terminate_everything,
-        kill_family,  # as when the machine is switched off
-    )
     for number, stop in enumerate(ways_to_stop, 1):
         process = start(*arguments, "--no-dashboard")
         wait_for_starts(process, trial, number)
@@ -211,7 +212,7 @@ def test_however_it_is_stopped_and_started_again_at_once_it_ends_with_the_same_w
     tracked = offline_run(Storage.open(trial))
     assert tracked.steps == [row["step"] for row in read_metrics(trial)]
     # Who stops a command by Ctrl-C or SIGTERM, even so that nothing could be saved, has no fault to look for.
-    killed = (kill_main_process, kill_family)
+    killed = [way for way in ways_to_stop if way in (kill_main_process, kill_family)]
     assert (tracked.summary["status"], tracked.summary["restarts"]) == ("finished", len(killed))
 
 
