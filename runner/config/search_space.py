@@ -152,7 +152,7 @@ def _swept_field(key: str) -> str:
             f"`sweep.{key}` is not a field that can be swept, because trials would be named after a path: give each "
             "file an experiment of its own, and compare them with `python -m runner.report EXPERIMENT_DIR...`"
         )
-    hint = suggest(short, [*SWEEP_FIELDS, SAMPLES, SEEDS])
+    hint = suggest(short, [*SWEEP_FIELDS, SAMPLES, SEEDS, HALVING])
     raise ConfigError(f"`sweep.{key}` is not a field that can be swept; {hint}")
 
 

@@ -173,8 +173,9 @@ def ended_for_lack_of_memory(starts: Sequence[Mapping[str, Any]]) -> int:
     for before, after in zip(reversed(starts[:-1]), reversed(starts), strict=False):
         # Counts can be compared only on one machine, and within one start of the command.
         same_run = before.get("host") == after.get("host") and before["attempt"] == after["attempt"]
-        same_run = same_run and before.get("until") == after.get("until")
-        if not same_run or before.get("oom_kills", 0) >= after.get("oom_kills", 0):
+        # Between two rungs of a halved sweep other trials may have been killed.
+        is_next_stage = len({start["until"] for start in (before, after) if "until" in start}) == 2
+        if not same_run or is_next_stage or before.get("oom_kills", 0) >= after.get("oom_kills", 0):
             break
         count += 1
     return count

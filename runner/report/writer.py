@@ -40,7 +40,7 @@ class Report:
         full = {id(trial): in_full(trial, self._logs[trial.folder.root].rows()) for trial in chosen}
         trials = [full.get(id(trial), trial) for trial in trials]
         brackets = [found for experiment in self._experiments if (found := read_bracket(experiment)) is not None]
-        logs = {path: log.rows() for path, log in self._logs.items()}
+        logs = {trial.folder.root: trial.log for trial in full.values()}
         return render(names, trials, list(full.values()), self._drawn, self._pictures, brackets, logs)
 
 

@@ -20,7 +20,8 @@ STORAGE = "runner.storage.folder.Storage"
 PLACES = {
     "gan.training.loop._take_step": 9,
     "gan.training.snapshot.Snapshot.take": 6,
-    "gan.evaluation.evaluate.summarise": 12,
+    "runner.trial.recorder.summarise": 12,
+    "runner.trial.recorder.write_interim": 3,
     "runner.records.checkpoints.write_tensors": 12,
     "runner.trial.async_checkpointer.write_checkpoint": 6,
     "runner.trial.loop.write_weights": 1,
@@ -91,12 +92,13 @@ def test_killed_while_patches_are_prepared_it_prepares_them_again(
     assert stores[0] == stores[1]
 
 
+# Four metrics of the sample in each of two modes.
 @pytest.mark.parametrize(("epoch", "num_before"), [(1, 0), (6, 5 * 8)])
 def test_stopped_in_the_middle_of_an_evaluation_it_evaluates_again(
     tmp_path: Path, undisturbed: Path, epoch: int, num_before: int
 ) -> None:
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
-    ended = train_tiny(tmp_path, kill_points=[KillPoint("gan.evaluation.evaluate.summarise", num_before + 3, "stop")])
+    ended = train_tiny(tmp_path, kill_points=[KillPoint("runner.trial.recorder.summarise", num_before + 3, "stop")])
     assert ended.code == 75, ended.output
     assert read_metrics(tiny_trial(tmp_path))[-1]["step"] == 3 * epoch - 1
     assert max((tiny_trial(tmp_path) / "checkpoints").iterdir()).name == f"step_{3 * epoch:08d}"

@@ -66,7 +66,7 @@ def test_weights_that_are_not_finite_at_the_end_are_not_handed_out(tmp_path: Pat
     )
     assert ended.code == 1, ended.output
     assert "diverged: the weights are not finite after the last step" in ended.output
-    assert not (tiny_trial(tmp_path) / "weights").exists()
+    assert not (tiny_trial(tmp_path) / "weights/generator.safetensors").exists()
 
 
 @pytest.mark.parametrize("how", ["copied", "moved, with the patches left out"])

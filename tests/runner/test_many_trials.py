@@ -123,6 +123,8 @@ def naive_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
         else None
         for mode, metric, end in itertools.product(MODES, METRICS, ("", "_low", "_high"))
     }
+    of_best = ("epoch", *(metric.key for metric in METRICS))
+    metrics |= {f"best_{key}": evaluated[-1].get(f"best/{key}") if evaluated else None for key in of_best}
     return {
         **params,
         "trial": name,

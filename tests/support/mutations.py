@@ -295,7 +295,7 @@ class File:
 
     def _named(self, field: Leaf, wrong: str) -> tuple[str, ...]:
         """What a refusal of a wrong name must hold: that name, and the right one."""
-        is_range = field.path[0] == "sweep" and len(field.path) == 3
+        is_range = field.path[0] == "sweep" and len(field.path) == 3 and field.path[1] != "halving"
         return (field.path[1], "{log_uniform: [a, b]}") if is_range else (wrong, f"`{field.path[-1]}`")
 
     def _wrong_places(self, field: Leaf) -> Iterator[Mutation]:

@@ -54,8 +54,8 @@ def trial(tmp_path: Path) -> Storage:
 def test_what_was_written_is_read(trial: Storage) -> None:
     found = newest_checkpoint(trial, IDS, pytest.fail)
     assert found is not None
-    step, tensors, log, seconds = found
-    assert (step, log, seconds) == (10, LOG, 1.5)
+    step, tensors, log, seconds, best = found
+    assert (step, log, seconds, best) == (10, LOG, 1.5, None)
     for group, expected in groups(10).items():
         assert tensors[group].keys() == expected.keys()
         for name, tensor in expected.items():
