@@ -101,15 +101,17 @@ def hide_storage(target: TargetRun) -> None:
     hidden = target.folder.at("another_machine")
     hidden.make_folder()
     with _cluster(target, target.folder.local_path, hidden.local_path) as cluster:
-        options = ("--address", cluster.address, "--storage", f"{_OWN_FOLDER}/{target.results_name}")
-        command = target.start(*options, cwd=target.folder.local_path)
+        address = ("--address", cluster.address)
+        own = ("--storage", f"{_OWN_FOLDER}/{target.results_name}")
+        command = target.start(*address, *own, cwd=target.folder.local_path)
         target.expect(command, Exit.BAD_INPUT)
         if hidden.exists(target.results_name):
             raise NotSurvived("the node that does not see the storage wrote to a folder of its own")
 
         cluster.nodes[-1].kill()
         before = target.moment()
-        command = target.start(*options, cwd=target.folder.local_path)
+        # By its path, which is the same folder for the command: Ray Train's workers are in folders of their own.
+        command = target.start(*address)
         target.recovered(command, before)
         target.finish(command)
 
