@@ -113,6 +113,8 @@ COMMANDS = {
     "python -m runner.drill --minutes 20": LONG,
     "python -m runner.drill --trace spot --minutes 5": LONG,
     "python -m runner.drill --minutes 20 --address HEAD:6379 --storage /shared/drill": CLUSTER,
+    f"python -m runner.reproduce {BASELINE}": AS_PRINTED,
+    f"python -m runner.reproduce {BASELINE} --epochs 2": parsed("the trial has one epoch here"),
     # Looking.
     "pix2pix-runner --version": AS_PRINTED,
     "pix2pix-runner status results/quickstart": AS_PRINTED,
