@@ -16,13 +16,15 @@ from runner.records.checkpoints import DamagedCheckpoint, checkpoint_name, check
 from runner.records.metrics_log import encode_row, read_rows
 from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
-from runner.storage.run_folder import CHECKPOINTS, WEIGHTS, WEIGHTS_RECORD
+from runner.storage.run_folder import BEST_RECORD, BEST_WEIGHTS, CHECKPOINTS, WEIGHTS, WEIGHTS_RECORD
 from runner.storage.tensor_writer import write_tensors
 
 # Wall times: the only columns of a log that another training of the same trial does not have.
 _WALL_TIMES = ("seconds", "images_per_second")
 # The columns of evaluations begin with these and a slash.
-_EVALUATIONS = frozenset({"val", "val_eval", "final", "final_eval", "selection"})
+_EVALUATIONS = frozenset({"val", "val_eval", "val_selection", "selection", "final", "final_eval", "best"})
+# The weights that a trial ends with, and their records.
+_WEIGHTS = {WEIGHTS: WEIGHTS_RECORD, BEST_WEIGHTS: BEST_RECORD}
 
 
 class Difference(NamedTuple):
@@ -45,7 +47,7 @@ class RecordedRun:
     Attributes:
         rows: of metrics.jsonl, by their step.
         checkpoint_steps: the steps of its checkpoints, damaged ones included.
-        weights_step: the step of the finished weights; None where there are none.
+        weights: the steps of the weights that it ended with, the last and the best, by the names of their files.
     """
 
     def __init__(self, trial: Storage, fingerprints: Fingerprints) -> None:
@@ -53,13 +55,14 @@ class RecordedRun:
         self._trial, self._fingerprints = trial, fingerprints
         self.rows = {row["step"]: row for row in read_rows(trial)}
         self.checkpoint_steps = frozenset(checkpoint_steps(trial))
-        self._weights_record = _read_weights_record(trial)
-        self.weights_step: int | None = self._weights_record.get("step")
+        records = {name: _read_weights_record(trial, record) for name, record in _WEIGHTS.items()}
+        self._weights_digests = {name: record["sha256"] for name, record in records.items() if record}
+        self.weights: Mapping[str, int] = {name: record["step"] for name, record in records.items() if record}
 
     @property
     def last_step(self) -> int:
         """As far as anything of it is recorded; 0 where nothing is."""
-        return max(0, *self.rows, *self.checkpoint_steps, self.weights_step or 0)
+        return max(0, *self.rows, *self.checkpoint_steps, *self.weights.values())
 
     def compare_row(self, row: Mapping[str, Any], *, with_evaluations: bool = True) -> Difference | None:
         """The first column of a row in which the recorded row of that step differs; None also where there is none.
@@ -73,9 +76,12 @@ class RecordedRun:
         # As the log would have it: JSON has no NaN.
         now = json.loads(encode_row(row))
         for name in dict.fromkeys([*now, *recorded]):
-            if name in _WALL_TIMES or (_kind(name) in _EVALUATIONS and not with_evaluations):
+            # What is evaluated may be another choice at each start of the command.
+            is_known = name in recorded and name in now
+            is_left_out = _kind(name) in _EVALUATIONS and not (is_known and with_evaluations)
+            if name in _WALL_TIMES or is_left_out:
                 continue
-            if name not in recorded or name not in now:
+            if not is_known:
                 side = "was not recorded" if name not in recorded else "was recorded, but the new training has none"
                 return Difference(row["step"], name, side)
             if recorded[name] != now[name]:
@@ -104,18 +110,19 @@ class RecordedRun:
                 return Difference(step, f"{where}/{group}.safetensors: {tensor}", text), True
         return None, True
 
-    def compare_weights(self, step: int, generator: Mapping[str, Tensor]) -> Difference | None:
-        """Compares with the finished weights, which are of that step."""
+    def compare_weights(self, name: str, generator: Mapping[str, Tensor]) -> Difference | None:
+        """Compares a generator with one of the files of `weights`, at whose step it is."""
+        step = self.weights[name]
         try:
-            content = self._trial.read(WEIGHTS)
+            content = self._trial.read(name)
             recorded = safetensors.torch.load(content)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
-            return Difference(step, WEIGHTS, f"it can't be read ({type(error).__name__})")
+            return Difference(step, name, f"it can't be read ({type(error).__name__})")
 
         if found := _first_difference(recorded, generator):
-            return Difference(step, f"{WEIGHTS}: {found[0]}", found[1])
-        if hashlib.sha256(content).hexdigest() != self._weights_record["sha256"]:
-            return Difference(step, f"{WEIGHTS_RECORD}: sha256", "it is not that of the weights")
+            return Difference(step, f"{name}: {found[0]}", found[1])
+        if hashlib.sha256(content).hexdigest() != self._weights_digests[name]:
+            return Difference(step, f"{_WEIGHTS[name]}: sha256", "it is not that of the weights")
         return None
 
 
@@ -136,10 +143,10 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return str(hashing.digest.hexdigest())
 
 
-def _read_weights_record(trial: Storage) -> dict[str, Any]:
-    """weights/manifest.json; empty where there is none that can be used."""
+def _read_weights_record(trial: Storage, name: str) -> dict[str, Any]:
+    """The record of a file of weights; empty where there is none that can be used."""
     try:
-        record = json.loads(trial.read(WEIGHTS_RECORD))
+        record = json.loads(trial.read(name))
         return {"step": int(record["step"]), "sha256": str(record["sha256"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

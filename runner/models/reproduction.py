@@ -37,6 +37,7 @@ from runner.number_format import counted
 from runner.process.lease import Lease
 from runner.process.processes import num_cores
 from runner.records.initial_weights import read_copy
+from runner.records.metrics_log import MetricsLog
 from runner.records.trial_file import machine_differences, read_trial_file, recorded_config
 from runner.screen.cutting import with_bar
 from runner.storage.folder import Storage
@@ -54,7 +55,7 @@ class Reproduction(NamedTuple):
 
     Attributes:
         step: the last step that was compared.
-        num_rows, num_states: rows of the log, and checkpoints and finished weights, that are the same.
+        num_rows, num_states: rows of the log, and checkpoints and files of weights, that are the same.
         sha256: of the generator's weights at that step, as a file of weights would have it.
         difference: the first one; None where the bits are the same.
         notes: what is known to be other than when the trial was trained, a sentence each.
@@ -231,7 +232,9 @@ class _Training:
         if recorded.fingerprints.initial_weights:
             experiment = recorded.trial.above(2)
             self._state.start_from(read_copy(experiment, recorded.fingerprints.initial_weights, config))
-        self._recorder = Recorder(job, None, self._state, val_patches, Heartbeat(job.name, Coordinator()), 0.0)
+        # It needs a log, by whose evaluations the best weights are chosen.
+        log, heartbeat = MetricsLog(job.trial, b"", -1), Heartbeat(job.name, Coordinator())
+        self._recorder = Recorder(job, log, self._state, val_patches, heartbeat, 0.0, recorded.runtime.precision)
 
         # What has been compared, and what is left.
         self._num_rows = self._num_states = 0
@@ -323,12 +326,14 @@ class _Training:
         return difference
 
     def _compare_weights(self) -> Difference | None:
-        """Compares the generator with the finished weights, if they are of this step."""
-        if self._state.step != self._run.weights_step:
-            return None
-        difference = self._run.compare_weights(self._state.step, self._state.generator.state_dict())
-        self._num_states += difference is None
-        return difference
+        """Compares the generator with the weights that the trial ended with and that are of this step."""
+        for name, step in self._run.weights.items():
+            if step != self._state.step:
+                continue
+            if difference := self._run.compare_weights(name, self._state.generator.state_dict()):
+                return difference
+            self._num_states += 1
+        return None
 
     def _notes(self) -> list[str]:
         """What is other than it was, and may be why the bits are."""

@@ -19,6 +19,7 @@ from tests.support.commands import read_metrics, weights_digest
 from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
 
 Capture = pytest.CaptureFixture[str]
+RECORDS = {"generator": "manifest.json", "best": "best.json"}
 LAST_STEP = 18  # of the TINY experiment: 6 epochs of 3 steps
 
 
@@ -56,15 +57,15 @@ def change_record(trial: Path, change: Callable[[dict[str, Any]], None]) -> None
     (trial / "trial.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def change_weights(trial: Path, *, also_record: bool) -> str:
+def change_weights(trial: Path, kind: str, *, also_record: bool) -> str:
     """Changes one number of the last tensor; its name."""
-    path = trial / "weights" / "generator.safetensors"
+    path = trial / "weights" / f"{kind}.safetensors"
     tensors = safetensors.torch.load(path.read_bytes())
     name = sorted(name for name in tensors if tensors[name].is_floating_point())[-1]
     tensors[name].view(-1)[0] += 1
     path.write_bytes(safetensors.torch.save(tensors))
     if also_record:
-        manifest = trial / "weights" / "manifest.json"
+        manifest = trial / "weights" / RECORDS[kind]
         record = json.loads(manifest.read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         manifest.write_text(json.dumps(record))
     return name
@@ -85,7 +86,7 @@ def test_a_trial_that_was_killed_and_resumed_has_the_bits_of_a_new_training(tmp_
 
     assert reproduce(trial) == 0
     printed = capsys.readouterr().out
-    assert f"the same bits up to step {LAST_STEP}: {LAST_STEP} rows of metrics.jsonl and 2 saved states" in printed
+    assert f"the same bits up to step {LAST_STEP}: {LAST_STEP} rows of metrics.jsonl and 3 saved states" in printed
     assert weights_digest(trial) in printed
 
 
@@ -105,7 +106,14 @@ def test_a_trial_that_was_stopped_half_way_is_compared_as_far_as_it_got(
 
 @pytest.mark.parametrize(
     ("step", "field"),
-    [(5, "fake_d_loss"), (12, "epoch_mean/l1_loss"), (9, "val/psnr"), (18, "final_eval/ssim_high"), (7, "epoch")],
+    [
+        (5, "fake_d_loss"),
+        (12, "epoch_mean/l1_loss"),
+        (9, "val/psnr"),
+        (18, "final_eval/ssim_high"),
+        (18, "best/psnr"),
+        (7, "epoch"),
+    ],
 )
 def test_a_number_of_the_log_that_was_changed_is_found(trial: Path, capsys: Capture, step: int, field: str) -> None:
     (was,) = [row[field] for row in read_metrics(trial) if row["step"] == step]
@@ -127,12 +135,15 @@ def test_the_row_of_an_epochs_end_that_is_gone_is_found(trial: Path, capsys: Cap
     assert f"at step 6, {METRICS_LOG}: the row of the epoch's end is gone" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("also_record", [True, False])
-def test_a_weight_that_was_changed_is_found_in_its_tensor(trial: Path, capsys: Capture, also_record: bool) -> None:
-    name = change_weights(trial, also_record=also_record)
+@pytest.mark.parametrize(("kind", "also_record"), [("generator", True), ("generator", False), ("best", True)])
+def test_a_weight_that_was_changed_is_found_in_its_tensor(
+    trial: Path, capsys: Capture, kind: str, also_record: bool
+) -> None:
+    step = json.loads((trial / "weights" / RECORDS[kind]).read_text())["step"]
+    name = change_weights(trial, kind, also_record=also_record)
     assert reproduce(trial) == 1
     printed = capsys.readouterr().out
-    assert f"at step {LAST_STEP}, weights/generator.safetensors: {name}: recorded" in printed
+    assert f"at step {step}, weights/{kind}.safetensors: {name}: recorded" in printed
     assert "(1 of " in printed
 
 
