@@ -62,7 +62,7 @@ class RecordedRun:
     @property
     def last_step(self) -> int:
         """As far as anything of it is recorded; 0 where nothing is."""
-        return max(0, *self.rows, *self.checkpoint_steps, *self.weights.values())
+        return max([0, *self.rows, *self.checkpoint_steps, *self.weights.values()])
 
     def compare_row(self, row: Mapping[str, Any], *, with_evaluations: bool = True) -> Difference | None:
         """The first column of a row in which the recorded row of that step differs; None also where there is none.

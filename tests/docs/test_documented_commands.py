@@ -122,6 +122,8 @@ COMMANDS = {
     "python -m runner.status results/quickstart --watch": parsed("goes on while the run does"),
     "python -m runner.report results/quickstart": AS_PRINTED,
     "python -m runner.report results/quickstart results/my_pairs --out comparison.html": AS_PRINTED,
+    "python -m runner.tune experiments/batch_sweep.yaml --set tracking.tensorboard=true": DRY,
+    "tensorboard --logdir results/batch_sweep/trials": OUTSIDE,
     "wandb login": NETWORK,
     "wandb sync results/quickstart/trials/*/wandb/offline-run-* results/quickstart/wandb/offline-run-*": NETWORK,
     "prometheus --config.file=/tmp/ray/session_latest/metrics/prometheus/prometheus.yml": OUTSIDE,

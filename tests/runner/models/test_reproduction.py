@@ -94,7 +94,7 @@ def test_a_trial_that_was_killed_and_resumed_has_the_bits_of_a_new_training(tmp_
 def test_a_trial_that_was_stopped_half_way_is_compared_as_far_as_it_got(
     tmp_path: Path, undisturbed: Path, capsys: Capture
 ) -> None:
-    stop = KillPoint("gan.evaluation.evaluate.summarise", 5 * 8 + 3, "stop")  # in the last evaluation
+    stop = KillPoint("runner.trial.recorder.summarise", 5 * 8 + 3, "stop")  # in the last evaluation
     assert train_tiny(tmp_path, kill_points=[stop]).code == 75
     trial = tiny_trial(tmp_path)
     assert read_metrics(trial)[-1]["step"] == LAST_STEP - 1
