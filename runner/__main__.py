@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure a trained trial on all validation patches",
     "translate": "send pictures of any size through a trained generator",
     "export": "write a trained generator as safetensors, ONNX or for pytorch-CycleGAN-and-pix2pix",
+    "reproduce": "train a trial again, elsewhere, and compare it to the bit",
     "report": "write the page that compares the trials of experiments",
     "status": "show how far an experiment is, from another shell or machine",
     "data": "make, examine or download a data set",

@@ -17,6 +17,7 @@ from runner.console import Console
 from runner.errors import Exit
 from runner.on_ray.connection.address import cluster_address
 from runner.process.output import lasting_output
+from runner.records.equal_losses import equal_losses
 from runner.records.metrics_log import read_rows
 from runner.records.results import ENDED_WELL, TrialResult
 from runner.records.results_files import cell_row
@@ -227,6 +228,12 @@ class Results:
         """over_seeds.csv: a row for each cell of the sweep, means and spreads over its seeds; empty without seeds."""
         cells = repeated_cells([TrialResult(trial.parameters, trial.row) for trial in self.trials])
         return _as_table(list(map(cell_row, cells)))
+
+    @property
+    def equal_losses(self) -> list[list[str]]:
+        """Names of trials that have ended with losses equal to the bit: what is swept between them has no effect."""
+        results = [TrialResult(trial.parameters, trial.row) for trial in self.trials]
+        return equal_losses(Storage.open(self.folder), results)
 
     def __len__(self) -> int:
         return len(self.trials)

@@ -265,13 +265,16 @@ class Resources(Section):
 
 
 class Tracking(Section):
-    """Weights & Biases."""
+    """Weights & Biases, and TensorBoard."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """`auto` is online where a key is configured, else offline."""
 
     artifacts: bool = False
-    """Uploads the final weights, too."""
+    """Uploads the final weights to Weights & Biases, too."""
+
+    tensorboard: bool = False
+    """Writes each trial's log and pictures as an event file for TensorBoard, too."""
 
 
 class Experiment(Section):

@@ -41,6 +41,9 @@ BEST_RECORD = "weights/best.json"
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"  # in each checkpoint
 
+TENSORBOARD_EVENTS = "events.out.tfevents.trial"  # TensorBoard finds files by the part in the middle
+TENSORBOARD_NOTE = "tensorboard.json"  # what that file holds
+
 # In an experiment's and in a trial's folder.
 WANDB_FOLDER = "wandb"
 

@@ -23,7 +23,8 @@ from runner.sweep.monitor import Monitor, MonitoredTrial
 from runner.sweep.prepare import Prepared
 from runner.sweep.session import Session
 from runner.sweep.waiting import ResourceWatch
-from runner.tracking.tracker import Tracker
+from runner.tracking.tensorboard_trial import TensorBoardTrial
+from runner.tracking.tracker import Tracker, TrialTracking
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_sweep import WandbSweep
 from runner.tracking.wandb_trial import WandbTrial
@@ -180,14 +181,15 @@ def _settle(job: TrialJob, lease: Lease) -> Cause | None:
 
 
 def _new_tracker(plan: SweepPlan, jobs: Sequence[TrialJob], session: Session) -> Tracker:
-    """What feeds W&B: a run for each trial and, where the experiment sweeps, one for all of them."""
+    """What feeds TensorBoard, and W&B: a run for each trial and, where the experiment sweeps, one for all of them."""
     experiment, notify = plan.experiment, session.console.print
     destination = WandbDestination(experiment.tracking.wandb, notify)
-    trials = {
-        job.name: WandbTrial(
-            job.trial, experiment.name, job.config.model_dump(), destination, artifacts=experiment.tracking.artifacts
-        )
-        for job in jobs
-    }
+    trials: dict[str, list[TrialTracking]] = {job.name: [] for job in jobs}
+    for job in jobs:
+        # The files first: they wait for no network.
+        if experiment.tracking.tensorboard:
+            trials[job.name].append(TensorBoardTrial(job, notify))
+        config, artifacts = job.config.model_dump(), experiment.tracking.artifacts
+        trials[job.name].append(WandbTrial(job.trial, experiment.name, config, destination, artifacts=artifacts))
     sweep = WandbSweep(plan.folder, experiment.model_dump(), destination) if experiment.sweep else None
     return Tracker(trials, sweep, session.lease.check_current, notify)

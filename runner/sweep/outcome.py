@@ -6,6 +6,7 @@ from runner.console import Console
 from runner.errors import Exit
 from runner.number_format import counted
 from runner.process.stop_request import StopRequest
+from runner.records.equal_losses import describe_equal_losses, equal_losses
 from runner.records.results import ENDED_WELL, TrialResult
 from runner.records.trial_file import read_outcome
 from runner.storage.run_folder import LOG, REPORT, RESULTS_CSV, trial_path
@@ -23,6 +24,8 @@ def report_outcome(plan: SweepPlan, results: Sequence[TrialResult], stop: StopRe
         console.print(f"{row['trial']}: {row['status']}: {read_outcome(folder)['reason']}; see {folder.shown}/{LOG}")
     if len(bad) > _MAX_BAD:
         console.print(f"and {counted(len(bad) - _MAX_BAD, 'more trial')} like these: see {RESULTS_CSV}")
+    for line in describe_equal_losses(equal_losses(plan.folder, results)):
+        console.print(line)
     console.print(f"results: {plan.folder.shown}/{REPORT} and {RESULTS_CSV}")
     if plan.experiment.tracking.wandb != "off" and (hint := sync_hint(plan.folder)):
         console.print(f"Weights & Biases is offline; to upload: {hint}", wrap=False)

@@ -1,15 +1,14 @@
-"""The thread that sends trials to W&B. However slow W&B is, no training and no result waits for it."""
+"""The thread that sends trials to W&B and TensorBoard. However slow W&B is, no training and no result waits for it."""
 
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from runner.process.lease import Superseded
 from runner.records.results import ENDED
 from runner.tracking.wandb_session import kill_service
 from runner.tracking.wandb_sweep import WandbSweep
-from runner.tracking.wandb_trial import WandbTrial
 
 INTERVAL_S = 1.0
 # How long W&B may take at the end, with weights to upload on a slow line; its own timeouts are much shorter.
@@ -17,8 +16,18 @@ END_WAIT_S = 900.0
 _GRACE_S = 10.0
 
 
+class TrialTracking(Protocol):
+    """One trial in one of the places that it is sent to."""
+
+    def update(self) -> None:
+        """Sends what is new."""
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Sends the rest, of a trial that has ended with this row of results."""
+
+
 class Tracker:
-    """Sends the logs of an experiment's trials to W&B, from a thread of its own.
+    """Sends the logs of an experiment's trials to W&B and TensorBoard, from a thread of its own.
 
     The thread starts with `begin`, not earlier: loading wandb takes a second of processor time, which the start of the
     first trial needs more.
@@ -26,7 +35,7 @@ class Tracker:
 
     def __init__(
         self,
-        trials: Mapping[str, WandbTrial],
+        trials: Mapping[str, Sequence[TrialTracking]],
         sweep: WandbSweep | None,
         check_current: Callable[[], None],
         notify: Callable[[str], None],
@@ -34,7 +43,7 @@ class Tracker:
         """Prepares the thread.
 
         Args:
-            trials: by name.
+            trials: by name, where each of them is sent. What comes first waits for nothing behind it.
             sweep: the table of all trials, None for an experiment that sweeps nothing.
             check_current: raises Superseded where another start of the command has taken over the experiment.
             notify: called with a line where W&B is given up.
@@ -102,12 +111,14 @@ class Tracker:
         # New rows of the trials that run, then the runs of those that have ended since the last time.
         for name in self._at_work:
             if name not in ended:
-                self._check_still_ours()
-                self._trials[name].update()
+                for tracking in self._trials[name]:
+                    self._check_still_ours()
+                    tracking.update()
         for row in rows:
             if is_last or row["trial"] in ended - self._ended:
-                self._check_still_ours()
-                self._trials[row["trial"]].finish(row)
+                for tracking in self._trials[row["trial"]]:
+                    self._check_still_ours()
+                    tracking.finish(row)
 
         if self._sweep is not None and (is_last or ended - self._ended):
             self._check_still_ours()

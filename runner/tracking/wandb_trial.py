@@ -10,13 +10,13 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from runner.records.metrics_log import MetricsReader, read_last_row
 from runner.records.results import ENDED_WELL
 from runner.storage.folder import Storage
-from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD, image_name
+from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD
+from runner.tracking.pictures import picture_name
 from runner.tracking.wandb_runs import WandbDestination, WandbRun
 from runner.tracking.wandb_session import Identity, WandbSession
 
@@ -127,15 +127,8 @@ class WandbTrial:
 
         # metrics.jsonl has null for numbers that are not finite; W&B shows NaN.
         values = {k: math.nan if v is None else v for k, v in row.items() if k != "step"}
-        picture = _picture(self._trial, row)
+        picture = picture_name(self._trial, row)
         if picture is not None:
-            values["images"] = wandb.Image(str(picture), caption="source | target | generated")
+            path = self._trial.local_copy(picture)
+            values["images"] = wandb.Image(str(path), caption="source | target | generated")
         return values
-
-
-def _picture(trial: Storage, row: Mapping[str, Any]) -> Path | None:
-    """The epoch's picture, for the last row of an epoch that has one; else None."""
-    if not any(name.startswith("epoch_mean/") for name in row):
-        return None
-    name = image_name(row["epoch"])
-    return trial.local_copy(name) if trial.exists(name) else None

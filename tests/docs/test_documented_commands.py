@@ -113,6 +113,8 @@ COMMANDS = {
     "python -m runner.drill --minutes 20": LONG,
     "python -m runner.drill --trace spot --minutes 5": LONG,
     "python -m runner.drill --minutes 20 --address HEAD:6379 --storage /shared/drill": CLUSTER,
+    f"python -m runner.reproduce {BASELINE}": AS_PRINTED,
+    f"python -m runner.reproduce {BASELINE} --epochs 2": parsed("the trial has one epoch here"),
     # Looking.
     "pix2pix-runner --version": AS_PRINTED,
     "pix2pix-runner status results/quickstart": AS_PRINTED,
@@ -120,6 +122,8 @@ COMMANDS = {
     "python -m runner.status results/quickstart --watch": parsed("goes on while the run does"),
     "python -m runner.report results/quickstart": AS_PRINTED,
     "python -m runner.report results/quickstart results/my_pairs --out comparison.html": AS_PRINTED,
+    "python -m runner.tune experiments/batch_sweep.yaml --set tracking.tensorboard=true": DRY,
+    "tensorboard --logdir results/batch_sweep/trials": OUTSIDE,
     "wandb login": NETWORK,
     "wandb sync results/quickstart/trials/*/wandb/offline-run-* results/quickstart/wandb/offline-run-*": NETWORK,
     "prometheus --config.file=/tmp/ray/session_latest/metrics/prometheus/prometheus.yml": OUTSIDE,

@@ -11,6 +11,7 @@ import yaml
 
 import runner.data.__main__
 import runner.records.trial_file
+import runner.reproduce
 import runner.status.__main__
 import runner.sweep.check
 import runner.train
@@ -154,7 +155,8 @@ def test_auto_is_a_fixed_function_of_machine_and_config(
 
 
 @pytest.mark.parametrize(
-    "module", [runner.tune, runner.train, runner.translate, runner.data.__main__, runner.status.__main__]
+    "module",
+    [runner.tune, runner.train, runner.translate, runner.reproduce, runner.data.__main__, runner.status.__main__],
 )
 def test_help_shows_an_example(module: Any, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:

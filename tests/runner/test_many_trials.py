@@ -253,12 +253,12 @@ def test_only_trials_at_work_are_looked_at_for_weights_and_biases() -> None:
         def update(self) -> None:
             self.num_updates += 1
 
-    trackings: dict[str, Any] = {name: Tracking() for name in "abc"}
+    trackings: dict[str, Any] = {name: [Tracking()] for name in "abc"}
     checks: list[int] = []
     tracker = Tracker(trackings, None, lambda: checks.append(1), pytest.fail)
     tracker.look_at(["b"])
     tracker._pass_on(is_last=False)
-    assert [tracking.num_updates for tracking in trackings.values()] == [0, 1, 0] and len(checks) == 1
+    assert [tracking.num_updates for (tracking,) in trackings.values()] == [0, 1, 0] and len(checks) == 1
 
 
 def test_a_status_that_is_watched_opens_no_file_of_finished_trials_again(finished: Path, opened: list[str]) -> None:

@@ -207,7 +207,7 @@ def test_nothing_is_tracked_by_a_start_that_another_has_followed(trial: Storage)
         raise Superseded("attempt 2 has taken over")
 
     log_steps(trial, range(3))
-    tracker = Tracker({trial.name: tracking_of(trial)}, None, superseded, pytest.fail)
+    tracker = Tracker({trial.name: [tracking_of(trial)]}, None, superseded, pytest.fail)
     tracker.finish([{"trial": trial.name, "status": "finished"}])
     assert trial.names() == [METRICS_LOG]
 
@@ -223,7 +223,7 @@ def test_a_start_that_is_followed_in_the_middle_touches_no_further_trial(trial: 
 
     for place in places:
         log_steps(place, range(3))
-    tracker = Tracker({place.name: tracking_of(place) for place in places}, None, check_current, pytest.fail)
+    tracker = Tracker({place.name: [tracking_of(place)] for place in places}, None, check_current, pytest.fail)
     tracker.finish([{"trial": place.name, "status": "finished"} for place in places])
     assert offline_run(trial).steps == [0, 1, 2]
     assert second.names() == [METRICS_LOG]
@@ -240,7 +240,7 @@ def test_closing_waits_for_what_is_being_done_and_begins_nothing_more(trial: Sto
     unlogged = Storage(f"{trial.root}0")
     unlogged.make_folder()
     log_steps(unlogged, range(3))
-    trackings = {place.name: tracking_of(place) for place in (trial, unlogged)}
+    trackings = {place.name: [tracking_of(place)] for place in (trial, unlogged)}
     tracker = Tracker(trackings, None, check_current, pytest.fail)
     tracker.begin()
     begun.wait()
@@ -250,7 +250,7 @@ def test_closing_waits_for_what_is_being_done_and_begins_nothing_more(trial: Sto
     may_go_on.set()
     closing.join()
     assert unlogged.names() == [METRICS_LOG]
-    trackings[trial.name].finish({"status": "stopped"})
+    trackings[trial.name][0].finish({"status": "stopped"})
 
 
 def train_online(folder: Path, undisturbed: Path, server: str, wait_s: float, **how: Any) -> Run:
