@@ -1,6 +1,6 @@
-"""The 4x4 convolutions of stride 2 of the U-Net, computed the way that suits their shape."""
+"""The convolutions of the U-Net: those of stride 2 are computed the way that suits their shape."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -37,6 +37,30 @@ class Upsample(nn.ConvTranspose2d):
         """See the class."""
         # `output_size` belongs to PyTorch's signature. Here the result always has twice the side.
         return upsample(x, self.weight, self.bias)
+
+
+class Resize(nn.Conv2d):
+    """Each pixel four times, then a 3x3 convolution: (N, C, H, W) to (N, O, 2H, 2W).
+
+    All pixels of the result see equally many weights, so there is no checkerboard (Odena et al. 2016).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class NewUpsampling(Protocol):
+    """What makes a convolution to twice the side."""
+
+    def __call__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> Upsample | Resize:
+        """The convolution, its weights not drawn yet."""
+
+
+UPSAMPLINGS: dict[str, NewUpsampling] = {"transposed": Upsample, "resize": Resize}
 
 
 def downsample(x: Tensor, weight: Tensor) -> Tensor:

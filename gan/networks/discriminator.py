@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gan.networks.architecture import LEAK, MAX_WIDTH, NUM_STRIDED_LAYERS
-from gan.networks.norm import NewNorm, new_norm
+from gan.networks.norm import NORMS, NewNorm
 
 RECEPTIVE_FIELDS = (1, *NUM_STRIDED_LAYERS)
 
@@ -19,21 +19,21 @@ class Discriminator(nn.Module):
     Args:
         channels: width of the first layer, 1 or more.
         receptive_field: side in pixels of what one logit sees: 1, 16, 70 or 286.
-        norm: makes the norm of a layer.
+        norm: one of `gan.networks.norm.NORMS`.
 
     Raises:
         ValueError: for another receptive field.
     """
 
-    def __init__(self, channels: int = 64, receptive_field: int = 70, norm: NewNorm = new_norm) -> None:
+    def __init__(self, channels: int = 64, receptive_field: int = 70, norm: str = "batch") -> None:
         super().__init__()
         if receptive_field not in RECEPTIVE_FIELDS:
             raise ValueError(f"receptive_field is {receptive_field}: use one of {RECEPTIVE_FIELDS}")
         self.receptive_field = receptive_field
         if receptive_field == 1:
-            self.layers = _pixel_layers(channels, norm)
+            self.layers = _pixel_layers(channels, NORMS[norm])
         else:
-            self.layers = _patch_layers(channels, receptive_field, norm)
+            self.layers = _patch_layers(channels, receptive_field, NORMS[norm])
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (N, 1, h, w), above 0 for "real".

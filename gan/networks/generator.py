@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan.networks.architecture import LEAK, MAX_WIDTH
-from gan.networks.convolution import Downsample, Upsample
-from gan.networks.norm import NewNorm, new_norm
+from gan.networks.convolution import UPSAMPLINGS, Downsample, NewUpsampling
+from gan.networks.norm import NORMS, new_identity
 
 # The paper's decoder begins with three blocks that have dropout of 0.5 (CD512).
 _NUM_DROPOUT_BLOCKS = 3
@@ -30,11 +30,11 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """4x4 transposed convolution of stride 2, a norm, then dropout by a given mask."""
+    """Convolution to twice the side, a norm, then dropout by a given mask."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: nn.Module) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: nn.Module, upsampling: NewUpsampling) -> None:
         super().__init__()
-        self.conv = Upsample(in_channels, out_channels)
+        self.conv = upsampling(in_channels, out_channels)
         self.norm = norm
 
     def forward(self, x: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
@@ -56,11 +56,15 @@ class Generator(nn.Module):
     Args:
         channels: width of the first level, 1 or more.
         patch_size: side of the pictures in pixels, a power of two from 64 on.
-        norm: makes the norm of a layer.
+        norm: one of `gan.networks.norm.NORMS`.
+        upsampling: how blocks come up, one of `gan.networks.convolution.UPSAMPLINGS`.
     """
 
-    def __init__(self, channels: int = 64, patch_size: int = 256, norm: NewNorm = new_norm) -> None:
+    def __init__(
+        self, channels: int = 64, patch_size: int = 256, norm: str = "batch", upsampling: str = "transposed"
+    ) -> None:
         super().__init__()
+        new_norm, new_upsampling = NORMS[norm], UPSAMPLINGS[upsampling]
         levels = int(math.log2(patch_size))
         widths = [channels * min(2**level, MAX_WIDTH) for level in range(levels)]
         self.patch_size = patch_size
@@ -71,18 +75,21 @@ class Generator(nn.Module):
             DownBlock(
                 widths[level - 1] if level else 3,
                 widths[level],
-                norm(widths[level]) if 0 < level < bottleneck else nn.Identity(),
+                new_norm(widths[level]) if 0 < level < bottleneck else new_identity(norm, widths[level]),
             )
             for level in range(levels)
         )
         # All blocks but the first also take what the encoder had at their level: twice the width.
         self.up = nn.ModuleList(
             UpBlock(
-                widths[level] if level == bottleneck else 2 * widths[level], widths[level - 1], norm(widths[level - 1])
+                widths[level] if level == bottleneck else 2 * widths[level],
+                widths[level - 1],
+                new_norm(widths[level - 1]),
+                new_upsampling,
             )
             for level in range(bottleneck, 0, -1)
         )
-        self.last = Upsample(2 * widths[0], 3, bias=True)
+        self.last = new_upsampling(2 * widths[0], 3, bias=True)
 
     @property
     def dropout_shapes(self) -> list[tuple[int, int, int]]:

@@ -1,6 +1,7 @@
 """Weights from elsewhere as a generator's state, or what keeps them from being one."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gan.networks.convolution import UPSAMPLINGS
 from gan.networks.model import ModelSettings
-from gan.networks.reference import FIRST_LAYER, to_reference
+from gan.networks.norm import NORMS
+from gan.networks.reference import FIRST_LAYER, complete_instance_norms, to_reference
 
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
 # Theirs and ours.
@@ -37,11 +40,11 @@ def fitted(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, Ten
         ValueError: a layer is missing, too many, of another shape or type, or not finite. The text names the first
             one and the sizes that the tensors are for.
     """
-    tensors = _unwrapped(tensors)
+    unwrapped = _unwrapped(tensors)
+    tensors = _completed(unwrapped, model)
     wanted = _wanted_tensors(tensors, model)
     if problem := _first_misfit(tensors, wanted):
-        sizes = f"model.channels {model.channels}, data.patch_size {model.patch_size}"
-        raise ValueError(f"{problem} ({sizes}); {remedy(tensors, model)}")
+        raise ValueError(f"{problem} ({_shown(model)}); {remedy(unwrapped, model)}")
     return {name: tensors[theirs] if theirs in tensors else torch.tensor(0) for theirs, (name, _) in wanted.items()}
 
 
@@ -53,6 +56,21 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             if wrapper != name and all(other.startswith(wrapper) for other in tensors):
                 return {other.removeprefix(wrapper): tensor for other, tensor in tensors.items()}
     return tensors
+
+
+def _completed(tensors: Mapping[str, Tensor], model: ModelSettings) -> Mapping[str, Tensor]:
+    """The tensors, or those that do for a generator with instance norm of the reference implementation."""
+    if model.norm != "instance" or f"{FIRST_LAYER}.weight" not in tensors:
+        return tensors
+    return complete_instance_norms(tensors, int(math.log2(model.patch_size)))
+
+
+def _shown(model: ModelSettings) -> str:
+    """The sizes of a model's generator, and what else of it is not as by default."""
+    kinds = {"norm": model.norm, "upsampling": model.upsampling}
+    defaults = ModelSettings()
+    others = [f", model.{name} {value}" for name, value in kinds.items() if value != getattr(defaults, name)]
+    return f"model.channels {model.channels}, data.patch_size {model.patch_size}{''.join(others)}"
 
 
 def _wanted_tensors(tensors: Mapping[str, Tensor], model: ModelSettings) -> dict[str, _Wanted]:
@@ -88,10 +106,22 @@ def remedy(tensors: Mapping[str, Tensor], model: ModelSettings) -> str:
     patch_size = 2 ** (num_convolutions // 2)
     if first is not None and first.dim() == 4 and SMALLEST_SIZE <= patch_size <= LARGEST_SIZE:
         channels = len(first)
-        other = dataclasses.replace(model, channels=channels, patch_size=patch_size)
-        if channels and not _first_misfit(tensors, _wanted_tensors(tensors, other)):
-            return f"these weights need model.channels {channels} and data.patch_size {patch_size}"
-    return "use the weights of a pix2pix U-Net with batch norm, of pictures of three colours"
+        for norm, upsampling in itertools.product(NORMS, UPSAMPLINGS):
+            other = dataclasses.replace(
+                model, channels=channels, patch_size=patch_size, norm=norm, upsampling=upsampling
+            )
+            completed = _completed(tensors, other)
+            if channels and not _first_misfit(completed, _wanted_tensors(completed, other)):
+                return f"these weights need {_needed(other, model)}"
+    return "use the weights of a pix2pix U-Net with batch norm or instance norm, of pictures of three colours"
+
+
+def _needed(other: ModelSettings, model: ModelSettings) -> str:
+    """The settings of another model, in words: its sizes, and whatever else differs from the model given."""
+    kinds = {"norm": (other.norm, model.norm), "upsampling": (other.upsampling, model.upsampling)}
+    needed = [f"model.channels {other.channels}", f"data.patch_size {other.patch_size}"]
+    needed += [f"model.{name} {value}" for name, (value, given) in kinds.items() if value != given]
+    return f"{', '.join(needed[:-1])} and {needed[-1]}"
 
 
 def by(shape: tuple[int, ...]) -> str:

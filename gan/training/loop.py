@@ -64,14 +64,16 @@ def fit(
         ValueError: there are fewer patches than workers.
     """
     loader = BatchLoader(patches, state.device, resident_bytes)
-    run_step = batch_step(state, settings.lambda_l1, settings.batch_size, group)
+    run_step = batch_step(state, settings.lambda_l1, settings.batch_size, group, settings.gan_loss)
     num_steps = steps_per_epoch(len(patches), settings.batch_size, group.world_size)
     if num_steps == 0:
         raise ValueError(f"{len(patches)} patches are too few for {group.world_size} workers")
 
     while state.epoch <= settings.epochs:
         plan = plan_epoch(settings.seed, state.epoch, len(patches), jitter_margin(patches.patch_size))
-        state.set_learning_rate(settings.learning_rate_at(state.epoch))
+        state.set_learning_rates(
+            settings.learning_rate_at(state.epoch), settings.discriminator_learning_rate_at(state.epoch)
+        )
 
         for _ in range(state.epoch_step, num_steps):
             yield BeforeStep(state.step, state.epoch)

@@ -1,10 +1,11 @@
 """The losses of pix2pix, from logits, under the names that the study logs them by."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, mse_loss, relu
 
 REAL, FAKE = 1.0, 0.0  # the labels of the discriminator
 
@@ -28,27 +29,31 @@ class DiscriminatorLoss(NamedTuple):
 LOSS_NAMES = (*GeneratorLoss._fields, *DiscriminatorLoss._fields)
 
 
-def generator_loss(fake_logits: Tensor, fake: Tensor, target: Tensor, lambda_l1: float) -> GeneratorLoss:
+def generator_loss(
+    fake_logits: Tensor, fake: Tensor, target: Tensor, lambda_l1: float, gan_loss: str = "bce"
+) -> GeneratorLoss:
     """The fake is to be taken for real, and to be near the target.
 
     Args:
         fake_logits: (N, 1, h, w), the discriminator's logits of the fake pair.
         fake, target: (N, 3, H, W) in [-1, 1].
         lambda_l1: weight of the mean absolute difference, 100 in the paper.
+        gan_loss: one of GAN_LOSSES.
     """
-    # The non-saturating loss: -log D instead of log(1 - D) (Goodfellow et al. 2014).
-    adversarial = adversarial_loss(fake_logits, REAL)
+    adversarial = GAN_LOSSES[gan_loss].fooled(fake_logits)
     l1 = l1_loss(fake.float(), target.float())
     return GeneratorLoss(adversarial + lambda_l1 * l1, adversarial, l1)
 
 
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> DiscriminatorLoss:
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, gan_loss: str = "bce") -> DiscriminatorLoss:
     """Real pairs are to be called real, fake ones fake; the two are added, not averaged, as the study does.
 
     Args:
         real_logits, fake_logits: (N, 1, h, w).
+        gan_loss: one of GAN_LOSSES.
     """
-    real, fake = adversarial_loss(real_logits, REAL), adversarial_loss(fake_logits, FAKE)
+    adversarial = GAN_LOSSES[gan_loss]
+    real, fake = adversarial.real(real_logits), adversarial.fake(fake_logits)
     return DiscriminatorLoss(real + fake, real, fake)
 
 
@@ -56,3 +61,44 @@ def adversarial_loss(logits: Tensor, label: float) -> Tensor:
     """Binary cross-entropy of logits with one label for all of them, REAL or FAKE; a scalar, computed in fp32."""
     logits = logits.float()
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+
+def _least_squares(logits: Tensor, label: float) -> Tensor:
+    """Mean squared difference of logits from one label, REAL or FAKE; a scalar, computed in fp32."""
+    logits = logits.float()
+    return mse_loss(logits, torch.full_like(logits, label))
+
+
+class AdversarialLoss(NamedTuple):
+    """The three terms of a loss of GANs: of logits (N, 1, h, w) a scalar each, computed in fp32.
+
+    Attributes:
+        real, fake: what the discriminator minimises, on real and on generated pairs.
+        fooled: what the generator minimises.
+    """
+
+    real: Callable[[Tensor], Tensor]
+    fake: Callable[[Tensor], Tensor]
+    fooled: Callable[[Tensor], Tensor]
+
+
+GAN_LOSSES: dict[str, AdversarialLoss] = {
+    # The generator's is the non-saturating loss: -log D instead of log(1 - D) (Goodfellow et al. 2014).
+    "bce": AdversarialLoss(
+        real=lambda logits: adversarial_loss(logits, REAL),
+        fake=lambda logits: adversarial_loss(logits, FAKE),
+        fooled=lambda logits: adversarial_loss(logits, REAL),
+    ),
+    # Least squares (Mao et al. 2017).
+    "lsgan": AdversarialLoss(
+        real=lambda logits: _least_squares(logits, REAL),
+        fake=lambda logits: _least_squares(logits, FAKE),
+        fooled=lambda logits: _least_squares(logits, REAL),
+    ),
+    # The hinge (Lim and Ye 2017): logits beyond 1 and -1 are right enough. The generator's has no bound.
+    "hinge": AdversarialLoss(
+        real=lambda logits: relu(1 - logits.float()).mean(),
+        fake=lambda logits: relu(1 + logits.float()).mean(),
+        fooled=lambda logits: -logits.float().mean(),
+    ),
+}

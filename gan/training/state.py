@@ -18,6 +18,7 @@ class TrainState:
     """Both networks, both optimizers, and the place in the run.
 
     Attributes:
+        model: what the two networks are.
         generator, discriminator: with the master weights, in fp32.
         compute_generator, compute_discriminator: what the steps compute with, see
             `gan.networks.precision.low_precision_copy`; in fp32 they are the networks themselves.
@@ -32,6 +33,7 @@ class TrainState:
     def __init__(self, model: ModelSettings, settings: TrainingSettings, device: torch.device) -> None:
         """The state before the first step, its weights drawn by the settings' seed."""
         precision = settings.precision
+        self.model = model
         self.generator = model.new_generator()
         self.discriminator = model.new_discriminator()
         draw_weights(self.generator, settings.seed, 0)
@@ -100,10 +102,10 @@ class TrainState:
         self.generator.load_state_dict(dict(generator))
         self.generator_optimizer.refresh_compute_copy()
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Sets the rate of both optimizers."""
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
-            optimizer.learning_rate.fill_(learning_rate)
+    def set_learning_rates(self, generator: float, discriminator: float) -> None:
+        """Sets the rates of the two optimizers."""
+        self.generator_optimizer.learning_rate.fill_(generator)
+        self.discriminator_optimizer.learning_rate.fill_(discriminator)
 
     def add_losses(self, losses: Tensor, num_pictures: int) -> None:
         """Takes in the losses of a step over so many pictures; nothing is read back from the device."""

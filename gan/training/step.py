@@ -1,6 +1,7 @@
 """One training step of pix2pix, as it runs on a processor.
 
-A GPU takes the same step in another order: see `gan.gpu.step`.
+A GPU takes the same step in another order, see `gan.gpu.step`; with settings that this order was not made for, it takes
+this one.
 """
 
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ def train_step(
     dropout_masks: Sequence[Tensor],
     lambda_l1: float,
     group: ProcessGroup,
+    gan_loss: str = "bce",
 ) -> Tensor:
     """Updates both networks from one forward pass; with several workers from the mean of their gradients.
 
     Args:
         source, target: (n, 3, S, S) in [-1, 1], this worker's share of the batch, on the state's device.
         dropout_masks: the generator's, for this share, on the device.
+        gan_loss: one of `gan.training.losses.GAN_LOSSES`.
 
     Returns:
         The six losses in the order of LOSS_NAMES, float32 on the device: means over the whole batch.
@@ -39,8 +42,8 @@ def train_step(
     real_logits = discriminator(source, target)
     fake_logits = discriminator(source, fake)
 
-    for_generator = generator_loss(fake_logits, fake, target, lambda_l1)
-    for_discriminator = discriminator_loss(real_logits, fake_logits)
+    for_generator = generator_loss(fake_logits, fake, target, lambda_l1, gan_loss)
+    for_discriminator = discriminator_loss(real_logits, fake_logits, gan_loss)
 
     # Both gradients come before either update, so that both networks learn from each other as they were.
     scale = state.loss_scale

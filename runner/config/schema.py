@@ -130,6 +130,15 @@ class Model(Section):
     receptive_field: Annotated[Literal[1, 16, 70, 286], BeforeValidator(_whole_number), _unit("pixels")] = 70
     """Height and width of what the discriminator judges at once; 286 needs a `data.patch_size` of 128 or more."""
 
+    norm: Literal["batch", "instance"] = "batch"
+    """What follows the convolutions of both networks. `batch` normalises by the mean and variance of the whole batch;
+    with a `batch_size` of 1 that is each picture alone in training, but running averages in eval mode. `instance`
+    normalises each picture by its own, in both."""
+
+    upsampling: Literal["transposed", "resize"] = "transposed"
+    """How the generator comes up to the next size: a 4x4 transposed convolution, or each pixel repeated to twice the
+    size (nearest) and a 3x3 convolution, which leaves no checkerboard and is slower."""
+
     initial_weights: _Path | None = None
     """A file that the generator starts from, of `python -m runner.export` or of pytorch-CycleGAN-and-pix2pix; random
     weights without one. Its content counts, not its path."""
@@ -147,8 +156,15 @@ class Training(Section):
     lambda_l1: Annotated[float, Field(ge=0)] = 100.0
     """The weight of the L1 loss against the adversarial loss."""
 
+    gan_loss: Literal["bce", "lsgan", "hinge"] = "bce"
+    """The adversarial loss of both networks: cross-entropy, as in the paper, least squares, or the hinge. Their sizes
+    differ, and with them what `lambda_l1` weighs."""
+
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
     """Adam's learning rate, of both networks."""
+
+    discriminator_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """That of the discriminator, where it has its own; it decays in the same epochs."""
 
     decay_start_epoch: _Positive | None = None
     """The last epoch with the whole learning rate. From here it falls along a line; without the two fields it stays as

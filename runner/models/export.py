@@ -103,6 +103,8 @@ def _describe_generator(trained: TrainedModel) -> dict[str, str]:
         "model": "pix2pix U-Net generator",
         "channels": str(trained.config.model.channels),
         "patch_size": str(trained.config.data.patch_size),
+        "norm": trained.config.model.norm,
+        "upsampling": trained.config.model.upsampling,
         "direction": trained.config.data.direction,
         "range": "[-1, 1]",
         "layout": "NCHW, RGB",
@@ -115,14 +117,14 @@ def _safetensors_file(trained: TrainedModel) -> _Exported:
     # Some loaders refuse a safetensors file without `format`. "pt" stands for PyTorch.
     metadata = {"format": "pt", "format_version": _FORMAT_VERSION, **_describe_generator(trained)}
     write_tensors(stream, trained.generator.state_dict(), metadata=metadata)
-    return _Exported(stream.getvalue(), ["its metadata has channels, patch_size and direction"])
+    return _Exported(stream.getvalue(), ["its metadata has channels, patch_size, norm, upsampling and direction"])
 
 
 def _onnx_file(trained: TrainedModel) -> _Exported:
     """The generator in eval mode as an ONNX model, once onnxruntime has given the same pictures as torch."""
     # The ONNX packages are an optional extra, so they are loaded only for this format.
     from runner.models.onnx_check import check_agreement
-    from runner.models.onnx_graph import FAKE, MODE, OPSET, SOURCE, onnx_model
+    from runner.models.onnx_graph import FAKE, MODES, OPSET, SOURCE, onnx_model
 
     if (size := _num_bytes(trained.generator)) > LARGEST_ONNX_BYTES:
         raise DataError(
@@ -130,13 +132,14 @@ def _onnx_file(trained: TrainedModel) -> _Exported:
             "use --format safetensors"
         )
 
-    model = onnx_model(trained.generator, {"mode": MODE, **_describe_generator(trained)})
+    mode = MODES[trained.config.model.norm]
+    model = onnx_model(trained.generator, {"mode": mode, **_describe_generator(trained)})
     agreement = check_agreement(model, trained)
     patch = trained.config.data.patch_size
     return _Exported(
         model,
         [
-            f"opset {OPSET}; `{SOURCE}` to `{FAKE}`, (batch, 3, {patch}, {patch}) RGB in [-1, 1]; {MODE}",
+            f"opset {OPSET}; `{SOURCE}` to `{FAKE}`, (batch, 3, {patch}, {patch}) RGB in [-1, 1]; {mode}",
             agreement,
         ],
     )
@@ -148,11 +151,16 @@ def _cyclegan_file(trained: TrainedModel) -> _Exported:
     size, channels = config.data.patch_size, config.model.channels
     levels = len(trained.generator.down)
     # The first level has no norm in any generator, so the second level shows which norm it has.
-    if not isinstance(norm := trained.generator.down[1].norm, torch.nn.BatchNorm2d):
+    if not isinstance(trained.generator.down[1].norm, torch.nn.BatchNorm2d):
         # Its generators with another norm have other layers: biases in each convolution.
         raise DataError(
-            f"--format pytorch-cyclegan: the generator has {type(norm).__name__}, and only generators with batch norm "
-            "have the layers of that project; use --format safetensors"
+            "--format pytorch-cyclegan: model.norm is instance, and this generator's has a learned scale and shift for "
+            "each channel, which that project's instance norm lacks; use --format safetensors or onnx"
+        )
+    if config.model.upsampling != "transposed":
+        raise DataError(
+            f"--format pytorch-cyclegan: model.upsampling is {config.model.upsampling}, and that project's U-Net comes "
+            "up by transposed convolutions; use --format safetensors or onnx"
         )
 
     stream = io.BytesIO()

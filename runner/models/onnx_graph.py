@@ -9,24 +9,31 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from gan.networks.architecture import LEAK
-from gan.networks.convolution import KERNEL, PADDING, STRIDE
+from gan.networks.convolution import KERNEL, PADDING, STRIDE, Resize, Upsample
 from gan.networks.generator import Generator
+from gan.networks.norm import Bias
 from runner.errors import DataError
 
 SOURCE, FAKE = "source", "fake"
 OPSET = 20
-MODE = "eval: running statistics of batch norm, no dropout"  # for the file's metadata and for the screen
+# What the model computes, by its norm: for the file's metadata and for the screen.
+MODES = {
+    "batch": "eval: running statistics of batch norm, no dropout",
+    "instance": "eval: each picture's own statistics, no dropout",
+}
 _IR_VERSION = 9  # the oldest that has the opset: more programs read it than the newest
 # ONNX has a padding for each of the four sides: top, left, bottom, right.
 _GEOMETRY = {"kernel_shape": [KERNEL] * 2, "strides": [STRIDE] * 2, "pads": [PADDING] * 4}
+_RESIZED_GEOMETRY = {"kernel_shape": [3] * 2, "pads": [1] * 4}
 
 
 def onnx_model(generator: Generator, metadata: Mapping[str, str]) -> bytes:
-    """The generator in eval mode, with running statistics and without dropout: (batch, 3, S, S) in [-1, 1], fp32.
+    """The generator in eval mode, without dropout, batch norm by running statistics: (batch, 3, S, S) in [-1, 1], fp32.
 
     Args:
         generator: on the CPU.
@@ -85,29 +92,51 @@ class Graph:
         for block, up in enumerate(ups):
             name = f"up.{block}"
             x = self.add("Relu", f"{name}.relu", x)
-            weight = self.weight(f"{name}.conv.weight", up.conv.weight)
-            x = self.add("ConvTranspose", f"{name}.conv", x, weight, **_GEOMETRY)
+            x = self.add_upsampling(f"{name}.conv", x, up.conv)
             x = self.add_norm(f"{name}.norm", x, up.norm)
             # The skip comes first, as in Generator.forward: the next layer's weights expect this order of channels.
             x = self.add("Concat", f"{name}.concat", skips.pop(), x, axis=1)
 
         # To a picture.
         x = self.add("Relu", "last.relu", x)
-        last = [self.weight(f"last.{part}", getattr(generator.last, part)) for part in ("weight", "bias")]
-        x = self.add("ConvTranspose", "last", x, *last, **_GEOMETRY)
+        x = self.add_upsampling("last", x, generator.last)
         self.add("Tanh", FAKE, x)
 
+    def add_upsampling(self, name: str, x: str, conv: Upsample | Resize) -> str:
+        """Adds a convolution to twice the side; returns the output's name."""
+        weights = [self.weight(f"{name}.weight", conv.weight)]
+        if conv.bias is not None:
+            weights.append(self.weight(f"{name}.bias", conv.bias))
+        if isinstance(conv, Upsample):
+            return self.add("ConvTranspose", name, x, *weights, **_GEOMETRY)
+
+        # ONNX's second input of Resize is a region that only some modes have: "" leaves it out.
+        scales = self.weight(f"{name}.scales", torch.tensor([1.0, 1.0, 2.0, 2.0]))
+        x = self.add(
+            "Resize", f"{name}.resize", x, "", scales,
+            mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric",
+        )  # fmt: skip
+        return self.add("Conv", name, x, *weights, **_RESIZED_GEOMETRY)
+
     def add_norm(self, name: str, x: str, norm: nn.Module) -> str:
-        """Adds a batch norm with running statistics, or nothing for a layer without norm; returns the output's name.
+        """Adds batch norm with running statistics, instance norm, or what stands in place of a norm; returns the
+        output's name.
 
         Raises:
             DataError: it is another norm.
         """
         if isinstance(norm, nn.Identity):
             return x
+        if isinstance(norm, Bias):
+            return self.add("Add", name, x, self.weight(f"{name}.bias", norm.bias[:, None, None]))
+        if isinstance(norm, nn.InstanceNorm2d):
+            weights = [self.weight(f"{name}.{part}", getattr(norm, part)) for part in ("weight", "bias")]
+            return self.add("InstanceNormalization", name, x, *weights, epsilon=norm.eps)
         if not isinstance(norm, nn.BatchNorm2d):
             kind = type(norm).__name__
-            raise DataError(f"--format onnx: the generator has {kind}, and only batch norm can be written to ONNX")
+            raise DataError(
+                f"--format onnx: the generator has {kind}, and only batch and instance norm can be written to ONNX"
+            )
 
         # ONNX knows inputs by their position: scale, bias, mean, variance.
         parts = ("weight", "bias", "running_mean", "running_var")

@@ -168,12 +168,16 @@ def _read_recorded(folder: str | Path) -> _Recorded:
     return _Recorded(trial, content, config, fingerprints, runtime)
 
 
+def _kernels(recorded: _Recorded, device: torch.device) -> str:
+    """How this program would compute the trial on a device, as trial.yaml says it."""
+    config, precision = recorded.config, recorded.runtime.precision
+    return describe_computation(device, precision, ProcessGroup(), config.networks, config.training.gan_loss)
+
+
 def _device_of(recorded: _Recorded) -> torch.device:
     """The kind of device that the trial was trained on, where this machine has it."""
     processor = torch.device("cpu")
-    was_on_processor = recorded.runtime.kernels == describe_computation(
-        processor, recorded.runtime.precision, ProcessGroup()
-    )
+    was_on_processor = recorded.runtime.kernels == _kernels(recorded, processor)
     return processor if was_on_processor or not torch.cuda.is_available() else torch.device("cuda", 0)
 
 
@@ -338,7 +342,7 @@ class _Training:
     def _notes(self) -> list[str]:
         """What is other than it was, and may be why the bits are."""
         recorded, runtime = self._recorded, self._recorded.runtime
-        kernels = describe_computation(self._device, runtime.precision, ProcessGroup())
+        kernels = _kernels(recorded, self._device)
         notes = machine_differences(recorded.content, kernels)
         if runtime.threads > num_cores():
             cores = counted(num_cores(), "core")

@@ -61,7 +61,8 @@ def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
 
     # The same state on other kernels gives other last bits, which is no reason not to go on.
     job.check_current()
-    kernels = describe_computation(device, precision, group)
+    config = job.config
+    kernels = describe_computation(device, precision, group, config.networks, config.training.gan_loss)
     for difference in machine_differences(recorded, kernels):
         job.log_line(f"{difference}: the bits of what follows may differ")
 

@@ -100,3 +100,43 @@ def test_layers_under_other_names_are_answered_with_a_name_that_is_there() -> No
     with pytest.raises(ValueError, match=r"its layers have other names, such as first\.down\.0\.conv\.weight"):
         fitted(both, SMALL)
     assert fitted(state, SMALL).keys() == state.keys()
+
+
+def foreign_instance_state(ours: Generator) -> State:
+    """A generator as the reference implementation has it with instance norm: a bias in each convolution, no gains."""
+    state = dict(ours.state_dict())
+    for name in list(state):
+        layer, _, part = name.rpartition(".")
+        if layer.endswith(".norm") and f"{layer}.weight" in state and part == "bias":
+            state[f"{layer.removesuffix('norm')}conv.bias"] = torch.randn(state[name].shape)
+    gains = [name for name in state if name.endswith("norm.weight")]
+    for name in gains:
+        del state[name], state[name.replace("weight", "bias")]
+    return to_reference(state, 6)
+
+
+def test_instance_norm_of_the_reference_is_completed_to_the_same_function() -> None:
+    ours = Generator(2, 64, "instance")
+    draw_weights(ours, 0, 0)
+    for level in (0, 5):
+        ours.down[level].norm.bias.normal_()
+    theirs = foreign_instance_state(ours)
+    assert not any("norm" in name for name in theirs)
+
+    loaded = Generator(2, 64, "instance")
+    loaded.load_state_dict(fitted(theirs, ModelSettings(2, patch_size=64, norm="instance")))
+    source = torch.rand(2, 3, 64, 64)
+    assert torch.equal(loaded(source), ours(source))
+    without = dict(ours.state_dict()) | {"down.5.norm.bias": torch.zeros(16)}
+    ours.load_state_dict(without)
+    assert not torch.equal(loaded(source), ours(source))
+
+
+def test_the_norm_and_the_upsampling_that_weights_need_are_named() -> None:
+    theirs = foreign_instance_state(Generator(2, 64, "instance"))
+    with pytest.raises(ValueError, match=r"need model\.channels 2, data\.patch_size 64 and model\.norm instance$"):
+        fitted(theirs, SMALL)
+    with pytest.raises(ValueError, match=r"need model\.channels 2, data\.patch_size 64 and model\.norm batch$"):
+        fitted(to_reference(drawn(), 6), ModelSettings(2, patch_size=64, norm="instance"))
+    with pytest.raises(ValueError, match=r"3x3, not .* and model\.upsampling resize$"):
+        fitted(dict(Generator(2, 64, upsampling="resize").state_dict()), SMALL)

@@ -20,6 +20,14 @@ def test_sizes_by_arithmetic_are_those_of_the_networks(channels: int, patch_size
     assert (size.weights, size.checkpoint) == (built.weights, built.checkpoint)
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("upsampling", ["transposed", "resize"])
+def test_sizes_follow_the_norm_and_the_upsampling(norm: str, upsampling: str) -> None:
+    model = ModelSettings(3, 16, 64, norm, upsampling)
+    size, built = state_size(model), training_footprint(model, 1, "fp32")
+    assert (size.weights, size.checkpoint) == (built.weights, built.checkpoint)
+
+
 def test_the_networks_have_the_published_numbers_of_parameters() -> None:
     assert generator_size(64, 256).num_parameters == 54_413_955
     fields = [discriminator_size(64, field).num_parameters for field in (1, 16, 70, 286)]
