@@ -3,29 +3,29 @@
 from collections.abc import Iterable
 from typing import Any
 
-from gan.training.loss_names import LOSS_NAMES
+from gan.training.loss_names import LOSSES
 from runner.records.metrics_log import read_last_row
-from runner.records.results import ENDED_WELL, TrialResult
+from runner.records.results import ENDED_WELL
 from runner.storage.folder import Storage
-from runner.storage.run_folder import trial_path
 
 _MAX_GROUPS, _MAX_NAMED = 5, 4
 
 
-def equal_losses(experiment: Storage, results: Iterable[TrialResult]) -> list[list[str]]:
+def equal_losses(trials: Iterable[tuple[str, Storage, str]]) -> list[list[str]]:
     """Groups of trials that have ended at the same step with the same losses and the same means over the last epoch.
 
     Of each log the end alone is read: a training in which anything was different does not come back to the same bits.
+
+    Args:
+        trials: each with its name, its folder and its status.
     """
+    columns = ("step", *(f"{part}{loss.name}" for part in ("", "epoch_mean/") for loss in LOSSES))
     groups: dict[tuple[Any, ...], list[str]] = {}
-    for result in results:
-        if result.row["status"] not in ENDED_WELL:
-            continue
-        row = read_last_row(experiment.at(trial_path(result.row["trial"]))) or {}
-        means = [f"epoch_mean/{name}" for name in LOSS_NAMES]
-        key = tuple(row.get(name) for name in ("step", *LOSS_NAMES, *means))
+    for name, folder, status in trials:
+        row = (read_last_row(folder) if status in ENDED_WELL else None) or {}
+        key = tuple(row.get(column) for column in columns)
         if None not in key:
-            groups.setdefault(key, []).append(str(result.row["trial"]))
+            groups.setdefault(key, []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gan.evaluation.metrics import Metric
 from runner.number_format import counted
+from runner.records.equal_losses import describe_equal_losses, equal_losses
 from runner.report.figures import Figure, figure, present
 from runner.report.seeds import over_seeds
 from runner.report.trials import PageTrial
@@ -59,8 +60,10 @@ def decide(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> Decision:
 
     num_halted = sum(cell.status == "halted" for cell in cells)
     sentences = _verdict(leaders, len(cells), seeds, num_halted)
+    same = equal_losses((trial.shown, trial.folder, trial.status) for trial in trials)
     caveats = [
         *_caveats_of_trials(trials),
+        *(f"{line}." for line in describe_equal_losses(same)),
         *_caveats_of_figures(trials, leaders, seeds),
         *_caveats_of_few_seeds(ranked_cells),
     ]

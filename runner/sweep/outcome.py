@@ -24,7 +24,9 @@ def report_outcome(plan: SweepPlan, results: Sequence[TrialResult], stop: StopRe
         console.print(f"{row['trial']}: {row['status']}: {read_outcome(folder)['reason']}; see {folder.shown}/{LOG}")
     if len(bad) > _MAX_BAD:
         console.print(f"and {counted(len(bad) - _MAX_BAD, 'more trial')} like these: see {RESULTS_CSV}")
-    for line in describe_equal_losses(equal_losses(plan.folder, results)):
+    rows = [result.row for result in results]
+    ended = [(row["trial"], plan.folder.at(trial_path(row["trial"])), row["status"]) for row in rows]
+    for line in describe_equal_losses(equal_losses(ended)):
         console.print(line)
     console.print(f"results: {plan.folder.shown}/{REPORT} and {RESULTS_CSV}")
     if plan.experiment.tracking.wandb != "off" and (hint := sync_hint(plan.folder)):

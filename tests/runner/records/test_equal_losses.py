@@ -1,13 +1,14 @@
 from pathlib import Path
 
-from runner.records.equal_losses import describe_equal_losses, equal_losses
-from runner.report.reading import read_results
-from runner.storage.run_folder import METRICS_LOG
+import runner.report.__main__
+from runner.api import load_results
+from runner.records.equal_losses import describe_equal_losses
+from runner.storage.run_folder import METRICS_LOG, REPORT
 from tests.support.experiment_folder import write_experiment_folder
 
 
 def groups_of(folder: Path) -> list[list[str]]:
-    return equal_losses(*read_results(str(folder)))
+    return load_results(folder).equal_losses
 
 
 def copy_log(folder: Path, source: str, to: str) -> None:
@@ -20,6 +21,8 @@ def test_trials_with_the_losses_of_another_are_named_and_no_others(tmp_path: Pat
     copy_log(folder, "lambda_l1=1", "lambda_l1=100")
     assert groups_of(folder) == [["lambda_l1=1", "lambda_l1=100"]]
     (line,) = describe_equal_losses(groups_of(folder))
+    assert runner.report.__main__.main([str(folder)]) == 0
+    assert "suspicious: the losses of lambda_l1=1, lambda_l1=100" in (folder / REPORT).read_text()
     assert line.startswith("suspicious: the losses of lambda_l1=1, lambda_l1=100 are equal to the bit")
 
 
