@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gan.evaluation.metrics import Metric
 from runner.number_format import counted
 from runner.records.equal_losses import describe_equal_losses, equal_losses
-from runner.report.figures import Figure, figure, present
+from runner.report.figures import MAX_IN_FULL, Figure, figure, present
 from runner.report.seeds import over_seeds
 from runner.report.trials import PageTrial
 
@@ -60,7 +60,9 @@ def decide(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> Decision:
 
     num_halted = sum(cell.status == "halted" for cell in cells)
     sentences = _verdict(leaders, len(cells), seeds, num_halted)
-    same = equal_losses((trial.shown, trial.folder, trial.status) for trial in trials)
+    # Each costs the end of a log: of more trials the command's end alone tells.
+    few = trials if len(trials) <= MAX_IN_FULL else ()
+    same = equal_losses((trial.shown, trial.folder, trial.status) for trial in few)
     caveats = [
         *_caveats_of_trials(trials),
         *(f"{line}." for line in describe_equal_losses(same)),

@@ -29,6 +29,7 @@ def test_the_shipped_experiments_are_the_studys() -> None:
         "lambda_sweep": 5,
         "quickstart": 4,
         "halving": 9,
+        "norm_and_batch": 24,
         "random_search": 8,
         "receptive_field": 4,
         "resize": 1,
