@@ -94,7 +94,7 @@ def test_a_warm_up_leaves_the_state_as_it_was(precision: str) -> None:
     loader, plan = BatchLoader(NoisePatches(4), GPU), plan_epoch(0, 1, 4, 30)  # type: ignore[arg-type]
     bits = dropout_bits(state.generator.dropout_shapes, 1, slice(0, 1), 0, 2)
     run_step = batch_step(state, 100.0, 1, ProcessGroup())
-    warm_up(state, run_step, loader.batch(plan, slice(2, 3), bits))
+    warm_up(state, run_step, loader.batch(plan, slice(2, 3), bits), ProcessGroup().share_of(slice(2, 3)))
     assert different(before, everything(state)) == []
 
 

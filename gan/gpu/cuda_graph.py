@@ -6,7 +6,7 @@ import torch
 
 from gan.data.batches import Batch
 from gan.gpu.streams import HIGH_PRIORITY, new_stream
-from gan.training.process_group import ProcessGroup
+from gan.training.process_group import ProcessGroup, Share
 from gan.training.state import TrainState
 
 # As in the examples of PyTorch's documentation of CUDA graphs.
@@ -26,38 +26,38 @@ class CudaGraphStep:
         batch_size: pictures in the batches that the graph is for.
     """
 
-    def __init__(self, state: TrainState, run_step: Callable[[Batch], None], batch_size: int) -> None:
+    def __init__(self, state: TrainState, run_step: Callable[[Batch, Share], None], batch_size: int) -> None:
         self._state, self._run_step, self._batch_size = state, run_step, batch_size
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: Batch | None = None
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: Batch, share: Share) -> None:
         """One step."""
         # A graph has fixed shapes: the last, smaller batch of an epoch is launched kernel by kernel.
         if batch.size != self._batch_size:
-            self._run_step(batch)
+            self._run_step(batch, share)
             return
 
         # A graph reads the addresses of its capture: each later batch is copied into the first one's tensors.
         if self._graph is None or self._batch is None:
             self._batch = batch.on(self._state.device)
-            self._graph = self._capture(self._batch)
+            self._graph = self._capture(self._batch, share)
         for static, tensor in zip(self._batch, batch, strict=True):
             if static is not tensor:  # patches that stay on the device are read where they are
                 static.copy_(tensor, non_blocking=True)
         self._graph.replay()
 
-    def _capture(self, batch: Batch) -> torch.cuda.CUDAGraph:
+    def _capture(self, batch: Batch, share: Share) -> torch.cuda.CUDAGraph:
         """The graph that steps over whatever the batch's tensors hold; the state stays as it is."""
-        warm_up(self._state, self._run_step, batch)
+        warm_up(self._state, self._run_step, batch, share)
         graph = torch.cuda.CUDAGraph()
         # A capture records the launches and runs none. Streams that fork and join inside become branches of the graph.
         with torch.cuda.graph(graph, stream=new_stream(self._state.device, HIGH_PRIORITY)):
-            self._run_step(batch)
+            self._run_step(batch, share)
         return graph
 
 
-def warm_up(state: TrainState, run_step: Callable[[Batch], None], batch: Batch) -> None:
+def warm_up(state: TrainState, run_step: Callable[[Batch, Share], None], batch: Batch, share: Share) -> None:
     """Lets the libraries choose and load what they need, which a capture may not do; the state stays as it is."""
     # PyTorch asks for a warm-up in a side stream, like the capture itself.
     stream = new_stream(state.device, HIGH_PRIORITY) if state.device.type == "cuda" else None
@@ -65,6 +65,6 @@ def warm_up(state: TrainState, run_step: Callable[[Batch], None], batch: Batch) 
         stream.wait_stream(torch.cuda.current_stream())
     with state.preserved(), torch.cuda.stream(stream):  # no stream, no effect
         for _ in range(_NUM_WARM_UP_STEPS):
-            run_step(batch)
+            run_step(batch, share)
     if stream is not None:
         torch.cuda.current_stream().wait_stream(stream)

@@ -24,7 +24,6 @@ from gan.training.losses import FAKE, REAL, GeneratorLoss, adversarial_loss, dis
 from gan.training.optimizer import Adam
 from gan.training.process_group import ProcessGroup
 from gan.training.state import TrainState
-from gan.training.step import running_statistics
 
 # Levels at which the generator is cut. Most of the weights are in the middle, at the bottleneck; what comes last in
 # the backward pass is small, so that little is left to update when all gradients are there.
@@ -40,13 +39,14 @@ def gpu_train_step(
     lambda_l1: float,
     group: ProcessGroup,
 ) -> Tensor:
-    """As `gan.training.step.train_step`; the losses may be read once the current stream's work is done."""
+    """As `gan.training.step.train_step`, for a worker that trains alone; the losses may be read once the current
+    stream's work is done."""
     generator, discriminator = state.compute_generator, state.compute_discriminator
     d_real_stream, d_fake_stream, weight_grad_stream, optimizer_stream = streams
     generator.train()
     discriminator.train()
     fused_discriminator, d_parameters = FusedDiscriminator(discriminator), dict(discriminator.named_parameters())
-    updates = _Updates(state, group)
+    updates = _Updates(state)
     dtype = generator.last.weight.dtype
     source, real = source.to(dtype), target.to(dtype)
 
@@ -94,7 +94,6 @@ def gpu_train_step(
     # CUDA ends a capture only if all forked streams have been joined.
     for stream in streams:
         stream.join()
-    group.all_reduce_mean_([losses, *running_statistics(generator), *running_statistics(discriminator)])
     updates.finish()
     return losses
 
@@ -148,8 +147,8 @@ class _Updates:
     """The updates of a step: each as soon as its gradients are there, but in fp16, where all wait until it is known
     that no gradient has overflowed."""
 
-    def __init__(self, state: TrainState, group: ProcessGroup) -> None:
-        self._loss_scale, self._group = state.loss_scale, group
+    def __init__(self, state: TrainState) -> None:
+        self._loss_scale = state.loss_scale
         self._optimizers = state.generator_optimizer, state.discriminator_optimizer
         self._waiting: list[tuple[Adam, Mapping[str, Tensor]]] = []
         self._begun: set[Adam] = set()
@@ -159,8 +158,7 @@ class _Updates:
         return self._loss_scale.scaled(loss)
 
     def make(self, optimizer: Adam, gradients: Mapping[str, Tensor]) -> None:
-        """Averages gradients over the workers, and updates from them."""
-        self._group.all_reduce_mean_(list(gradients.values()))
+        """Updates from gradients."""
         if self._loss_scale.enabled:
             self._waiting.append((optimizer, gradients))
             return

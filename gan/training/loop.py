@@ -1,14 +1,14 @@
 """The training loop. State at step k is a function of settings, data, seed and k alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from gan.data.batches import Batch, BatchLoader
+from gan.data.batches import BatchLoader
 from gan.data.epochs import steps_per_epoch
 from gan.data.jitter import jitter_margin
 from gan.data.patches import Patches
 from gan.data.randomness import EpochPlan, dropout_bits, plan_epoch
-from gan.training.computation import batch_step
+from gan.training.computation import RunStep, batch_step
 from gan.training.delayed_logger import LoggedStep
 from gan.training.process_group import ProcessGroup
 from gan.training.settings import TrainingSettings
@@ -65,8 +65,8 @@ def fit(
     """
     loader = BatchLoader(patches, state.device, resident_bytes)
     run_step = batch_step(state, settings.lambda_l1, settings.batch_size, group, settings.gan_loss)
-    num_steps = steps_per_epoch(len(patches), settings.batch_size, group.world_size)
-    if num_steps == 0:
+    num_steps = steps_per_epoch(len(patches), settings.batch_size)
+    if len(patches) < group.world_size:
         raise ValueError(f"{len(patches)} patches are too few for {group.world_size} workers")
 
     while state.epoch <= settings.epochs:
@@ -88,7 +88,7 @@ def fit(
 def _take_step(
     state: TrainState,
     loader: BatchLoader,
-    run_step: Callable[[Batch], None],
+    run_step: RunStep,
     plan: EpochPlan,
     settings: TrainingSettings,
     group: ProcessGroup,
@@ -96,12 +96,13 @@ def _take_step(
     """Brings the batch that the state's position in the epoch points at, and steps over it."""
     start = state.epoch_step * settings.batch_size
     batch = slice(start, min(start + settings.batch_size, len(plan.indices)))
-    share = group.local_slice(batch)
-    share_of_batch = slice(share.start - batch.start, share.stop - batch.start)
+    share = group.share_of(batch)
+    positions = share.positions
+    share_of_batch = slice(positions.start - batch.start, positions.stop - batch.start)
 
     # Dropout is drawn for the whole batch, so that its masks are the same for any number of workers.
     shapes = state.generator.dropout_shapes
     bits = dropout_bits(shapes, batch.stop - batch.start, share_of_batch, settings.seed, state.step)
-    run_step(loader.batch(plan, share, bits))
+    run_step(loader.batch(plan, positions, bits), share)
     state.step += 1
     state.epoch_step += 1

@@ -41,7 +41,7 @@ def generator_loss(
         gan_loss: one of GAN_LOSSES.
     """
     adversarial = GAN_LOSSES[gan_loss].fooled(fake_logits)
-    l1 = l1_loss(fake.float(), target.float())
+    l1 = l1_loss(_wide(fake), target.to(_wide(fake).dtype))
     return GeneratorLoss(adversarial + lambda_l1 * l1, adversarial, l1)
 
 
@@ -59,14 +59,19 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, gan_loss: str =
 
 def adversarial_loss(logits: Tensor, label: float) -> Tensor:
     """Binary cross-entropy of logits with one label for all of them, REAL or FAKE; a scalar, computed in fp32."""
-    logits = logits.float()
+    logits = _wide(logits)
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
 def _least_squares(logits: Tensor, label: float) -> Tensor:
     """Mean squared difference of logits from one label, REAL or FAKE; a scalar, computed in fp32."""
-    logits = logits.float()
+    logits = _wide(logits)
     return mse_loss(logits, torch.full_like(logits, label))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In fp32, or in fp64 if it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 class AdversarialLoss(NamedTuple):
@@ -97,8 +102,8 @@ GAN_LOSSES: dict[str, AdversarialLoss] = {
     ),
     # The hinge (Lim and Ye 2017): logits beyond 1 and -1 are right enough. The generator's has no bound.
     "hinge": AdversarialLoss(
-        real=lambda logits: relu(1 - logits.float()).mean(),
-        fake=lambda logits: relu(1 + logits.float()).mean(),
-        fooled=lambda logits: -logits.float().mean(),
+        real=lambda logits: relu(1 - _wide(logits)).mean(),
+        fake=lambda logits: relu(1 + _wide(logits)).mean(),
+        fooled=lambda logits: -_wide(logits).mean(),
     ),
 }

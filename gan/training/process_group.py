@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# How several workers compute a step; a trial's record has it. 1: as one worker would, but for rounding. Before, without
+# a number, each worker normalised its own pictures, and a last batch that did not divide lost some.
+WORKER_SEMANTICS = 1
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,12 @@ class ProcessGroup:
         """True on the worker that decides, logs and saves."""
         return self.rank == 0
 
-    def all_reduce_mean_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces the tensors by their means over the workers, by one all-reduce of a flat buffer."""
+    def all_reduce_sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces the tensors by their sums over the workers, by one all-reduce of a flat buffer."""
         if self.world_size == 1:
             return
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         dist.all_reduce(flat)
-        flat /= self.world_size
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         with torch.no_grad():
             torch._foreach_copy_(list(tensors), [part.reshape(t.shape) for part, t in zip(parts, tensors, strict=True)])
@@ -45,8 +48,32 @@ class ProcessGroup:
         dist.broadcast(message, src=0, group=self.control)
         return int(message)
 
-    def local_slice(self, batch: slice) -> slice:
-        """This worker's slice of a batch of positions; what does not divide among the workers is left out."""
-        each = (batch.stop - batch.start) // self.world_size
-        start = batch.start + self.rank * each
-        return slice(start, start + each)
+    def share_of(self, batch: slice) -> "Share":
+        """This worker's share of a batch of positions; shares differ by one picture at most."""
+        num_pictures = batch.stop - batch.start
+        start = batch.start + num_pictures * self.rank // self.world_size
+        stop = batch.start + num_pictures * (self.rank + 1) // self.world_size
+        # A worker without a picture computes along with one that does not count: the others wait for it.
+        last = max(stop, start + 1)
+        if last > batch.stop:
+            start, last = batch.stop - 1, batch.stop
+        return Share(slice(start, last), stop - batch.start - num_pictures * self.rank // self.world_size, num_pictures)
+
+
+class Share(NamedTuple):
+    """What a worker computes of a batch.
+
+    Attributes:
+        positions: of its pictures, one at least.
+        num_counted: how many of them belong to its share: all, or none where workers outnumber the batch's pictures.
+        num_pictures: of the whole batch.
+    """
+
+    positions: slice
+    num_counted: int
+    num_pictures: int
+
+    @property
+    def weight(self) -> float:
+        """The share of the batch, from 0 to 1."""
+        return self.num_counted / self.num_pictures

@@ -5,12 +5,14 @@ this one.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from gan.networks.norm import whole_batch
 from gan.training.losses import discriminator_loss, generator_loss
-from gan.training.process_group import ProcessGroup
+from gan.training.process_group import ProcessGroup, Share
 from gan.training.state import TrainState
 
 
@@ -22,13 +24,15 @@ def train_step(
     lambda_l1: float,
     group: ProcessGroup,
     gan_loss: str = "bce",
+    share: Share | None = None,
 ) -> Tensor:
-    """Updates both networks from one forward pass; with several workers from the mean of their gradients.
+    """Updates both networks from one forward pass; with several workers from the gradient of their whole batch.
 
     Args:
         source, target: (n, 3, S, S) in [-1, 1], this worker's share of the batch, on the state's device.
         dropout_masks: the generator's, for this share, on the device.
         gan_loss: one of `gan.training.losses.GAN_LOSSES`.
+        share: what part of the batch this is; only several workers need it, equal parts without it.
 
     Returns:
         The six losses in the order of LOSS_NAMES, float32 on the device: means over the whole batch.
@@ -37,10 +41,15 @@ def train_step(
     generator.train()
     discriminator.train()
 
+    # Alone, a worker has the whole batch, and its norms are PyTorch's.
+    weight = 1.0 if group.world_size == 1 else share.weight if share else 1 / group.world_size
+    statistics = whole_batch(generator, discriminator, counted=weight > 0) if group.world_size > 1 else nullcontext()
+
     # One pass of the generator, and one of the discriminator over either pair: both losses share the one over the fake.
-    fake = generator(source, dropout_masks)
-    real_logits = discriminator(source, target)
-    fake_logits = discriminator(source, fake)
+    with statistics:
+        fake = generator(source, dropout_masks)
+        real_logits = discriminator(source, target)
+        fake_logits = discriminator(source, fake)
 
     for_generator = generator_loss(fake_logits, fake, target, lambda_l1, gan_loss)
     for_discriminator = discriminator_loss(real_logits, fake_logits, gan_loss)
@@ -48,25 +57,19 @@ def train_step(
     # Both gradients come before either update, so that both networks learn from each other as they were.
     scale = state.loss_scale
     # The graph is kept: the generator's loss goes back through the same pass over the fake.
-    d_grads = _gradients(scale.scaled(for_discriminator.total_disc_loss), discriminator, retain_graph=True)
-    g_grads = _gradients(scale.scaled(for_generator.total_gen_loss), generator)
-    group.all_reduce_mean_(list(d_grads.values()))
-    group.all_reduce_mean_(list(g_grads.values()))
+    d_grads = _gradients(scale.scaled(weight * for_discriminator.total_disc_loss), discriminator, retain_graph=True)
+    g_grads = _gradients(scale.scaled(weight * for_generator.total_gen_loss), generator)
+    group.all_reduce_sum_(list(d_grads.values()))
+    group.all_reduce_sum_(list(g_grads.values()))
 
     overflow = scale.overflow([*g_grads.values(), *d_grads.values()])
     state.discriminator_optimizer.step(d_grads, scale.scale, overflow)
     state.generator_optimizer.step(g_grads, scale.scale, overflow)
     scale.update(overflow)
 
-    losses = torch.stack([*for_generator, *for_discriminator]).detach()
-    # Each worker has normalised its own share. Averaged, the running statistics are the same on all workers.
-    group.all_reduce_mean_([losses, *running_statistics(generator), *running_statistics(discriminator)])
+    losses = torch.stack([*for_generator, *for_discriminator]).detach() * weight
+    group.all_reduce_sum_([losses])
     return losses
-
-
-def running_statistics(network: nn.Module) -> list[Tensor]:
-    """The means and variances that batch norm keeps for eval mode."""
-    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
 
 
 def _gradients(loss: Tensor, network: nn.Module, *, retain_graph: bool = False) -> dict[str, Tensor]:

@@ -247,7 +247,8 @@ class Resources(Section):
     """The cores and GPUs of a trial; `auto` depends only on the machine."""
 
     workers: Annotated[_Positive, _unit("workers")] = 1
-    """Processes that train a trial together; each gets an equal share of every batch."""
+    """Processes that train a trial together, each a share of every batch. They learn what one learns, but for
+    rounding."""
 
     gpus_per_worker: Annotated[Literal["auto"] | Annotated[float, Field(ge=0)], _unit("GPUs")] = "auto"
     """`auto` is one where there are GPUs, else none. 0.5 lets two trials share a GPU; above 1 it is a whole number; 0

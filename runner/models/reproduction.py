@@ -221,7 +221,7 @@ class _Training:
         self._recorded, self._run, self._device = recorded, run, _device_of(recorded)
         self._patches = Patches.open(store.local_copy(), "train", config.data.direction)
         val_patches = Patches.open(store.local_copy(), "val", config.data.direction)
-        self._steps_per_epoch = steps_per_epoch(len(self._patches), config.training.batch_size, 1)
+        self._steps_per_epoch = steps_per_epoch(len(self._patches), config.training.batch_size)
         self._epochs = -(-run.last_step // self._steps_per_epoch)
 
         # A step that was logged is logged again, though log_every_n_steps may have been another one then.

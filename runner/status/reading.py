@@ -178,5 +178,5 @@ class StatusReader:
         store = self.experiment.above(1).at(f"{PATCHES}/{trial.fingerprints.data}")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             num_patches = int(json.loads(store.read(META))["splits"]["train"]["patches"])
-            return steps_per_epoch(num_patches, trial.config.training.batch_size, trial.config.resources.workers)
+            return steps_per_epoch(num_patches, trial.config.training.batch_size)
         return 0

@@ -146,6 +146,7 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     # What they need.
     resources = None
     # A cluster's machines are unknown until Ray has joined it, so `prepare` checks these.
+    _check_worker_semantics(folder, pending)
     if pending and options.address is None:
         shapes = training_shapes(trial.config for trial in trials)
         resources = resolve_resources(experiment.resources, [this_machine()], len(trials), shapes)
@@ -357,6 +358,20 @@ def _check_precision(folder: Storage, pending: Sequence[Trial], device: str) -> 
         from runner.trial.runtime import refuse_emulation
 
         refuse_emulation(trial.name, recorded, trial.config.training.precision, torch.device(device))
+
+
+def _check_worker_semantics(folder: Storage, pending: Sequence[Trial]) -> None:
+    """Raises ResourceError where several workers of an earlier release trained a trial in another way."""
+    for trial in pending:
+        trial_folder = folder.at(trial_path(trial.name))
+        recorded = read_trial_file(trial_folder)
+        if not recorded or recorded["config"]["resources"]["workers"] == 1:
+            continue
+        # Both load torch: only where a trial of several workers goes on.
+        from runner.records.checkpoints import checkpoint_steps
+        from runner.trial.runtime import refuse_earlier_workers
+
+        refuse_earlier_workers(trial.name, recorded, has_steps=bool(checkpoint_steps(trial_folder)))
 
 
 def _check_pictures(plan: SweepPlan) -> dict[str, int]:

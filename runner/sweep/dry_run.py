@@ -129,7 +129,7 @@ def _describe_trial(trial: Trial, num_patches: int) -> str:
 def _num_steps(trial: Trial, num_patches: int) -> int:
     """The steps of a trial's whole training."""
     training = trial.config.training
-    return training.epochs * steps_per_epoch(num_patches, training.batch_size, trial.config.resources.workers)
+    return training.epochs * steps_per_epoch(num_patches, training.batch_size)
 
 
 def _describe_halving(plan: SweepPlan, num_patches: Mapping[str, int]) -> list[str]:

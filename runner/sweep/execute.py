@@ -163,7 +163,7 @@ def _monitored(trial: Trial, plan: SweepPlan, prepared: Prepared, lease: Lease, 
 
     store = prepared.stores.get(config.data.patching)
     num_patches = store.num_patches("train") if store else 0  # a finished trial needs no patches
-    steps = steps_per_epoch(num_patches, config.training.batch_size, config.resources.workers)
+    steps = steps_per_epoch(num_patches, config.training.batch_size)
     return MonitoredTrial(job, steps, trial.is_finished, is_pending)
 
 

@@ -244,8 +244,8 @@ class TrialRun:
         threads = f"{runtime.threads} thread{'s' * (runtime.threads != 1)}"
         job.log_line(f"training from step {state.step} in {runtime.precision} on {self.device}, {threads}")
 
-        # At an epoch's end its row is still to come; it may have been logged under another number of workers.
-        num_steps = steps_per_epoch(len(self.train_patches), self.settings.batch_size, self.group.world_size)
+        # At an epoch's end its row is still to come; it may have been logged before.
+        num_steps = steps_per_epoch(len(self.train_patches), self.settings.batch_size)
         with job.committing():
             return MetricsLog(job.trial, restored, state.step - (state.epoch_step >= num_steps))
 

@@ -9,12 +9,12 @@ import torch
 
 from gan.networks.precision import has_native_bf16, resolve_precision
 from gan.training.computation import describe_computation
-from gan.training.process_group import ProcessGroup
+from gan.training.process_group import WORKER_SEMANTICS, ProcessGroup
 from runner.errors import ResourceError
 from runner.number_format import counted
 from runner.process.allocator import keep_freed_memory
 from runner.process.processes import num_cores
-from runner.records.checkpoints import runtime_in_checkpoints
+from runner.records.checkpoints import checkpoint_steps, runtime_in_checkpoints
 from runner.records.trial_file import machine_differences, read_trial_file, write_trial_file
 from runner.trial.job import TrialJob
 
@@ -23,12 +23,13 @@ class RuntimeSettings(NamedTuple):
     """What a trial's bits depend on besides its config; recorded at its first start.
 
     `threads` and `precision` are kept from then on. `kernels` is how this program computes on this kind of device; a
-    trial that goes on with others is told so.
+    trial that goes on with others is told so. `worker_semantics` is how several workers compute a step.
     """
 
     threads: int
     precision: str
     kernels: str
+    worker_semantics: int = WORKER_SEMANTICS
 
 
 def resolve_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) -> RuntimeSettings:
@@ -50,6 +51,7 @@ def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
     recorded = read_trial_file(job.trial) or runtime_in_checkpoints(job.trial, job.fingerprints)
     wanted = job.config.training.precision
     refuse_emulation(job.name, recorded, wanted, device)
+    refuse_earlier_workers(job.name, recorded, has_steps=bool(checkpoint_steps(job.trial)))
     precision = str(recorded.get("precision") or resolve_precision(wanted, device))
     # What Ray counts may be more than the container of this node lets its processes use.
     threads = int(recorded.get("threads") or min(job.threads, num_cores()))
@@ -76,6 +78,22 @@ def refuse_emulation(name: str, recorded: Mapping[str, Any], wanted: str, device
         raise ResourceError(
             f"{name}: it was begun in bf16, which this machine only emulates. Resume it where bf16 is "
             "native, or start a new experiment name."
+        )
+
+
+def refuse_earlier_workers(name: str, recorded: Mapping[str, Any], *, has_steps: bool) -> None:
+    """Raises ResourceError where several workers have trained a trial in another way than they would now.
+
+    Args:
+        recorded: the content of its trial.yaml.
+        has_steps: whether there is anything of it to go on from.
+    """
+    workers = recorded.get("config", {}).get("resources", {}).get("workers", 1)
+    if has_steps and workers > 1 and recorded.get("worker_semantics") != WORKER_SEMANTICS:
+        raise ResourceError(
+            f"{name}: resources.workers was {workers} when another release trained it, in which each worker normalised "
+            "its own pictures alone; now they learn what one worker would. Going on would mix the two: use that "
+            "release, or start a new experiment name."
         )
 
 

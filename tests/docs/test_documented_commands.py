@@ -109,7 +109,6 @@ COMMANDS = {
     "--set model.initial_weights=latest_net_G.pth": TRAINED,
     "python -m runner.train experiments/interrupted.yaml": TRAINED,
     "python -m runner.train experiments/interrupted.yaml --set training.epochs=250": DRY,
-    "python -m runner.train experiments/interrupted.yaml --set resources.workers=2": GPU,
     "python -m runner.drill --minutes 20": LONG,
     "python -m runner.drill --trace spot --minutes 5": LONG,
     "python -m runner.drill --minutes 20 --address HEAD:6379 --storage /shared/drill": CLUSTER,

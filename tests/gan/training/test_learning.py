@@ -138,11 +138,12 @@ def test_a_warm_up_leaves_the_state_as_it_was(patches: Patches, precision: str) 
         bits = dropout_bits(state.generator.dropout_shapes, 1, slice(0, 1), 0, step)
         return loader.batch(plan, slice(step, step + 1), bits)
 
-    run_step(batch(0))
+    share = ProcessGroup().share_of(slice(0, 1))
+    run_step(batch(0), share)
     before = [tensor.clone() for tensor in everything(state)]
-    warm_up(state, run_step, batch(1))
+    warm_up(state, run_step, batch(1), share)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(state), strict=True))
-    run_step(batch(1))
+    run_step(batch(1), share)
     assert not all(torch.equal(a, b) for a, b in zip(before, everything(state), strict=True))
 
 

@@ -167,3 +167,19 @@ def rewrite(trial: Path, content: dict[str, Any]) -> None:
     content.pop("digest")
     content["digest"] = record_digest(content)
     (trial / "trial.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_a_trial_that_several_workers_of_an_earlier_release_began_is_refused_and_left_as_it_is(
+    earlier: Path, capsys: Capture
+) -> None:
+    trial_file = earlier / "trials" / "lambda_l1=100" / "trial.yaml"
+    content = yaml.safe_load(trial_file.read_text())
+    del content["digest"]
+    content["config"]["resources"]["workers"] = 2
+    content["digest"] = record_digest(content)
+    trial_file.write_text(yaml.safe_dump(content, sort_keys=False))
+    files = files_below(earlier / "trials")
+
+    assert resume(earlier) == 2
+    assert "lambda_l1=100: resources.workers was 2 when another release trained it" in capsys.readouterr().err
+    assert files_below(earlier / "trials") == files

@@ -1,4 +1,4 @@
-"""How many threads a trial computes with: no more than its first node has cores, recorded, and kept from then on."""
+"""What a trial records at its first start, and how it goes on with it: threads, and how several workers compute."""
 
 import contextlib
 import dataclasses
@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from gan.training.process_group import ProcessGroup
+from runner.errors import ResourceError
 from runner.process.lease import Lease
+from runner.records.trial_file import read_trial_file
 from runner.storage.folder import Storage
 from runner.storage.run_folder import LOG
 from runner.trial import runtime
 from runner.trial.job import TrialJob
+from runner.trial.runtime import refuse_earlier_workers
 from tests.support.trial_jobs import job_of
 
 
@@ -41,3 +44,16 @@ def test_a_trial_starts_no_more_threads_than_its_node_has_cores_and_keeps_those_
         assert not job.trial.exists(LOG)
         assert threads_on(2, job) == 4
         assert "keeps the 4 threads that it was begun with" in job.trial.read(LOG).decode()
+
+
+def test_a_trial_of_several_workers_of_an_earlier_release_is_refused_in_words(tmp_path: Path) -> None:
+    recorded = {"config": {"resources": {"workers": 2}}, "threads": 1}
+    with pytest.raises(ResourceError, match=r"^a: resources\.workers was 2 .* start a new experiment name\.$"):
+        refuse_earlier_workers("a", recorded, has_steps=True)
+    # Nothing to go on from, one worker, or a record of how several compute.
+    refuse_earlier_workers("a", recorded, has_steps=False)
+    refuse_earlier_workers("a", recorded | {"config": {"resources": {"workers": 1}}}, has_steps=True)
+    with job_with_threads(tmp_path, 1) as job:
+        runtime.resolve_runtime(job, ProcessGroup(), torch.device("cpu"))
+        ours = read_trial_file(job.trial) or {}
+    refuse_earlier_workers("a", ours | {"config": {"resources": {"workers": 2}}}, has_steps=True)
