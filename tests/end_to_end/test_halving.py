@@ -1,5 +1,6 @@
 """A halved sweep: the same survivors and the same bits after any history of kills."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -243,9 +244,17 @@ def test_on_ray_with_worker_driver_and_command_killed_it_has_the_survivors_and_b
 
 
 def kill_one(process: Command, title: str) -> None:
-    """Kills a process of a command by what Ray calls it."""
-    pid = next(pid for pid, found in descendants(process.pid).items() if found.startswith(title))
-    os.kill(pid, signal.SIGKILL)
+    """Kills the next process of a command that is there, by what Ray calls it: between two stages there may be none."""
+
+    def is_killed() -> bool:
+        for pid, found in descendants(process.pid).items():
+            if found.startswith(title):
+                with contextlib.suppress(ProcessLookupError):  # ended meanwhile: another one will come
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+        return False
+
+    wait_until(process, is_killed)
 
 
 def first_rung(folder: Path) -> dict[str, Any]:
