@@ -22,6 +22,7 @@ def result_column(mode: str, metric: str) -> str:
 
 METRIC_COLUMNS = tuple(result_column(mode, metric.key) for mode in MODES for metric in METRICS)
 ENDED_WELL = ("finished", "halted", "early_stopped")
+DONE = ("finished", "early_stopped")  # trained to the end, and measured on all validation patches
 ENDED_BADLY = ("failed", "diverged", "out_of_memory")
 ENDED = (*ENDED_WELL, *ENDED_BADLY)
 
@@ -43,6 +44,8 @@ def trial_row(
     log: LogSummary,
     starts: Sequence[Mapping[str, Any]],
     hold: Hold | None,
+    *,
+    in_sweep: bool = True,
 ) -> dict[str, Any]:
     """A trial's parameters, status, progress and final metrics.
 
@@ -56,6 +59,7 @@ def trial_row(
         log: as far as it has been read.
         starts: the rows of its starts.
         hold: for how long its workers have been held; None where that is not known.
+        in_sweep: False for a trial of an earlier start that the experiment's file does not name any more.
     """
     seconds = log.row.get("seconds", 0.0)
     held_s = None if hold is None else round(hold.held_until(seconds), 3)
@@ -73,15 +77,18 @@ def trial_row(
         "steps_lost": sum(start["lost_steps"] for start in starts),
         "held_seconds": held_s,
         "goodput": goodput(seconds, held_s),
+        "in_sweep": in_sweep,
     }
 
 
-def read_trial_row(trial: Storage, name: str, params: Mapping[str, Any], status: str) -> dict[str, Any]:
+def read_trial_row(
+    trial: Storage, name: str, params: Mapping[str, Any], status: str, *, in_sweep: bool = True
+) -> dict[str, Any]:
     """As `trial_row`, of a trial's folder."""
     log = LogSummary(trial)
     log.read()
     starts = read_starts(trial)
-    return trial_row(name, params, status, log, starts, newest_hold(trial, starts))
+    return trial_row(name, params, status, log, starts, newest_hold(trial, starts), in_sweep=in_sweep)
 
 
 def trial_status(outcome: str, *, is_finished: bool, is_held: bool, is_stopping: bool = False) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from runner.config.loading import trial_name
 from runner.number_format import significant_or_dash, to_width
-from runner.records.results import ENDED_BADLY, METRIC_COLUMNS, TrialResult
+from runner.records.results import DONE, ENDED_BADLY, METRIC_COLUMNS, TrialResult
 
 Item = TypeVar("Item")
 
@@ -87,10 +87,10 @@ def by_cell(items: Iterable[Item], params: Iterable[Mapping[str, Any]]) -> dict[
 
 
 def counting(statuses: Sequence[str]) -> list[int]:
-    """Which of a cell's trials count for its means: the finished ones, or all that did not end badly if none is."""
+    """Which of a cell's trials count for its means: those that are done, or all that did not end badly if none is."""
     # An unfinished trial was measured on a sample of the patches: its metrics are not comparable.
-    finished = [i for i, status in enumerate(statuses) if status == "finished"]
-    return finished or [i for i, status in enumerate(statuses) if status not in ENDED_BADLY]
+    done = [i for i, status in enumerate(statuses) if status in DONE]
+    return done or [i for i, status in enumerate(statuses) if status not in ENDED_BADLY]
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -1,37 +1,53 @@
-"""Which trial leads on which metric, and where the lead may be chance."""
+"""Which trial leads on which metric, and which leads are more than chance."""
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gan.evaluation.metrics import Metric
-from runner.number_format import counted
+from runner.comparison.differences import Difference
+from runner.comparison.patch_values import PatchValues
+from runner.number_format import counted, to_width
 from runner.records.equal_losses import describe_equal_losses, equal_losses
+from runner.report.compared import Cell, Compared, compare, on_report_half
 from runner.report.figures import MAX_IN_FULL, Figure, figure, present
-from runner.report.seeds import over_seeds
+from runner.report.seeds import with_trials
 from runner.report.trials import PageTrial
 
-_MAX_FEW_SEEDS = 5
 _MAX_BAD = 12  # trials whose bad ends are told one by one
 _BAD_ENDS = {"failed": "failed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
+_NO_VALUES: Mapping[str, PatchValues] = MappingProxyType({})
 
 
 class Leader(NamedTuple):
     """The best trial on one metric.
 
     Attributes:
-        overlapping: trials whose intervals overlap with the leader's, the best first; None without intervals.
         runner_up: the second best and its figure; None where there is no other.
+        lead: by how much it is better than the second best; None where that was not compared.
+        unclear: compared trials from which its lead may be chance, the best first; None where nothing was compared.
+        num_compared: trials that it was compared with.
         num_ranked: trials that have this metric.
     """
 
     metric: Metric
     trial: PageTrial
     figure: Figure
-    overlapping: Sequence[PageTrial] | None
     runner_up: tuple[PageTrial, Figure] | None
+    lead: Difference | None
+    unclear: Sequence[PageTrial] | None
+    num_compared: int
     num_ranked: int
+
+    @property
+    def lead_text(self) -> str:
+        """The lead with its interval; empty where it is not known."""
+        if self.lead is None:
+            return ""
+        width = self.lead.high - self.lead.low
+        value, low, high = (to_width(end, width) if width else f"{end:.4g}" for end in self.lead)
+        return f"{value} ({low} to {high})"
 
 
 class Decision(NamedTuple):
@@ -40,36 +56,62 @@ class Decision(NamedTuple):
     Attributes:
         sentences: the verdict; each sentence as pieces of text, each with whether it is a trial's name.
         caveats: whole sentences on how far the verdict can be trusted.
+        about: how trials were compared, in whole sentences; empty where they were not.
+        is_final: False while a trial may still win.
     """
 
     sentences: Sequence[Sequence[tuple[str, bool]]]
     leaders: Sequence[Leader]
     caveats: Sequence[str]
+    about: str = ""
+    is_final: bool = True
 
 
-def decide(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> Decision:
+def decide(
+    trials: Sequence[PageTrial], metrics: Sequence[Metric], values: Mapping[str, PatchValues] = _NO_VALUES
+) -> Decision:
     """The verdict over the trials that have figures, did not end badly and were not halted.
 
-    Trials that differ in their seed alone are ranked as one, by their means.
-    """
-    cells = over_seeds(trials)
-    # A trial that ended badly may still have figures, but it must not lead.
-    ranked_cells = [cell for cell in cells if cell.is_ranked]
-    leaders = [_leader_on(metric, ranked_cells) for metric in present(ranked_cells, metrics)]
-    seeds = _seeds_text(ranked_cells)
+    Trials that differ in their seed alone are ranked as one, by their means. Trials that were not validated on the same
+    data are not ranked at all.
 
-    num_halted = sum(cell.status == "halted" for cell in cells)
-    sentences = _verdict(leaders, len(cells), seeds, num_halted)
+    Args:
+        values: of each patch, under the folders' paths of trials that are done.
+    """
+    # What was chosen at rungs by one half of the pictures is compared by the other half.
+    is_halved = any(trial.status == "halted" for trial in trials)
+    compared_trials = on_report_half(trials, values) if is_halved else trials
+    if is_halved:
+        values = {path: measured.report_half() for path, measured in values.items()}
+
+    cells = with_trials([trial for trial in compared_trials if trial.in_sweep])
+    # A trial that ended badly may still have figures, but neither it nor its other seeds must lead.
+    ranked = [(cell, group) for cell, group in cells if all(trial.is_ranked for trial in group)]
+    waiting = [trial for trial in trials if trial.may_win]
+    caveats = _caveats_of_trials(trials)
+
+    if len({trial.data for _, group in ranked for trial in group if trial.data}) > 1:
+        sentence = "These trials were validated on different patches, so they are not ranked."
+        return Decision([[(sentence, False)]], [], caveats, is_final=not waiting)
+
+    shown = present([cell for cell, _ in ranked], metrics)
+    compared = Compared([], [], None, "")
+    if not waiting and len(ranked) > 1:
+        compared = compare(ranked, shown, values)
+    leaders = [_leader_on(metric, [cell for cell, _ in ranked], compared) for metric in shown]
+
+    num_halted = sum(cell.status == "halted" for cell, _ in cells)
+    sentences = _verdict(leaders, cells, _seeds_text([cell for cell, _ in ranked]), num_halted, waiting)
     # Each costs the end of a log: of more trials the command's end alone tells.
     few = trials if len(trials) <= MAX_IN_FULL else ()
     same = equal_losses((trial.shown, trial.folder, trial.status) for trial in few)
     caveats = [
-        *_caveats_of_trials(trials),
+        *caveats,
         *(f"{line}." for line in describe_equal_losses(same)),
-        *_caveats_of_figures(trials, leaders, seeds),
-        *_caveats_of_few_seeds(ranked_cells),
+        *_caveats_of_figures(leaders),
+        *(["Settings of a halved sweep are compared by the half of the pictures that decided nothing."] * is_halved),
     ]
-    return Decision(sentences, leaders, caveats)
+    return Decision(sentences, leaders, caveats, compared.about, is_final=not waiting)
 
 
 def join(names: Sequence[str]) -> str:
@@ -77,25 +119,27 @@ def join(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _leader_on(metric: Metric, trials: Sequence[PageTrial]) -> Leader:
-    """The best of the trials that have this metric; at least one must have it."""
+def _leader_on(metric: Metric, cells: Sequence[PageTrial], compared: Compared) -> Leader:
+    """The best of the cells that have this metric; at least one must have it."""
     ranked = sorted(
-        ((trial, found) for trial in trials if (found := figure(trial.row, metric.key))),
+        ((cell, found) for cell in cells if (found := figure(cell.row, metric.key))),
         key=lambda pair: -metric.goodness(pair[1].value),
     )
     (best, best_figure), others = ranked[0], ranked[1:]
 
-    # None means that overlaps are unknown. An empty list means that there are none.
-    overlapping = None
-    if best_figure.has_interval and all(other.has_interval for _, other in others):
-        overlapping = [trial for trial, other in others if _overlap(best_figure, other)]
-    return Leader(metric, best, best_figure, overlapping, others[0] if others else None, len(ranked))
-
-
-def _overlap(one: Figure, other: Figure) -> bool:
-    """True where two intervals share a point."""
-    assert one.low is not None and one.high is not None and other.low is not None and other.high is not None
-    return one.low <= other.high and other.low <= one.high
+    leads = [(cell, lead) for cell, _ in others if (lead := compared.lead(metric, best, cell)) is not None]
+    unclear = [cell for cell, lead in leads if not lead.is_clear] if leads else None
+    runner_up = others[0] if others else None
+    return Leader(
+        metric=metric,
+        trial=best,
+        figure=best_figure,
+        runner_up=runner_up,
+        lead=compared.lead(metric, best, runner_up[0]) if runner_up else None,
+        unclear=unclear,
+        num_compared=len(leads),
+        num_ranked=len(ranked),
+    )
 
 
 def _seeds_text(cells: Sequence[PageTrial]) -> str:
@@ -107,32 +151,41 @@ def _seeds_text(cells: Sequence[PageTrial]) -> str:
     return f"{counts.pop()} seeds" if len(counts) == 1 and 1 not in counts else "the seeds"
 
 
-def _verdict(leaders: Sequence[Leader], num_cells: int, seeds: str, num_halted: int) -> list[list[tuple[str, bool]]]:
-    """One sentence on who leads, and one on overlaps where intervals are known.
+def _verdict(
+    leaders: Sequence[Leader], cells: Sequence[Cell], seeds: str, num_halted: int, waiting: Sequence[PageTrial]
+) -> list[list[tuple[str, bool]]]:
+    """Who leads, and where that is clear; while a trial may still win, only who is ahead.
 
     Args:
+        cells: all of the sweep.
         seeds: as `_seeds_text` returns it.
         num_halted: cells that take no part because they were halted.
+        waiting: trials that may still win.
     """
     if not leaders:
         return [[("No trial has been evaluated yet.", False)]]
 
-    if num_cells == 1:
+    if len(cells) == 1:
         figures = ", ".join(f"{leader.metric.title} {leader.figure.text}" for leader in leaders)
         mean = f", as the mean over {seeds}" if seeds else ""
-        return [[("There is one trial, ", False), (leaders[0].trial.shown, True), (f"{mean}: {figures}.", False)]]
+        kind = "setting" if seeds else "trial"
+        return [[(f"There is one {kind}, ", False), (leaders[0].trial.shown, True), (f"{mean}: {figures}.", False)]]
 
     # It was chosen at the rungs, and there is nothing to compare it with at the end.
-    if num_halted and all(leader.num_ranked == 1 for leader in leaders):
+    if num_halted and not waiting and all(leader.num_ranked == 1 for leader in leaders):
         halted = counted(num_halted, "other setting")
         return [[(leaders[0].trial.shown, True), (f" is left of the halved sweep; {halted} were halted.", False)]]
 
-    overlaps = _overlaps_sentence(leaders, seeds)
-    sentence = _leaders_sentence(leaders, seeds)
-    return [sentence, [(overlaps, False)]] if overlaps else [sentence]
+    if waiting:
+        verb = "may" if len(waiting) > 1 else "can"
+        open_until = f"No winner yet: {counted(len(waiting), 'trial')} {verb} still win. So far "
+        return [[(open_until, False), *_leaders_sentence(leaders, seeds, "is ahead")]]
+    clear = _clear_sentence(leaders, "settings" if seeds else "models")
+    sentence = _leaders_sentence(leaders, seeds, "leads")
+    return [sentence, [(clear, False)]] if clear else [sentence]
 
 
-def _leaders_sentence(leaders: Sequence[Leader], seeds: str) -> list[tuple[str, bool]]:
+def _leaders_sentence(leaders: Sequence[Leader], seeds: str, verb: str) -> list[tuple[str, bool]]:
     """`a leads on SSIM and PSNR; b on L1.`, the trial with most metrics first."""
     titles_by_trial: dict[str, list[str]] = {}
     for leader in leaders:
@@ -143,42 +196,52 @@ def _leaders_sentence(leaders: Sequence[Leader], seeds: str) -> list[tuple[str, 
     # Only the first trial gets the verb: "a leads on SSIM; b on L1".
     for index, (name, titles) in enumerate(ordered):
         on = f"all {len(titles)} metrics" if len(ordered) == 1 and len(titles) > 1 else join(titles)
-        sentence += [("; " if index else "", False), (name, True), (f"{' leads' if not index else ''} on {on}", False)]
+        sentence += [("; " if index else "", False), (name, True), (f"{'' if index else f' {verb}'} on {on}", False)]
     sentence.append((f", by the mean over {seeds}." if seeds else ".", False))
     return sentence
 
 
-def _overlaps_sentence(leaders: Sequence[Leader], seeds: str) -> str:
-    """On which metrics the lead may be chance; empty where no interval is known."""
-    known = [leader for leader in leaders if leader.overlapping is not None and leader.runner_up is not None]
-    if not known:
+def _clear_sentence(leaders: Sequence[Leader], kind: str) -> str:
+    """On which metrics a lead is clear, and on which it may be chance; empty where nothing was compared.
+
+    Args:
+        kind: `models` or `settings`: what was told apart.
+    """
+    compared = [leader for leader in leaders if leader.unclear is not None]
+    if not compared:
         return ""
 
-    # Intervals over seeds are ranges of a few values. That two of them do not overlap makes nothing clear.
-    interval = "range over its seeds" if seeds else "interval"
-    open_ones = [leader for leader in known if leader.overlapping]
-    if not open_ones:
-        titles = join([leader.metric.title for leader in known])
-        return f"No other trial's {interval} overlaps with the leader's on {titles}."
+    clear = [leader.metric.title for leader in compared if not leader.unclear]
+    chance = [leader.metric.title for leader in compared if len(leader.unclear or ()) == leader.num_compared]
+    partly = [
+        f"over {leader.num_compared - len(leader.unclear)} of {leader.num_compared} on {leader.metric.title}"
+        for leader in compared
+        if leader.unclear and len(leader.unclear) < leader.num_compared
+    ]
+    if len(chance) == len(leaders):
+        return f"Each of these leads may be chance: no difference between these {kind} is clear."
 
-    # Only the first count has the noun: "2 other trials on SSIM and 1 on L1".
-    counts = [len(leader.overlapping or ()) for leader in open_ones]
-    numbers = [counted(counts[0], "other trial"), *map(str, counts[1:])]
-    others = [f"{number} on {leader.metric.title}" for number, leader in zip(numbers, open_ones, strict=True)]
-
-    clear = [leader.metric.title for leader in known if not leader.overlapping]
-    end = f" {'There is no overlap' if seeds else 'It is clear'} on {join(clear)}." if clear else ""
-    return f"The leader's {interval} overlaps with that of {join(others)}: there the lead may be chance.{end}"
+    parts = []
+    if clear:
+        others = "the other" if compared[0].num_compared == 1 else "all others"
+        parts.append(f"over {others} on {join(clear)}")
+    sentence = f"The leader is clearly better {join([*parts, *partly])}."
+    return sentence + (f" On {join(chance)} the lead may be chance." if chance else "")
 
 
 def _caveats_of_trials(trials: Sequence[PageTrial]) -> list[str]:
     """Which trials are not finished, and which ended badly."""
     caveats = []
+    if num_left := sum(not trial.in_sweep for trial in trials):
+        caveats.append(f"{counted(num_left, 'trial')} of an earlier start, not in the sweep any more: not ranked.")
+    trials = [trial for trial in trials if trial.in_sweep]
+
     counts = Counter(trial.status for trial in trials)
+    num_done = sum(trial.is_done for trial in trials)
     unfinished = [f"{counts[status]} {status}" for status in ("running", "stopped", "waiting") if counts[status]]
     if unfinished:
         caveats.append(
-            f"{counts['finished']} of {counted(len(trials), 'trial')} finished ({', '.join(unfinished)}): figures of "
+            f"{num_done} of {counted(len(trials), 'trial')} finished ({', '.join(unfinished)}): figures of "
             "the others are of a sample of the validation patches, taken at their last evaluation."
         )
 
@@ -197,31 +260,13 @@ def _caveats_of_trials(trials: Sequence[PageTrial]) -> list[str]:
     return caveats
 
 
-def _caveats_of_figures(trials: Sequence[PageTrial], leaders: Sequence[Leader], seeds: str) -> list[str]:
+def _caveats_of_figures(leaders: Sequence[Leader]) -> list[str]:
     """How far the figures can be compared, and what they do not see."""
     caveats = []
     most_ranked = max((leader.num_ranked for leader in leaders), default=0)
     if partly := [leader.metric.title for leader in leaders if leader.num_ranked < most_ranked]:
         caveats.append(f"Not all trials have a value of {join(partly)}.")
-    # A trial that has not begun has no record, so it is left out here.
-    if len({trial.record["data_fingerprint"] for trial in trials if "data_fingerprint" in trial.record}) > 1:
-        caveats.append("Not all trials were validated on the same patches: their figures are not strictly comparable.")
-    if leaders and len(trials) > 1 and all(leader.overlapping is None for leader in leaders):
-        unknown = "No range over seeds is" if seeds else "No intervals are"
-        caveats.append(f"{unknown} known for all trials: small differences may be chance.")
     if blurry := [leader.metric.title for leader in leaders if leader.metric.favours_blur]:
         verb = "favours" if len(blurry) == 1 else "favour"
         caveats.append(f"{join(blurry)} {verb} blurred pictures: look at the pictures before choosing.")
     return caveats
-
-
-def _caveats_of_few_seeds(cells: Sequence[PageTrial]) -> list[str]:
-    """How often the ranges of two settings that are equally good do not overlap, where the seeds are few."""
-    counts = [cell.num_counted for cell in cells if cell.num_counted > 1]
-    if len(counts) < 2 or min(counts) > _MAX_FEW_SEEDS:
-        return []
-
-    # Of 2n values in random order, all n of the one setting come before or after all n of the other.
-    num_seeds = min(counts)
-    odds = math.comb(2 * num_seeds, num_seeds) // 2
-    return [f"Of two settings that are equally good, the ranges over {num_seeds} seeds lie apart in 1 of {odds} cases."]

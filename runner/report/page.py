@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from runner.comparison.patch_values import PatchValues
 from runner.config.search_space import Range
 from runner.number_format import DASH, counted, duration, finite, significant
 from runner.records.goodput import total_goodput
@@ -70,6 +71,7 @@ def render(
     pictures: PictureCache,
     brackets: Sequence[Bracket] = (),
     logs: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+    values: Mapping[str, PatchValues] = MappingProxyType({}),
 ) -> bytes:
     """The page as UTF-8.
 
@@ -81,6 +83,7 @@ def render(
         pictures: what an earlier page has cut already.
         brackets: the rungs of the experiments that are halved.
         logs: the logs of trials, under their folders' paths.
+        values: of each patch, under the folders' paths of trials that are compared.
     """
     galleries = hang_galleries(in_full, pictures)
     # A drawn parameter has too many values for an axis of a heat map.
@@ -109,7 +112,7 @@ def render(
         "in_full": in_full,
         "rows_of_all": trials[:_MAX_ROWS] if len(trials) > len(in_full) else [],
         "running": any(trial.status == "running" for trial in trials),
-        "decision": decide(trials, STUDY_METRICS),
+        "decision": decide(trials, STUDY_METRICS, values),
         "heat_maps": heat_maps(grid, STUDY_METRICS),
         "eval_heat_maps": heat_maps(grid, EVAL_METRICS),
         "scatters": draw_scatters(cells, STUDY_METRICS, drawn),

@@ -38,8 +38,7 @@ def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
 
     holder = find_holder(experiment)
     trials = read_trials(experiment)
-    # Those that are not in the sweep any more wait for nothing.
-    left = [read_result(experiment, trial, None) for trial in find_left_trials(experiment, trials)]
+    left = [read_left_result(experiment, trial) for trial in find_left_trials(experiment, trials)]
     return experiment, [*(read_result(experiment, trial, holder) for trial in trials), *left]
 
 
@@ -109,15 +108,24 @@ def read_drawn(experiment: Storage) -> dict[str, Range]:
 
 
 def read_result(experiment: Storage, trial: Trial, holder: Holder | None) -> TrialResult:
-    """A trial's parameters and its row of results.
+    """The parameters and the row of results of a trial of the sweep.
 
     Args:
-        holder: who holds the experiment; None for nobody, or for a trial that the holder has nothing to do with.
+        holder: who holds the experiment; None for nobody.
     """
+    return _read_result(experiment, trial, holder, in_sweep=True)
+
+
+def read_left_result(experiment: Storage, trial: Trial) -> TrialResult:
+    """As `read_result`, of a trial that is not in the sweep any more: it waits for nothing."""
+    return _read_result(experiment, trial, None, in_sweep=False)
+
+
+def _read_result(experiment: Storage, trial: Trial, holder: Holder | None, *, in_sweep: bool) -> TrialResult:
     folder = experiment.at(trial_path(trial.name))
     # A command that was killed leaves its lock, and the outcome `running`, behind.
     is_held = holder is not None and holder.is_alive
     is_stopping = holder is not None and bool(holder.stopping)
     outcome = read_outcome(folder)["status"]
     status = trial_status(outcome, is_finished=trial.is_finished, is_held=is_held, is_stopping=is_stopping)
-    return TrialResult(trial.params, read_trial_row(folder, trial.name, trial.params, status))
+    return TrialResult(trial.params, read_trial_row(folder, trial.name, trial.params, status, in_sweep=in_sweep))

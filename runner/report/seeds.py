@@ -16,12 +16,17 @@ def over_seeds(trials: Sequence[PageTrial]) -> list[PageTrial]:
     A cell's figures are the means over its seeds. Their intervals go from the lowest to the highest value; a figure of
     a single seed has no interval.
     """
+    return [cell for cell, _ in with_trials(trials)]
+
+
+def with_trials(trials: Sequence[PageTrial]) -> list[tuple[PageTrial, list[PageTrial]]]:
+    """As `over_seeds`, each cell with the trials that it is made of."""
     cells = _cells_of(trials)
     if not cells:
-        return list(trials)
+        return [(trial, [trial]) for trial in trials]
     # repeated_cells groups in the same way, so groups and cells have the same order.
     groups = by_cell(trials, [trial.params for trial in trials])
-    return [_merge(group, cell) for group, cell in zip(groups.values(), cells, strict=True)]
+    return [(_merge(group, cell), group) for group, cell in zip(groups.values(), cells, strict=True)]
 
 
 def seed_table(trials: Sequence[PageTrial]) -> list[tuple[str, RepeatedCell]]:

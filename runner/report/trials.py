@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.number_format import DASH, shortest
-from runner.records.results import ENDED_BADLY
+from runner.records.results import DONE, ENDED_BADLY
 from runner.storage.folder import Storage
 
 
@@ -23,6 +23,7 @@ class PageTrial:
         record: the content of trial.yaml; empty where there is none yet, or the trial is not shown in full.
         reason: why its last run ended badly; empty where none was recorded.
         log: rows of metrics.jsonl, or those columns of them that curves are drawn from; empty as `record` is.
+        data: the fingerprint of its data; empty where it is not known.
         num_seeds: how many trials it stands for, which differ in their seed alone.
         num_counted: how many of them its figures are of.
     """
@@ -36,6 +37,7 @@ class PageTrial:
     record: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     log: Sequence[Mapping[str, Any]] = ()
+    data: str = ""
     num_seeds: int = 1
     num_counted: int = 1
 
@@ -50,9 +52,24 @@ class PageTrial:
         return self.status in ENDED_BADLY
 
     @property
+    def in_sweep(self) -> bool:
+        """False for a trial of an earlier start that the experiment's file does not name any more."""
+        return bool(self.row.get("in_sweep", True))
+
+    @property
+    def is_done(self) -> bool:
+        """True where it was trained to its end, and measured on all patches."""
+        return self.status in DONE
+
+    @property
     def is_ranked(self) -> bool:
-        """False for a trial whose figures are of fewer epochs because it was halted, and for one that ended badly."""
-        return not self.ended_badly and self.status != "halted"
+        """False for one that ended badly, was halted after fewer epochs, or is not in the sweep any more."""
+        return not self.ended_badly and self.status != "halted" and self.in_sweep
+
+    @property
+    def may_win(self) -> bool:
+        """True where its figures are not final, as the next start goes on with it or tries it again."""
+        return self.in_sweep and self.status in ("running", "waiting", "stopped", "failed")
 
 
 def swept(trials: Sequence[PageTrial]) -> list[str]:

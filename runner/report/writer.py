@@ -1,16 +1,21 @@
 """A page that is written again and again at little cost: what was read or cut once is kept."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from runner.comparison.patch_values import PatchValues, read_patch_values
+from runner.errors import DataError
 from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult
+from runner.records.trial_file import read_trial_file
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
 from runner.report.figures import choose
 from runner.report.page import render
 from runner.report.reading import in_full, page_trial, read_drawn
 from runner.report.rungs import VALIDATION_COLUMNS, read_bracket
+from runner.report.trials import PageTrial
 from runner.storage.folder import Storage
 
 
@@ -23,6 +28,9 @@ class Report:
         # Reading logs and cutting pictures takes most of the time, and both only grow while an experiment runs.
         self._pictures = PictureCache()
         self._logs: dict[str, _CurveLog] = {}
+        # Of trials that are done, which do not change any more.
+        self._data: dict[str, str] = {}
+        self._values: dict[str, PatchValues | None] = {}
 
     def render(self, results: Sequence[Sequence[TrialResult]]) -> bytes:
         """The page for the experiments' results, in the order of the experiments."""
@@ -32,6 +40,7 @@ class Report:
             for experiment, name, results_of_one in zip(self._experiments, names, results, strict=True)
             for result in results_of_one
         ]
+        trials = [replace(trial, data=self._data_of(trial)) if trial.is_done else trial for trial in trials]
         # Of many trials only some are shown in full: no more logs are read and kept, however many trials there are.
         chosen = choose(trials)
         # The key is the path: two experiments may have trials of the same name.
@@ -41,7 +50,35 @@ class Report:
         trials = [full.get(id(trial), trial) for trial in trials]
         brackets = [found for experiment in self._experiments if (found := read_bracket(experiment)) is not None]
         logs = {trial.folder.root: trial.log for trial in full.values()}
-        return render(names, trials, list(full.values()), self._drawn, self._pictures, brackets, logs)
+        values = self._patch_values(trials)
+        return render(names, trials, list(full.values()), self._drawn, self._pictures, brackets, logs, values)
+
+    def _data_of(self, trial: PageTrial) -> str:
+        """The fingerprint of the data that a trial was trained and measured on; empty where it is not recorded."""
+        path = trial.folder.root
+        if path not in self._data:
+            self._data[path] = (read_trial_file(trial.folder) or {}).get("data_fingerprint", "")
+        return self._data[path]
+
+    def _patch_values(self, trials: Sequence[PageTrial]) -> dict[str, PatchValues]:
+        """The values of each patch of the trials that are compared, under their folders' paths."""
+        # Nothing is compared before all are done.
+        if any(trial.may_win for trial in trials):
+            return {}
+        done = [trial for trial in trials if trial.is_done and trial.in_sweep]
+        is_halved = any(trial.status == "halted" for trial in trials)
+        for trial in done if is_halved else choose(done):
+            if trial.folder.root not in self._values:
+                self._values[trial.folder.root] = _sound_values(trial)
+        return {path: found for path, found in self._values.items() if found is not None}
+
+
+def _sound_values(trial: PageTrial) -> PatchValues | None:
+    """The values of each patch; None where the trial has no sound file of them."""
+    try:
+        return read_patch_values(trial.folder, trial.row)
+    except DataError:
+        return None
 
 
 class _CurveLog:

@@ -16,7 +16,7 @@ from runner.records.seeds import repeated_cells
 from runner.records.starts import Cause, cause_of, newest_start, read_starts
 from runner.records.trial_file import read_outcome, settle_outcome, write_outcome
 from runner.records.trial_folders import Trial
-from runner.report.reading import read_result
+from runner.report.reading import read_left_result
 from runner.storage.run_folder import EXPERIMENT_FILE, PATCHES, RUNGS
 from runner.sweep.check import SweepPlan
 from runner.sweep.monitor import Monitor, MonitoredTrial
@@ -46,7 +46,7 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     trials = [_monitored(trial, plan, prepared, lease, is_pending=trial.name in to_run) for trial in plan.trials]
 
     with contextlib.closing(_new_tracker(plan, [trial.job for trial in trials], session)) as tracker:
-        left = [read_result(plan.folder, trial, None) for trial in plan.left]
+        left = [read_left_result(plan.folder, trial) for trial in plan.left]
         resources = prepared.resources
         at_once = resources.max_concurrent if resources and not plan.options.in_process else 1
         with Monitor(plan.folder, session, trials, tracker, at_once, left) as monitor:

@@ -16,9 +16,10 @@ NASTY = """</script><script>document.title="taken over"</script><img src=x onerr
 def trial(name: str, **row: Any) -> PageTrial:
     """A trial as the page's parts see it; `params` apart, all goes into its row of results."""
     params = row.pop("params", {})
-    reason = row.pop("reason", "")
+    reason, data = row.pop("reason", ""), row.pop("data", "")
     row = {"status": "finished", **row}
-    return PageTrial("sweep", name, name, params, row, Storage.open("nowhere"), reason=reason, log=({"step": 1},))
+    folder = Storage.open(f"nowhere/{name}")
+    return PageTrial("sweep", name, name, params, row, folder, reason=reason, data=data, log=({"step": 1},))
 
 
 def said(decision: Decision) -> str:

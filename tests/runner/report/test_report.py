@@ -16,7 +16,6 @@ from runner.report.__main__ import main
 from runner.report.charts.curves import MAX_POINTS, downsample, draw_curves
 from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import BUDGET_BYTES, PictureCache, hang_galleries, latest, read_strips, spaced
-from runner.report.decision import decide
 from runner.report.figures import STUDY_METRICS
 from runner.report.live import LiveReport
 from runner.report.reading import read_results
@@ -24,50 +23,9 @@ from runner.report.trials import PageTrial
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 from tests.support.experiment_folder import as_image, grid_png, with_intervals, write_experiment_folder
-from tests.support.report_pages import NASTY, SWEEP, page_of, said, trial
+from tests.support.report_pages import NASTY, SWEEP, page_of, trial
 
 Capture = pytest.CaptureFixture[str]
-
-
-def figures(metric: str, value: float, half_width: float) -> dict[str, float]:
-    """A metric with its interval."""
-    return {metric: value, f"{metric}_low": value - half_width, f"{metric}_high": value + half_width}
-
-
-def test_the_leader_is_named_with_the_metrics_on_which_it_may_be_chance() -> None:
-    decision = decide(
-        [
-            trial("a", **figures("ssim", 0.30, 0.02), **figures("l1", 0.20, 0.01)),
-            trial("b", **figures("ssim", 0.28, 0.02), **figures("l1", 0.30, 0.01)),
-            trial("c", **figures("ssim", 0.20, 0.02), **figures("l1", 0.40, 0.01)),
-        ],
-        STUDY_METRICS,
-    )
-    assert said(decision) == (
-        "a leads on all 2 metrics. The leader's interval overlaps with that of 1 other trial on SSIM: "
-        "there the lead may be chance. It is clear on L1."
-    )
-    assert [[other.name for other in leader.overlapping or ()] for leader in decision.leaders] == [["b"], []]
-
-
-@pytest.mark.parametrize(
-    ("metric", "leader"),
-    [("ssim", "high"), ("psnr", "high"), ("l1", "low"), ("hp_l1", "low"), ("swd", "low"), ("spectrum", "low")],
-)
-def test_higher_is_better_for_ssim_and_psnr_only(metric: str, leader: str) -> None:
-    decision = decide([trial("low", **{metric: 0.1}), trial("high", **{metric: 0.2})], STUDY_METRICS)
-    assert decision.leaders[0].trial.name == leader
-    assert decision.leaders[0].overlapping is None
-    assert any("No intervals are known" in caveat for caveat in decision.caveats)
-
-
-def test_a_trial_that_ended_badly_leads_nowhere_and_its_reason_is_told() -> None:
-    bad = trial("bad", status="diverged", reason="the losses at step 7 are not finite", ssim=0.9)
-    decision = decide([bad, trial("good", ssim=0.1), trial("begun", status="stopped", ssim=None)], STUDY_METRICS)
-    assert said(decision) == "good leads on SSIM."
-    assert "bad diverged: the losses at step 7 are not finite. It takes no part in the ranking." in decision.caveats
-    assert any(caveat.startswith("1 of 3 trials finished (1 stopped)") for caveat in decision.caveats)
-    assert said(decide([bad], STUDY_METRICS)) == "No trial has been evaluated yet."
 
 
 def test_a_heat_map_has_two_axes_and_a_table_for_each_value_of_a_third() -> None:
@@ -162,7 +120,7 @@ def test_trials_on_other_tiles_hang_apart_and_only_once(tmp_path: Path) -> None:
     rendered = page_of(tiles, resize)
     assert rendered.count('class="gallery"') == 2
     assert rendered.count('<img class="source"') == 2
-    assert "Not all trials were validated on the same patches" in rendered
+    assert "These trials were validated on different patches, so they are not ranked." in rendered
     assert "tiles/batch_size=2," in rendered.replace("<wbr>", "")
     assert re.search(r"data\.patching <small.*?resize/trial", rendered, re.DOTALL)
 
@@ -333,6 +291,5 @@ def test_a_page_that_fails_is_told_and_ends_nothing(tmp_path: Path) -> None:
 def test_intervals_are_written_as_fine_as_they_are_wide(tmp_path: Path) -> None:
     folder = write_experiment_folder(tmp_path, sweep=SWEEP)
     rendered = Report([Storage.open(folder)]).render([with_intervals(folder)]).decode()
-    assert "The leader&#39;s interval overlaps with that of" in rendered
     (value,) = {row["psnr"] for _, row in with_intervals(folder) if row["trial"] == "batch_size=2,lambda_l1=10"}
     assert f"<small>{0.95 * value:.1f}–{1.05 * value:.1f}</small>" in rendered
