@@ -14,7 +14,7 @@ import rich.console
 
 from runner.config.loading import ExperimentSource, load_experiment
 from runner.console import Console
-from runner.errors import Exit
+from runner.errors import DataError, Exit
 from runner.on_ray.connection.address import cluster_address
 from runner.process.output import lasting_output
 from runner.records.equal_losses import equal_losses
@@ -166,28 +166,28 @@ class TrialResults:
         """Translates a picture of any size, with the same bits as `python -m runner.translate`.
 
         Args:
-            image: (H, W, 3) uint8, or a Pillow picture of any mode, or the path of a JPEG, PNG or TIFF file. Pillow's
-                pictures and files are turned upright.
+            image: (H, W, 3) uint8, or a Pillow picture of any mode, or the path of a JPEG, PNG, TIFF or WebP
+                file. Pillow's pictures and files are turned upright.
             mode, overlap: as in gan.evaluation.translate.Tiling.
 
         Returns:
             The fake target, (H, W, 3) uint8.
 
         Raises:
-            DataError: the trial has no weights yet. They are read at the first call, and kept.
-            OSError: the file does not exist.
-            ValueError: the picture can't be read or has another shape or type, the overlap is out of range, or the
-                mode is unknown.
+            DataError: the trial has no weights yet (they are read at the first call, and kept), or the file can't be
+                read.
+            ValueError: an array or Pillow's picture has another shape or type or can't be read, the overlap is out of
+                range, or the mode is unknown.
         """
         from PIL import Image
 
         from gan.data.pictures import load_pixels, rgb_pixels
         from gan.evaluation.translate import Tiling, translate
-        from runner.models.translation import read_picture, set_up_device
+        from runner.models.translation import set_up_device
         from runner.trial.runtime import torch_settings_kept
 
         if isinstance(image, str | os.PathLike):
-            image = read_picture(Path(image))
+            image = _read_picture_file(Path(image))
         elif isinstance(image, Image.Image):
             load_pixels(image)
             image = rgb_pixels(image.copy())  # a copy, because it turns the picture upright in place
@@ -248,6 +248,18 @@ class Results:
         if trial not in by_name:
             raise KeyError(f"{self.name} has no trial {trial!r}; it has {', '.join(by_name)}")
         return by_name[trial]
+
+
+def _read_picture_file(path: Path) -> "NDArray[np.uint8]":
+    """The pixels of a file; raises DataError where it can't be read."""
+    from gan.data.pictures import PictureError
+    from runner.models.translation import read_picture
+
+    try:
+        return read_picture(path)
+    except (OSError, PictureError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: {problem}: give the path of a JPEG, PNG, TIFF or WebP file") from error
 
 
 def _as_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -158,8 +158,9 @@ def _read_recorded(folder: str | Path) -> _Recorded:
     if config.resources.workers > 1:
         raise ConfigError(
             f"{trial.shown}/{TRIAL_FILE}: resources.workers is {config.resources.workers}, but this command trains "
-            "with one worker, and the bits depend on their number. Run the experiment again under another name, and "
-            "compare the files weights/manifest.json"
+            "with one worker: several workers add up their parts of each batch in another order than one worker does, "
+            "so no bit could be compared. Run the experiment again under another name, with the same number of "
+            "workers, and compare the sha256 in the two files weights/manifest.json"
         )
     fingerprints = Fingerprints(
         content["fingerprint"], content["data_fingerprint"], content.get("initial_weights") or ""

@@ -19,6 +19,8 @@ from runner.storage.folder import Storage
 from runner.storage.run_folder import INITIAL_WEIGHTS, trial_path
 from runner.storage.tensor_reader import read_tensors
 
+_REMEDY = "Copy the file that has this name as its SHA-256 there."
+
 
 def check_fit(content: bytes, configs: Sequence[Experiment], origin: str) -> None:
     """Raises ConfigError where the generators of these trials can't start from a file's content."""
@@ -79,7 +81,8 @@ def read_copy(experiment: Storage, digest: str, config: Experiment) -> dict[str,
     try:
         content = copies.read(digest)
     except OSError as error:
-        raise DataError(f"{copies.shown}/{digest}: the initial weights can't be read ({error.strerror})") from error
+        problem = f"can't be read ({error.strerror})"
+        raise DataError(f"{copies.shown}/{digest}: the initial weights {problem}. {_REMEDY}") from error
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(f"{copies.shown}/{digest}: the initial weights are damaged")
+        raise DataError(f"{copies.shown}/{digest}: the initial weights are damaged. {_REMEDY}")
     return fitted(read_tensors(content), config.networks)

@@ -164,8 +164,11 @@ def test_a_trial_translates_pictures_with_the_bits_of_the_command(tmp_path: Path
     with pytest.raises(ValueError, match="must be uint8"):
         trial.translate(image[..., 0])
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match="it is not a JPEG, PNG, TIFF or WebP picture"):
+    with pytest.raises(DataError, match=r"text.png: it is not a JPEG, PNG, TIFF or WebP picture"):
         trial.translate(str(tmp_path / "text.png"))
+    for path, problem in ((tmp_path / "gone.png", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(DataError, match=f"{path}: {problem}: give the path of a JPEG"):
+            trial.translate(path)
 
 
 def test_a_trial_without_weights_translates_nothing(tmp_path: Path) -> None:

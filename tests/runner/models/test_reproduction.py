@@ -11,22 +11,73 @@ import pytest
 import safetensors.torch
 import yaml
 
+import runner.export
 import runner.reproduce
 from runner.records.trial_file import record_digest
 from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG
 from tests.support.commands import read_metrics, weights_digest
 from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
+from tests.support.sharing import made_once
 
 Capture = pytest.CaptureFixture[str]
 RECORDS = {"generator": "manifest.json", "best": "best.json"}
 LAST_STEP = 18  # of the TINY experiment: 6 epochs of 3 steps
+
+# Rungs at epochs 1, 2 and 4 of three cells: two, one and one go on.
+HALVED: dict[str, Any] = {
+    "sweep": {"lambda_l1": [1, 10, 100], "halving": {"metric": "swd", "first_epochs": 1, "reduction_factor": 2}}
+}
 
 
 @pytest.fixture
 def trial(tmp_path: Path, undisturbed: Path) -> Path:
     """A finished trial of its own to each test."""
     shutil.copytree(undisturbed / "results", tmp_path / "results")
+    return tiny_trial(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory, undisturbed: Path) -> Path:
+    """The results of a halved sweep; not to be changed."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(undisturbed / "results" / "patches", folder / "results" / "patches")
+        ended = train_tiny(folder, changes=HALVED, module="tests.support.inline_sweep")
+        assert ended.code == 0, ended.output
+
+    return made_once(tmp_path_factory, "reproduced_sweep", make) / "results"
+
+
+@pytest.fixture(params=[1, 2], ids=["halted at epoch 1", "halted at epoch 2"])
+def halted(request: pytest.FixtureRequest, tmp_path: Path, halved: Path) -> Path:
+    """A trial that was halted at a rung, to each test its own."""
+    shutil.copytree(halved, tmp_path / "results")
+    rows = json.loads((halved / "tiny" / "results.json").read_text())
+    (name,) = [row["trial"] for row in rows if row["status"] == "halted" and row["epochs"] == request.param]
+    return tmp_path / "results" / "tiny" / "trials" / str(name)
+
+
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory: pytest.TempPathFactory, undisturbed: Path) -> Path:
+    """The results of a trial that started from another one's weights, whose file is gone; not to be changed."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(undisturbed / "results" / "patches", folder / "results" / "patches")
+        path = folder / "file.safetensors"
+        assert runner.export.main([str(tiny_trial(undisturbed)), "--format", "safetensors", "--out", str(path)]) == 0
+        model = {"channels": 2, "receptive_field": 16, "initial_weights": str(path)}
+        ended = train_tiny(folder, "--set", "training.epochs=2", changes={"model": model})
+        assert ended.code == 0, ended.output
+        path.unlink()
+
+    return made_once(tmp_path_factory, "reproduced_start", make) / "results"
+
+
+@pytest.fixture
+def from_weights(tmp_path: Path, continued: Path) -> Path:
+    """Such a trial, to each test its own."""
+    shutil.copytree(continued, tmp_path / "results")
     return tiny_trial(tmp_path)
 
 
@@ -102,6 +153,67 @@ def test_a_trial_that_was_stopped_half_way_is_compared_as_far_as_it_got(
     printed = capsys.readouterr().out
     assert f"{LAST_STEP - 1} rows of metrics.jsonl and 2 saved states" in printed
     assert weights_digest(tiny_trial(undisturbed)) in printed  # the weights that it stands at
+
+
+def test_a_halted_trial_is_compared_up_to_its_rung(halted: Path, capsys: Capture) -> None:
+    last = read_metrics(halted)[-1]["step"]
+    assert reproduce(halted) == 0
+    printed = capsys.readouterr().out
+    assert f"the same bits up to step {last}: {last} rows of metrics.jsonl and 3 saved states" in printed
+    assert f"SHA-256 of the generator at step {last}: {weights_digest(halted)}" in printed
+
+
+@pytest.mark.parametrize("field", ["selection/swd", "val/ssim", "total_gen_loss", "epoch_mean/real_d_loss"])
+def test_a_number_of_a_halted_trials_rung_that_was_changed_is_found(halted: Path, capsys: Capture, field: str) -> None:
+    row = read_metrics(halted)[-1]
+    changed = row[field] * (1 + 2**-50)
+    change_row(halted, row["step"], {field: changed})
+    assert reproduce(halted) == 1
+    expected = f"the first difference is at step {row['step']}, {field}: recorded {changed!r}, now {row[field]!r}"
+    assert expected in capsys.readouterr().out
+
+
+def test_a_weight_of_a_halted_trial_that_was_changed_is_found(halted: Path, capsys: Capture) -> None:
+    name = change_weights(halted, "generator", also_record=True)
+    assert reproduce(halted) == 1
+    step = read_metrics(halted)[-1]["step"]
+    assert f"at step {step}, weights/generator.safetensors: {name}: recorded" in capsys.readouterr().out
+
+
+def test_a_trial_that_started_from_a_file_of_weights_is_trained_from_their_copy(
+    from_weights: Path, capsys: Capture
+) -> None:
+    assert reproduce(from_weights) == 0
+    printed = capsys.readouterr().out
+    assert "the same bits up to step 6: 6 rows of metrics.jsonl" in printed
+    assert f"SHA-256 of the generator at step 6: {weights_digest(from_weights)}" in printed
+
+
+def test_a_number_that_was_changed_is_found_after_a_start_from_weights(from_weights: Path, capsys: Capture) -> None:
+    (was,) = [row["l1_loss"] for row in read_metrics(from_weights) if row["step"] == 1]
+    change_row(from_weights, 1, {"l1_loss": was / 2})
+    assert reproduce(from_weights) == 1
+    assert f"at step 1, l1_loss: recorded {was / 2!r}, now {was!r}" in capsys.readouterr().out
+
+
+def test_a_weight_that_was_changed_is_found_after_a_start_from_weights(from_weights: Path, capsys: Capture) -> None:
+    name = change_weights(from_weights, "generator", also_record=True)
+    assert reproduce(from_weights) == 1
+    assert f"at step 6, weights/generator.safetensors: {name}: recorded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("damage", "problem"), [(b"!", "are damaged"), (None, "can't be read (No such file")])
+def test_initial_weights_that_are_gone_or_damaged_are_refused(
+    from_weights: Path, capsys: Capture, damage: bytes | None, problem: str
+) -> None:
+    (copy,) = (from_weights.parents[1] / "initial_weights").iterdir()
+    if damage is None:
+        copy.unlink()
+    else:
+        copy.write_bytes(copy.read_bytes() + damage)
+    assert reproduce(from_weights) == 2
+    error = capsys.readouterr().err
+    assert problem in error and f"{copy.name}: the initial" in error and "Copy the file" in error
 
 
 @pytest.mark.parametrize(
@@ -212,6 +324,28 @@ def test_a_folder_without_a_trial_is_refused(trial: Path, capsys: Capture) -> No
     assert "give a trial's folder" in error and len(error.splitlines()) <= 25
 
 
+@pytest.mark.parametrize("content", [None, "", "config: [", "- 1", "config: {}"])
+def test_a_folder_whose_record_is_gone_or_unreadable_is_refused_with_a_remedy(
+    trial: Path, capsys: Capture, content: str | None
+) -> None:
+    if content is None:
+        (trial / "trial.yaml").unlink()
+    else:
+        (trial / "trial.yaml").write_text(content)
+    assert reproduce(trial) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"TRIAL_DIR is {str(trial)!r}: it has no readable trial.yaml" in captured.err
+    assert "give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL" in captured.err
+
+
+def test_a_folder_that_is_not_there_is_refused_and_not_made(trial: Path, capsys: Capture) -> None:
+    nowhere = trial.parent / "nowhere"
+    assert reproduce(nowhere) == 2
+    assert f"TRIAL_DIR is {str(nowhere)!r}: it has no readable trial.yaml" in capsys.readouterr().err
+    assert not nowhere.exists()
+
+
 def test_a_trial_with_nothing_recorded_is_refused(trial: Path, capsys: Capture) -> None:
     for name in (METRICS_LOG, "checkpoints", "weights"):
         Storage.open(trial).remove(name)
@@ -222,7 +356,10 @@ def test_a_trial_with_nothing_recorded_is_refused(trial: Path, capsys: Capture) 
 def test_a_trial_of_several_workers_is_refused(trial: Path, capsys: Capture) -> None:
     change_record(trial, lambda content: content["config"]["resources"].update(workers=2))
     assert reproduce(trial) == 2
-    assert "resources.workers is 2, but this command trains with one worker" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "resources.workers is 2, but this command trains with one worker" in error
+    assert "workers add up their parts of each batch in another order than one worker does" in error
+    assert "Run the experiment again under another name" in error
 
 
 def test_patches_that_are_gone_are_made_again_elsewhere(trial: Path, capsys: Capture) -> None:

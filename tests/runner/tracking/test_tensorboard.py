@@ -86,10 +86,13 @@ def test_the_file_only_grows_and_has_each_step_once_after_a_restart(job: TrialJo
     assert steps_of(job.trial.local_path, "l1_loss") == list(range(15))
 
 
-def test_a_start_with_nothing_new_leaves_the_file_as_it_is(job: TrialJob) -> None:
+def test_a_start_with_nothing_new_leaves_the_file_as_it_is_and_reads_no_log(
+    job: TrialJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_steps(job.trial, range(3))
     track(job)
     before = {name: (job.trial.local_path / name).stat() for name in (TENSORBOARD_EVENTS, TENSORBOARD_NOTE)}
+    monkeypatch.setattr("runner.tracking.tensorboard_trial.MetricsReader", pytest.fail)
     track(job)
     assert {name: (job.trial.local_path / name).stat() for name in before} == before
 
@@ -136,6 +139,69 @@ def test_a_long_log_is_added_in_pieces(job: TrialJob, monkeypatch: pytest.Monkey
     log_steps(job.trial, range(50))
     track(job)
     assert steps_of(job.trial.local_path, "l1_loss") == list(range(50))
+
+
+def test_a_picture_is_there_once_after_a_restart_that_makes_it_again(job: TrialJob) -> None:
+    ends = [a_row(step, epoch) | {"epoch_mean/l1_loss": 0.25} for epoch, step in ((1, 4), (2, 8), (3, 12))]
+    pictures = [add_picture(job, epoch, color) for epoch, color in ((1, "teal"), (2, "navy"))]
+    log = reopen_log(job.trial, -1)
+    log.add(ends[0])
+    log.add(ends[1])
+    track(job)
+
+    # The worker is killed, and does epoch 2 again; epoch 3 has no picture.
+    add_picture(job, 2, "navy")
+    log = reopen_log(job.trial, 4)
+    log.add(ends[1])
+    track(job)
+    log.add(ends[2])
+    track(job)
+    images = read_events(job.trial.local_path).Images("images")
+    assert [(image.step, image.encoded_image_string) for image in images] == list(zip((4, 8), pictures, strict=True))
+
+
+def test_each_piece_is_noted_so_that_a_start_goes_on_behind_it(job: TrialJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.tracking.tensorboard_trial._CHUNK_BYTES", 1000)
+    log_steps(job.trial, range(50))
+    tracking = TensorBoardTrial(job, lambda line: None)
+    note, appends = TensorBoardTrial._note, iter(range(3))
+
+    def torn_note(self: TensorBoardTrial, last_step: int, content: bytes) -> None:
+        if next(appends, None) is None:
+            raise OSError("torn")
+        note(self, last_step, content)
+
+    # The disk is full after the header and two pieces: what is behind the note is not known to be whole.
+    with monkeypatch.context() as patched:
+        patched.setattr(TensorBoardTrial, "_note", torn_note)
+        tracking.update()
+    held = steps_of(job.trial.local_path, "l1_loss")
+    assert held == list(range(len(held))) and 0 < len(held) < 50
+    track(job)
+    assert steps_of(job.trial.local_path, "l1_loss") == list(range(50))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kill_point",
+    [
+        pytest.param(KillPoint("runner.tracking.tensorboard_trial.TensorBoardTrial._note", 1), id="behind the header"),
+        pytest.param(KillPoint("runner.tracking.tensorboard_trial.TensorBoardTrial._note", 2), id="behind rows"),
+        pytest.param(KillPoint("runner.tracking.tensorboard_trial.TensorBoardTrial._note", 2, "after"), id="noted"),
+        pytest.param(KillPoint("runner.storage.folder.Storage.append", 5, "half-way"), id="within a row"),
+    ],
+)
+def test_a_command_that_was_killed_in_its_writing_has_each_row_and_picture_once(
+    tmp_path: Path, kill_point: KillPoint
+) -> None:
+    with_files = {"tracking": {"wandb": "off", "tensorboard": True}}
+    at_once = SAVE_ALWAYS | {"runner.tracking.tracker.INTERVAL_S": 0.02}
+    assert train_tiny(tmp_path, changes=with_files, kill_points=[kill_point], settings=at_once).code < 0
+    assert train_tiny(tmp_path, changes=with_files).code == 0
+    rows = read_metrics(tiny_trial(tmp_path))
+    events = read_events(tiny_trial(tmp_path))
+    assert [event.step for event in events.Scalars("l1_loss")] == [row["step"] for row in rows]
+    assert [image.step for image in events.Images("images")] == [3, 6, 9, 12, 15, 18]
 
 
 @pytest.mark.slow
