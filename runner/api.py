@@ -140,6 +140,11 @@ class TrialResults:
         return str(self.row["status"])
 
     @property
+    def in_sweep(self) -> bool:
+        """False for a trial of an earlier start that the experiment's file does not name any more."""
+        return bool(self.row["in_sweep"])
+
+    @property
     def reason(self) -> str:
         """Why its last run ended; empty for a trial that has finished."""
         return read_outcome(Storage.open(self.folder))["reason"]
@@ -215,8 +220,8 @@ class Results:
 
     @property
     def is_finished(self) -> bool:
-        """True where no trial is to be trained any further: all are finished, halted or early_stopped."""
-        return all(trial.status in ENDED_WELL for trial in self.trials)
+        """True where no trial of the sweep is to be trained any further: all are finished, halted or early_stopped."""
+        return all(trial.status in ENDED_WELL for trial in self.trials if trial.in_sweep)
 
     @property
     def table(self) -> pa.Table:

@@ -138,6 +138,7 @@ def naive_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
         "steps_lost": sum(start["lost_steps"] for start in starts),
         "held_seconds": held_s,
         "goodput": goodput(previous, held_s),
+        "in_sweep": True,
     }
 
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from gan.evaluation.grids import comparison_png
+from runner.api import load_results
 from runner.process.lease import Lease
 from runner.report.__main__ import main
 from runner.report.charts.curves import MAX_POINTS, downsample, draw_curves
@@ -195,6 +196,15 @@ def test_a_trial_that_is_not_in_the_sweep_any_more_waits_for_nothing(tmp_path: P
     assert {result.row["trial"]: result.row["status"] for result in results} == {
         "lambda_l1=10": "waiting",
         "lambda_l1=100": "stopped",
+    }
+    assert {result.row["trial"]: result.row["in_sweep"] for result in results} == {
+        "lambda_l1=10": True,
+        "lambda_l1=100": False,
+    }
+    assert "1 trial of an earlier start, not in the sweep any more" in page_of(folder)
+    assert {trial.name: trial.in_sweep for trial in load_results(folder)} == {
+        "lambda_l1=10": True,
+        "lambda_l1=100": False,
     }
 
 
