@@ -16,6 +16,7 @@ from markupsafe import Markup
 from runner.config.search_space import Range
 from runner.number_format import DASH, counted, duration, finite, significant
 from runner.records.goodput import total_goodput
+from runner.report.charts.by_epoch import draw_by_epoch
 from runner.report.charts.curves import UNITS, draw_curves
 from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
@@ -58,6 +59,7 @@ _LINKS = (
     _Link("seeds", "Over seeds", "seed_table"),
     _Link("trials", "Trials"),
     _Link("losses", "Losses"),
+    _Link("by-epoch", "Metrics by epoch", "by_epoch"),
     _Link("details", "Details"),
 )
 
@@ -121,6 +123,7 @@ def render(
         "metrics": present(trials, STUDY_METRICS),
         "eval_metrics": present(trials, EVAL_METRICS),
         "curves": draw_curves(in_full),
+        "by_epoch": draw_by_epoch(in_full),
         "units": UNITS,
         "galleries": galleries,
         "pictures": [_picture_data(gallery) for gallery in galleries],
