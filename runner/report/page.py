@@ -18,6 +18,7 @@ from runner.number_format import DASH, counted, duration, finite, significant
 from runner.records.goodput import total_goodput
 from runner.report.charts.by_epoch import draw_by_epoch
 from runner.report.charts.curves import UNITS, draw_curves
+from runner.report.charts.fidelity import draw_fidelity
 from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
 from runner.report.charts.scatters import draw_scatters, is_drawn
@@ -55,6 +56,7 @@ _LINKS = (
     _Link("pictures", "Pictures"),
     _Link("grid", "Grid", "heat_maps"),
     _Link("rungs", "Rungs", "rungs"),
+    _Link("fidelity", "Blur", "fidelity"),
     _Link("drawn", "Drawn parameters", "scatters"),
     _Link("seeds", "Over seeds", "seed_table"),
     _Link("trials", "Trials"),
@@ -114,6 +116,7 @@ def render(
         "decision": decide(trials, STUDY_METRICS),
         "heat_maps": heat_maps(grid, STUDY_METRICS),
         "eval_heat_maps": heat_maps(grid, EVAL_METRICS),
+        "fidelity": draw_fidelity(cells, STUDY_METRICS),
         "scatters": draw_scatters(cells, STUDY_METRICS, drawn),
         "seed_table": seeds,
         "best_cells": [seeds[index] for index in best] if seeds else [],
