@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, MODES
 from runner.number_format import finite
-from runner.records.goodput import Hold, goodput, newest_hold
+from runner.records.goodput import Hold, goodput, newest_hold, usage_columns
 from runner.records.metrics_log import LogSummary, best_column, log_column
 from runner.records.starts import count_faults, read_starts
 from runner.storage.folder import Storage
@@ -73,6 +73,7 @@ def trial_row(
         "steps_lost": sum(start["lost_steps"] for start in starts),
         "held_seconds": held_s,
         "goodput": goodput(seconds, held_s),
+        **usage_columns(hold),
     }
 
 

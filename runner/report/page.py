@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.config.search_space import Range
-from runner.number_format import DASH, counted, duration, finite, significant
-from runner.records.goodput import total_goodput
+from runner.number_format import DASH, byte_size, counted, duration, finite, significant
+from runner.records.goodput import cores_used, total_goodput
 from runner.report.charts.by_epoch import draw_by_epoch
 from runner.report.charts.curves import UNITS, draw_curves
 from runner.report.charts.fidelity import draw_fidelity
@@ -123,6 +123,7 @@ def render(
         "max_rows": _MAX_ROWS,
         "params": list(dict.fromkeys(name for trial in trials for name in trial.params)),
         "goodput": total_goodput([trial.row for trial in trials]),
+        "has_gpu": any(trial.row.get("peak_gpu_memory_bytes") for trial in trials),
         "metrics": present(trials, STUDY_METRICS),
         "eval_metrics": present(trials, EVAL_METRICS),
         "curves": draw_curves(in_full),
@@ -159,8 +160,9 @@ def _environment() -> Environment:
         "sort_key": _sort_key,
         "breakable": _breakable,
         "share": _share,
+        "byte_size": byte_size,
     }
-    environment.globals |= {"figure": figure, "finite": finite}
+    environment.globals |= {"figure": figure, "finite": finite, "cores_used": cores_used}
 
     return environment
 
