@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gan.evaluation.metrics import METRICS, MODES
 from runner.number_format import finite
-from runner.records.goodput import Hold, goodput, newest_hold
+from runner.records.goodput import Hold, goodput, newest_hold, usage_columns
 from runner.records.metrics_log import LogSummary, best_column, log_column
 from runner.records.starts import count_faults, read_starts
 from runner.storage.folder import Storage
@@ -78,6 +78,7 @@ def trial_row(
         "held_seconds": held_s,
         "goodput": goodput(seconds, held_s),
         "in_sweep": in_sweep,
+        **usage_columns(hold),
     }
 
 

@@ -15,9 +15,11 @@ from markupsafe import Markup
 
 from runner.comparison.patch_values import PatchValues
 from runner.config.search_space import Range
-from runner.number_format import DASH, counted, duration, finite, significant
-from runner.records.goodput import total_goodput
+from runner.number_format import DASH, byte_size, counted, duration, finite, significant
+from runner.records.goodput import cores_used, total_goodput
+from runner.report.charts.by_epoch import draw_by_epoch
 from runner.report.charts.curves import UNITS, draw_curves
+from runner.report.charts.fidelity import draw_fidelity
 from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
 from runner.report.charts.scatters import draw_scatters, is_drawn
@@ -55,10 +57,12 @@ _LINKS = (
     _Link("pictures", "Pictures"),
     _Link("grid", "Grid", "heat_maps"),
     _Link("rungs", "Rungs", "rungs"),
+    _Link("fidelity", "Blur", "fidelity"),
     _Link("drawn", "Drawn parameters", "scatters"),
     _Link("seeds", "Over seeds", "seed_table"),
     _Link("trials", "Trials"),
     _Link("losses", "Losses"),
+    _Link("by-epoch", "Metrics by epoch", "by_epoch"),
     _Link("details", "Details"),
 )
 
@@ -115,15 +119,18 @@ def render(
         "decision": decide(trials, STUDY_METRICS, values),
         "heat_maps": heat_maps(grid, STUDY_METRICS),
         "eval_heat_maps": heat_maps(grid, EVAL_METRICS),
+        "fidelity": draw_fidelity(cells, STUDY_METRICS),
         "scatters": draw_scatters(cells, STUDY_METRICS, drawn),
         "seed_table": seeds,
         "best_cells": [seeds[index] for index in best] if seeds else [],
         "max_rows": _MAX_ROWS,
         "params": list(dict.fromkeys(name for trial in trials for name in trial.params)),
         "goodput": total_goodput([trial.row for trial in trials]),
+        "has_gpu": any(trial.row.get("peak_gpu_memory_bytes") for trial in trials),
         "metrics": present(trials, STUDY_METRICS),
         "eval_metrics": present(trials, EVAL_METRICS),
         "curves": draw_curves(in_full),
+        "by_epoch": draw_by_epoch(in_full),
         "units": UNITS,
         "galleries": galleries,
         "pictures": [_picture_data(gallery) for gallery in galleries],
@@ -156,8 +163,9 @@ def _environment() -> Environment:
         "sort_key": _sort_key,
         "breakable": _breakable,
         "share": _share,
+        "byte_size": byte_size,
     }
-    environment.globals |= {"figure": figure, "finite": finite}
+    environment.globals |= {"figure": figure, "finite": finite, "cores_used": cores_used}
 
     return environment
 

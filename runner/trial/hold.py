@@ -1,4 +1,4 @@
-"""Records for how long a trial's workers are held, for its goodput."""
+"""Records for how long a trial's workers are held, for its goodput, and what the first of them uses."""
 
 import contextlib
 import threading

@@ -23,6 +23,7 @@ from gan.training.process_group import ProcessGroup
 from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.process.lease import Superseded
+from runner.process.usage import Usage, UsageMeter
 from runner.records.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
 from runner.records.goodput import Hold, newest_hold
 from runner.records.initial_weights import read_copy
@@ -152,8 +153,13 @@ class TrialRun:
         restored_log, restored_s, restored_best = self._restore()
         log = None
         self.held_before_s: float | None = None
+        self.usage: UsageMeter | None = None
         if group.is_rank_zero:
-            self.job, self.held_before_s = self._take_over(restored_s)
+            self.job, before = self._take_over(restored_s)
+            if before is not None:
+                self.held_before_s = before.held_s
+                if before.usage is not None:
+                    self.usage = UsageMeter(before.usage, device if device.type == "cuda" else None)
             log = self._open_log(restored_log)
 
         # What writes.
@@ -199,14 +205,15 @@ class TrialRun:
         self.state.load_state_dict(found.groups)
         return found.log, found.seconds, found.best
 
-    def _take_over(self, restored_s: float) -> tuple[TrialJob, float | None]:
+    def _take_over(self, restored_s: float) -> tuple[TrialJob, Hold | None]:
         """Records this start, after which earlier workers can't write into the trial any more.
 
         Args:
             restored_s: the training time of the checkpoint.
 
         Returns:
-            The job with a token of this start, and for how many seconds earlier workers were held (None: not known).
+            The job with a token of this start, and how long earlier workers were held, and what they used (None: not
+            known).
         """
         job, state = self.job, self.state
         starts, rows = read_starts(job.trial), read_rows(job.trial)
@@ -222,15 +229,18 @@ class TrialRun:
         before = newest_hold(job.trial, starts)
         # A trial that is not new, and of which no hold is known, was begun by an earlier release.
         is_new = not starts and not state.step
-        held_before_s = before.held_until(trained_s) if before else 0.0 if is_new else None
-        hold = None if held_before_s is None else Hold(held_before_s + self.heartbeat.held_s, restored_s)
+        if before is not None:
+            before = before._replace(held_s=before.held_until(trained_s))
+        elif is_new:
+            before = Hold(0.0, 0.0, Usage())
+        hold = before and Hold(before.held_s + self.heartbeat.held_s, restored_s, before.usage)
 
         job = dataclasses.replace(job, start_token=secrets.token_hex(8))
         # As the job without the token: no row has the new token yet, so the new job would count as superseded.
         with self.job.committing():
             lost_steps = max(last_step - state.step, 0)
             record_start(job.trial, job.attempt, job.start_token, state.step, lost_steps, cause, hold, job.epochs)
-        return job, held_before_s
+        return job, before
 
     def _open_log(self, restored: bytes) -> MetricsLog:
         """Cuts the log back to the restored step; raises OutOfMemory where trying again is of no use."""
@@ -274,12 +284,13 @@ class TrialRun:
         return record_outcome(self.job, status, reason, is_recorder=self.group.is_rank_zero)
 
     def _hold(self) -> Hold | None:
-        """For how long the trial's workers have been held; None on workers that do not record it."""
+        """How long the trial's workers were held, and what this one used; None on workers that do not record it."""
         if self.held_before_s is None:
             return None
-        # In this order: the time held must contain all of the training time.
+        # In this order: the time held must contain all of the training time, and the time of the processor.
         trained_s = self.recorder.clock.now()
-        return Hold(self.held_before_s + self.heartbeat.held_s, trained_s)
+        usage = None if self.usage is None else self.usage.now()
+        return Hold(self.held_before_s + self.heartbeat.held_s, trained_s, usage)
 
     def _run_loop(self) -> bool:
         """Trains; True after the last epoch, False where it was asked to stop."""

@@ -20,7 +20,7 @@ from runner.config.loading import load_experiment, plan_trials
 from runner.console import Console
 from runner.process.lease import Lease
 from runner.process.stop_request import StopRequest
-from runner.records.goodput import goodput, newest_hold
+from runner.records.goodput import goodput, newest_hold, usage_columns
 from runner.records.metrics_log import LogSummary, log_column, read_rows
 from runner.records.results import TrialResult, best_by_turns, read_trial_row, result_column, trial_row
 from runner.records.starts import count_faults, read_starts, record_start
@@ -139,6 +139,7 @@ def naive_row(trial: Storage, name: str, params: Mapping[str, Any], status: str)
         "held_seconds": held_s,
         "goodput": goodput(previous, held_s),
         "in_sweep": True,
+        **usage_columns(hold),
     }
 
 

@@ -1,18 +1,17 @@
-"""Each metric against each parameter that was drawn from a range."""
+"""Points: each metric against each parameter that was drawn from a range."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gan.evaluation.metrics import Metric
 from runner.config.search_space import Range, is_number
-from runner.report.charts.curves import HEIGHT, NUM_COLOURS, WIDTH, Tick, linear_ticks, log_ticks
+from runner.report.charts.axes import WIDTH, Tick, axis_around
+from runner.report.charts.curves import NUM_COLOURS
 from runner.report.figures import Figure, figure, present
 from runner.report.trials import PageTrial, shown, swept
 
-_MAX_POINTS = 400  # of a chart
-_MANY_POINTS = 100  # without intervals: their bars would cover the points
-_MARGIN = 0.06  # of an axis, beyond its outermost point
+MAX_POINTS = 400  # of a chart
+MANY_POINTS = 100  # without intervals: their bars would cover the points
 
 
 class Point(NamedTuple):
@@ -20,8 +19,10 @@ class Point(NamedTuple):
 
     Attributes:
         bar: y at the ends of its interval; None where there is none.
-        colour: one for all trials that differ in drawn parameters only.
+        colour: of the style sheet's lines.
         about: the trial and its values, for the point's tooltip.
+        bar_across: x at the ends of the interval of the value across; None where there is none.
+        tag: what stands beside the point; empty for nothing.
     """
 
     x: float
@@ -30,6 +31,8 @@ class Point(NamedTuple):
     colour: int
     best: bool
     about: str
+    bar_across: tuple[float, float] | None = None
+    tag: str = ""
 
 
 class Scatter(NamedTuple):
@@ -61,7 +64,7 @@ def draw_scatters(
     """
     shown_trials = [trial for trial in trials if is_drawn(trial, drawn) and not trial.ended_badly]
 
-    # A colour for each combination of the other parameters, as long as there are enough colours.
+    # Trials that differ in drawn parameters only have one colour, as long as there are enough colours.
     others = [name for name in swept(shown_trials) if name not in drawn]
     groups = [_group_name(trial, others) for trial in shown_trials]
     names = list(dict.fromkeys(groups))
@@ -99,23 +102,23 @@ def _draw_scatter(trials: Sequence[tuple[PageTrial, int]], metric: Metric, drawn
     # A grid of another experiment on the page may have 0, which has no logarithm.
     log = drawn.log and min(parameters) > 0
     # The axis shows the whole range, not only the part that the trials have values in.
-    x_axis = _axis_around([drawn.low, drawn.high, *parameters], log)
-    y_axis = _axis_around([end for _, _, value in found for end in _ends(value)], False)
+    x_axis = axis_around([drawn.low, drawn.high, *parameters], log=log)
+    y_axis = axis_around([end for _, _, value in found for end in ends_of(value)])
 
     best = max(metric.goodness(value.value) for _, _, value in found)
     # Of very many points an even choice, with the best among them, shows as much.
-    every = -(-len(found) // _MAX_POINTS)
+    every = -(-len(found) // MAX_POINTS)
     kept = [
         (item, parameter)
         for index, (item, parameter) in enumerate(zip(found, parameters, strict=True))
         if index % every == 0 or metric.goodness(item[2].value) == best
     ]
-    has_bars = len(kept) <= _MANY_POINTS
+    has_bars = len(kept) <= MANY_POINTS
     points = [
         Point(
             x=WIDTH * x_axis.position(parameter),
             y=y_axis.height(value.value),
-            bar=(y_axis.height(_ends(value)[0]), y_axis.height(_ends(value)[1]))
+            bar=(y_axis.height(ends_of(value)[0]), y_axis.height(ends_of(value)[1]))
             if value.has_interval and has_bars
             else None,
             colour=colour,
@@ -128,41 +131,7 @@ def _draw_scatter(trials: Sequence[tuple[PageTrial, int]], metric: Metric, drawn
     return Scatter(metric, drawn.field, log, x_axis.ticks, y_axis.ticks, points, left_out)
 
 
-class _Axis(NamedTuple):
-    """From `low` to `high`, logarithmic where `log` is true."""
-
-    low: float
-    high: float
-    log: bool
-
-    def position(self, value: float) -> float:
-        """From 0 at the low end to 1 at the high one."""
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    def height(self, value: float) -> float:
-        """A value's y in the SVG."""
-        return HEIGHT * (1 - self.position(value))
-
-    @property
-    def ticks(self) -> list[Tick]:
-        """Marks at round values."""
-        return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
-
-
-def _axis_around(values: Sequence[float], log: bool) -> _Axis:
-    """An axis with all values on it, and a margin at both ends."""
-    low, high = min(values), max(values)
-    if log:
-        factor = (high / low) ** _MARGIN
-        return _Axis(low / factor, high * factor, True)
-    # Equal values need a margin, too: an axis of length 0 has no positions.
-    margin = _MARGIN * (high - low) or 0.5
-    return _Axis(low - margin, high + margin, False)
-
-
-def _ends(value: Figure) -> tuple[float, float]:
+def ends_of(value: Figure) -> tuple[float, float]:
     """The lowest and the highest point of a figure's mark."""
     known = [end for end in (value.value, value.low, value.high) if end is not None]
     return min(known), max(known)

@@ -97,7 +97,7 @@
 
   // Curves: the axis, which trials are shown, and the one that is pointed at.
   all(".curves").forEach((curves) => {
-    const lines = all(".plot [data-trial]", curves);
+    const lines = all(".plot [data-trial]", curves); // and what is marked on them
     const light = (trial) =>
       lines.forEach((line) => {
         line.classList.toggle("dim", trial !== null && line.dataset.trial !== trial);
@@ -144,7 +144,7 @@
       // The strongest line of each trial that is shown: its means, or else what was logged.
       const candidates = () => {
         const shown = new Map();
-        all("[data-trial]:not(.off)", svg).forEach((line) => shown.set(line.dataset.trial, line));
+        all(".line:not(.off)", svg).forEach((line) => shown.set(line.dataset.trial, line));
         return [...shown.values()];
       };
       svg.addEventListener("pointermove", (event) => {

@@ -78,6 +78,7 @@ def test_a_run_of_an_earlier_release_is_read_and_finished(earlier: Path, capsys:
     assert recorded_row.items() <= after["lambda_l1=10"].row.items()
     # What that release did not record is not known of any trial that it began.
     assert [trial.row["goodput"] for trial in after] == [None, None]
+    assert [trial.row["cpu_seconds"] for trial in after] == [None, None]
     assert "over all trials" not in page_of(earlier)
     assert runner.evaluate.main([str(finished)]) == 0
     assert "SSIM" in capsys.readouterr().out

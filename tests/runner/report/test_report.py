@@ -14,8 +14,9 @@ from gan.evaluation.grids import comparison_png
 from runner.api import load_results
 from runner.process.lease import Lease
 from runner.report.__main__ import main
-from runner.report.charts.curves import MAX_POINTS, downsample, draw_curves
+from runner.report.charts.curves import draw_curves
 from runner.report.charts.heatmaps import heat_maps
+from runner.report.charts.lines import MAX_POINTS, downsample
 from runner.report.charts.pictures import BUDGET_BYTES, PictureCache, hang_galleries, latest, read_strips, spaced
 from runner.report.figures import STUDY_METRICS
 from runner.report.live import LiveReport
@@ -267,7 +268,9 @@ def test_a_run_ends_with_its_page(undisturbed: Path) -> None:
     rendered = page.read_text()
     assert "There is one trial, " in rendered
     assert rendered.count('class="frame wiped"') == 1
-    assert rendered.count('<figure class="chart"') == 6
+    losses, _, by_epoch = rendered.partition('id="by-epoch"')
+    assert losses.count('<figure class="chart"') == 6
+    assert by_epoch.count('<figure class="chart"') >= 4
 
 
 def test_a_live_page_is_written_seldom_and_at_the_end(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from selenium.webdriver import Chrome, Keys
+from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -112,7 +112,8 @@ def test_a_trial_is_taken_out_of_all_charts_by_the_keyboard(browser: Chrome) -> 
     assert len(browser.find_elements(By.CSS_SELECTOR, ".plot .off")) == len(
         browser.find_elements(By.CSS_SELECTOR, ".plot [data-trial='1']")
     )
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".plot .off[data-trial='1']")) >= 6
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#losses .off[data-trial='1']")) >= 6
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#by-epoch .off[data-trial='1']")) == 2 * 4  # line and mark
     assert browser.find_elements(By.CSS_SELECTOR, ".plot .lit[data-trial='1']")
     box.send_keys(Keys.SPACE)
     assert not browser.find_elements(By.CSS_SELECTOR, ".plot .off")
@@ -125,6 +126,25 @@ def test_the_axis_of_the_charts_can_be_steps(browser: Chrome) -> None:
     assert browser.execute_script("return document.getAnimations().length") == 0  # as asked for: no motion
     assert set(browser.execute_script(lines)) >= {"matrix(1, 0, 0, 1, 0, 0)", "matrix(0.25, 0, 0, 1, 0, 0)"}
     assert one(browser, ".unit-shown").text == "steps"
+    moved = "return [...document.querySelectorAll('#by-epoch {}')].map(path => getComputedStyle(path).transform)"
+    assert browser.execute_script(moved.format(".best-point")) == browser.execute_script(moved.format(".line"))
+
+
+def test_pointing_at_a_chart_names_the_line_and_its_value_and_not_its_mark(browser: Chrome) -> None:
+    chart = one(browser, "#by-epoch .chart")
+    svg = chart.find_element(By.TAG_NAME, "svg")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", svg)
+    # Near the left end, where no trial has its best epoch.
+    ActionChains(browser).move_to_element_with_offset(svg, -svg.size["width"] // 2 + 4, 0).perform()
+    name, _, value = chart.find_element(By.CSS_SELECTOR, ".readout").text.partition(": ")
+    assert name in texts(browser, ".legend .name")
+    first = browser.execute_script(
+        "const line = arguments[0].querySelector('.line.lit'), {low, high} = arguments[0].dataset;"
+        "const y = Number(line.getAttribute('d').match(/-?[\\d.]+/g)[1]);"
+        "return Number((Number(low) + (1 - y / 100) * (high - low)).toPrecision(3))",
+        chart,
+    )
+    assert float(value) == first
 
 
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])
