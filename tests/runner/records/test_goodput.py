@@ -177,14 +177,17 @@ def test_a_run_that_was_killed_has_less_goodput_than_one_that_was_not(tmp_path: 
 
 @pytest.mark.slow
 def test_time_between_the_last_row_and_a_checkpoint_is_not_lost(tmp_path: Path) -> None:
-    # Twelve steps an epoch, of which only the last one is logged; a checkpoint before each.
+    # Thirty steps an epoch, of which only the last one is logged, and long before it a checkpoint.
     changes = {
-        "data": {**TINY["data"], "synthetic": {"train": 48, "val": 2, "seed": 3}},
+        "data": {**TINY["data"], "synthetic": {"train": 120, "val": 2, "seed": 3}},
         "training": {**TINY["training"], "epochs": 1},
-        "log_every_n_steps": 50,
+        "log_every_n_steps": 100,
     }
     ended = train_tiny(
-        tmp_path, changes=changes, settings=SAVE_ALWAYS, kill_points=[KillPoint("gan.training.loop._take_step", 12)]
+        tmp_path,
+        changes=changes,
+        settings=SAVE_ALWAYS,
+        kill_points=[KillPoint("runner.trial.async_checkpointer.write_checkpoint", 1, "after")],
     )
     assert ended.code == -signal.SIGKILL, ended.output
     trial = tiny_trial(tmp_path)
