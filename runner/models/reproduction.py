@@ -38,6 +38,7 @@ from runner.process.lease import Lease
 from runner.process.processes import num_cores
 from runner.records.initial_weights import read_copy
 from runner.records.metrics_log import MetricsLog
+from runner.records.starts import read_starts
 from runner.records.trial_file import machine_differences, read_trial_file, recorded_config
 from runner.screen.cutting import with_bar
 from runner.storage.folder import Storage
@@ -155,9 +156,11 @@ def _read_recorded(folder: str | Path) -> _Recorded:
         )
 
     config = recorded_config(content, trial.shown)
-    if config.resources.workers > 1:
+    # trial.yaml has the workers of the last start alone.
+    workers = max([config.resources.workers, *(start.get("workers", 1) for start in read_starts(trial))])
+    if workers > 1:
         raise ConfigError(
-            f"{trial.shown}/{TRIAL_FILE}: resources.workers is {config.resources.workers}, but this command trains "
+            f"{trial.shown}: it was trained with resources.workers {workers}, but this command trains "
             "with one worker: several workers add up their parts of each batch in another order than one worker does, "
             "so no bit could be compared. Run the experiment again under another name, with the same number of "
             "workers, and compare the sha256 in the two files weights/manifest.json"

@@ -64,6 +64,7 @@ def record_start(
     cause: Cause | None = None,
     hold: Hold | None = None,
     until: int | None = None,
+    workers: int = 1,
 ) -> None:
     """Adds a row for a start of the trial's worker, which owns the trial from then on.
 
@@ -75,6 +76,7 @@ def record_start(
         cause: why the trial goes on; None for its first start.
         hold: for how long the trial's workers have been held by now; None where that is not known.
         until: the epoch at whose end this run of the trial is to end.
+        workers: how many of them train it together.
     """
     row = {
         "attempt": attempt,
@@ -83,6 +85,7 @@ def record_start(
         "lost_steps": lost_steps,
         "after": cause.text if cause else "",
         "fault": cause is not None and cause.is_fault,
+        "workers": workers,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "oom_kills": count_oom_kills(),

@@ -120,6 +120,18 @@ def machine_differences(recorded: Mapping[str, Any], kernels: str) -> list[str]:
     return [f"{name} was {was[name]}, now it is {now[name]}" for name in now if was.get(name) not in (None, now[name])]
 
 
+def workers_change(recorded: Mapping[str, Any], workers: int) -> str:
+    """A sentence where a trial goes on with another number of workers; "" where it does not, or is new.
+
+    Args:
+        recorded: the content of its trial.yaml.
+    """
+    was = recorded.get("config", {}).get("resources", {}).get("workers", workers)
+    if was == workers:
+        return ""
+    return f"resources.workers was {was}, now it is {workers}: what is trained from here on differs by rounding alone"
+
+
 def package_versions() -> dict[str, str]:
     """The versions of Python and of PACKAGES."""
     return {"python": platform.python_version(), **{name: _installed_version(name) for name in PACKAGES}}

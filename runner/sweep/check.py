@@ -22,7 +22,7 @@ from runner.number_format import byte_size, counted
 from runner.on_ray.connection.address import check_reachable
 from runner.on_ray.connection.folders import notes_on_folders
 from runner.records.metrics_log import read_rows
-from runner.records.trial_file import read_outcome, read_trial_file
+from runner.records.trial_file import read_outcome, read_trial_file, workers_change
 from runner.records.trial_folders import (
     Trial,
     find_left_trials,
@@ -301,6 +301,8 @@ def _notes_on_changes(folder: Storage, pending: Sequence[Trial]) -> list[str]:
             )
 
         recorded = read_trial_file(folder.at(trial_path(trial.name)))
+        if change := workers_change(recorded or {}, trial.config.resources.workers):
+            notes["workers"] = change
         was = Checkpointing(**recorded["config"]["checkpoint"]) if recorded else keep
         if was.keep_epochs and not (keep.keep_epochs and was.every_n_epochs % keep.every_n_epochs == 0):
             notes["keep"] = (

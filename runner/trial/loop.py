@@ -239,7 +239,10 @@ class TrialRun:
         # As the job without the token: no row has the new token yet, so the new job would count as superseded.
         with self.job.committing():
             lost_steps = max(last_step - state.step, 0)
-            record_start(job.trial, job.attempt, job.start_token, state.step, lost_steps, cause, hold, job.epochs)
+            record_start(
+                job.trial, job.attempt, job.start_token, state.step, lost_steps, cause, hold, job.epochs,
+                self.group.world_size,
+            )  # fmt: skip
         return job, before
 
     def _open_log(self, restored: bytes) -> MetricsLog:

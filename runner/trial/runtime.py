@@ -15,7 +15,7 @@ from runner.number_format import counted
 from runner.process.allocator import keep_freed_memory
 from runner.process.processes import num_cores
 from runner.records.checkpoints import checkpoint_steps, runtime_in_checkpoints
-from runner.records.trial_file import machine_differences, read_trial_file, write_trial_file
+from runner.records.trial_file import machine_differences, read_trial_file, workers_change, write_trial_file
 from runner.trial.job import TrialJob
 
 
@@ -67,6 +67,8 @@ def _record_runtime(job: TrialJob, group: ProcessGroup, device: torch.device) ->
     kernels = describe_computation(device, precision, group, config.networks, config.training.gan_loss)
     for difference in machine_differences(recorded, kernels):
         job.log_line(f"{difference}: the bits of what follows may differ")
+    if change := workers_change(recorded, group.world_size):
+        job.log_line(change)
 
     runtime = RuntimeSettings(threads, precision, kernels)
     write_trial_file(job.trial, job.config, job.fingerprints, job.params, runtime._asdict())

@@ -357,7 +357,7 @@ def test_a_trial_of_several_workers_is_refused(trial: Path, capsys: Capture) -> 
     change_record(trial, lambda content: content["config"]["resources"].update(workers=2))
     assert reproduce(trial) == 2
     error = capsys.readouterr().err
-    assert "resources.workers is 2, but this command trains with one worker" in error
+    assert "it was trained with resources.workers 2, but this command trains with one worker" in error
     assert "workers add up their parts of each batch in another order than one worker does" in error
     assert "Run the experiment again under another name" in error
 

@@ -202,7 +202,9 @@ def test_a_trial_that_is_not_in_the_sweep_any_more_waits_for_nothing(tmp_path: P
         "lambda_l1=10": True,
         "lambda_l1=100": False,
     }
-    assert "1 trial of an earlier start, not in the sweep any more" in page_of(folder)
+    rendered = page_of(folder)
+    assert "1 trial of an earlier start, not in the sweep any more" in rendered
+    assert rendered.count("<small>not in the sweep</small>") == 1
     assert {trial.name: trial.in_sweep for trial in load_results(folder)} == {
         "lambda_l1=10": True,
         "lambda_l1=100": False,
