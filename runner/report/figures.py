@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gan.evaluation.bootstrap import CONFIDENCE, NUM_DRAWS
 from gan.evaluation.metrics import METRICS, Metric
 from runner.number_format import finite, significant, to_width
 from runner.records.results import best_by_turns, result_column
@@ -51,6 +52,25 @@ def figure(row: Mapping[str, Any], key: str) -> Figure | None:
     if value is None:
         return None
     return Figure(value, finite(row.get(f"{key}_low")), finite(row.get(f"{key}_high")))
+
+
+def axis_title(metric: Metric) -> str:
+    """The title of an axis that has a metric's values."""
+    return f"{metric.title}, {f'in {metric.unit}' if metric.unit else 'no unit'}"
+
+
+def describe_interval(*, over_seeds: bool) -> str:
+    """What the interval of a figure is, as the rest of a sentence.
+
+    Args:
+        over_seeds: whether the figures are means over seeds.
+    """
+    if over_seeds:
+        return "goes from the lowest to the highest value of its seeds"
+    return (
+        f"is the {100 * CONFIDENCE:.0f} % interval of the mean over the validation pictures, by a bootstrap of whole "
+        f"pictures with {NUM_DRAWS} draws"
+    )
 
 
 def present(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> list[Metric]:

@@ -25,7 +25,7 @@ from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
 from runner.report.charts.scatters import draw_scatters, is_drawn
 from runner.report.decision import decide, join
 from runner.report.details import compare_machines, compare_settings
-from runner.report.figures import EVAL_METRICS, STUDY_METRICS, choose, figure, present
+from runner.report.figures import EVAL_METRICS, STUDY_METRICS, axis_title, choose, describe_interval, figure, present
 from runner.report.rungs import Bracket, replayed
 from runner.report.seeds import over_seeds, seed_table
 from runner.report.trials import PageTrial, shown, swept, values_of
@@ -122,6 +122,8 @@ def render(
         "fidelity": draw_fidelity(cells, STUDY_METRICS),
         "scatters": draw_scatters(cells, STUDY_METRICS, drawn),
         "seed_table": seeds,
+        "trial_interval": describe_interval(over_seeds=False),
+        "interval": describe_interval(over_seeds=bool(seeds)),
         "best_cells": [seeds[index] for index in best] if seeds else [],
         "max_rows": _MAX_ROWS,
         "params": list(dict.fromkeys(name for trial in trials for name in trial.params)),
@@ -165,7 +167,7 @@ def _environment() -> Environment:
         "share": _share,
         "byte_size": byte_size,
     }
-    environment.globals |= {"figure": figure, "finite": finite, "cores_used": cores_used}
+    environment.globals |= {"figure": figure, "finite": finite, "cores_used": cores_used, "axis_title": axis_title}
 
     return environment
 

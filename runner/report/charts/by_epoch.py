@@ -8,6 +8,7 @@ from gan.evaluation.metrics import METRICS, Metric
 from runner.records.metrics_log import log_column, sample_column
 from runner.report.charts.axes import axis_around
 from runner.report.charts.lines import Chart, Series, draw_chart, read_points
+from runner.report.figures import axis_title
 from runner.report.trials import PageTrial
 
 
@@ -40,7 +41,7 @@ def _draw(metric: Metric, trials: Sequence[PageTrial], column: str, *, chooses: 
         return None
     name = f"{metric.title}, chooses best weights" if chooses else metric.title
     axis = axis_around(np.concatenate([values.points[:, 1] for values in series.values()]).tolist())
-    return draw_chart(name, f"{metric.about}; {metric.better}", series, axis)
+    return draw_chart(name, f"{metric.about}; {metric.better}", axis_title(metric), series, axis)
 
 
 def _best_point(metric: Metric, trial: PageTrial, points: np.ndarray, *, chooses: bool) -> int:

@@ -95,7 +95,7 @@ def _draw_loss(loss: Loss, trials: Sequence[PageTrial]) -> Chart | None:
         return None
     # All trials share one axis, so that their lines can be compared.
     axis = _limits(np.concatenate([values.points[:, 1] for values in series.values()]))
-    return draw_chart(loss.name, loss.meaning, series, axis)
+    return draw_chart(loss.name, loss.meaning, "loss, no unit", series, axis)
 
 
 def _limits(values: np.ndarray) -> Axis:

@@ -66,6 +66,7 @@ class Chart(NamedTuple):
 
     name: str
     about: str
+    y_title: str
     low: float
     high: float
     log: bool
@@ -73,10 +74,10 @@ class Chart(NamedTuple):
     lines: Sequence[Line]
 
 
-def draw_chart(name: str, about: str, series: Mapping[int, Series], axis: Axis) -> Chart:
+def draw_chart(name: str, about: str, y_title: str, series: Mapping[int, Series], axis: Axis) -> Chart:
     """A chart of the trials that have values, under their indices among the page's trials."""
     lines = [_draw_line(index, values, axis) for index, values in series.items()]
-    return Chart(name, about, *axis, axis.ticks, lines)
+    return Chart(name, about, y_title, *axis, axis.ticks, lines)
 
 
 def read_points(log: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:

@@ -106,7 +106,8 @@
     all(".unit-choice input", curves).forEach((input) => {
       const choose = () => {
         curves.dataset.unit = input.value;
-        curves.querySelector(".unit-shown").textContent = input.value === "images" ? "images seen" : input.value;
+        const shown = input.value === "images" ? "images seen" : input.value;
+        all(".unit-shown", curves).forEach((place) => (place.textContent = shown));
       };
       input.addEventListener("change", choose);
       if (input.checked) choose();

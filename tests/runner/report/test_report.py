@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from gan.evaluation.bootstrap import NUM_DRAWS
 from gan.evaluation.grids import comparison_png
 from runner.api import load_results
 from runner.process.lease import Lease
@@ -308,3 +309,17 @@ def test_intervals_are_written_as_fine_as_they_are_wide(tmp_path: Path) -> None:
     rendered = Report([Storage.open(folder)]).render([with_intervals(folder)]).decode()
     (value,) = {row["psnr"] for _, row in with_intervals(folder) if row["trial"] == "batch_size=2,lambda_l1=10"}
     assert f"<small>{0.95 * value:.1f}–{1.05 * value:.1f}</small>" in rendered
+
+
+def test_captions_say_what_an_interval_is(tmp_path: Path) -> None:
+    bootstrap = (
+        f"is the 95 % interval of the mean over the validation pictures, by a bootstrap of whole pictures with "
+        f"{NUM_DRAWS} draws"
+    )
+    extremes = "goes from the lowest to the highest value of its seeds"
+    single, repeated = (
+        page_of(write_experiment_folder(tmp_path, name, sweep={"batch_size": [2, 8], **more}, epochs=2))
+        for name, more in (("single", {}), ("repeated", {"seeds": 2}))
+    )
+    assert (single.count(bootstrap), single.count(extremes)) == (2, 0)  # the grid's, and the table's
+    assert (repeated.count(bootstrap), repeated.count(extremes)) == (1, 1)

@@ -1,6 +1,7 @@
 """report.html in a browser: sliders, sorting and charts work by mouse and keyboard, and nothing is asked for."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from runner.records.results import TrialResult
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 from tests.support.browser import chromium, requested
@@ -29,9 +31,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a page of four trials, one of which has failed in the middle."""
     folder = tmp_path_factory.mktemp("page")
     experiment = write_experiment_folder(folder, source=NASTY, sweep=SWEEP, outcomes={STOPPED: ("failed", NASTY)})
-    content = Report([Storage.open(experiment)]).render([with_intervals(experiment)])
+    content = Report([Storage.open(experiment)]).render([with_swd(with_intervals(experiment))])
     (folder / "report.html").write_bytes(content)
     return (folder / "report.html").as_uri()
+
+
+def with_swd(results: Sequence[TrialResult]) -> list[TrialResult]:
+    """The results with a metric that sees blur."""
+    return [TrialResult(params, {**row, "swd": 0.1 + 0.01 * index}) for index, (params, row) in enumerate(results)]
 
 
 @pytest.fixture(autouse=True)
@@ -125,9 +132,34 @@ def test_the_axis_of_the_charts_can_be_steps(browser: Chrome) -> None:
     browser.execute_script("document.querySelector('.unit-choice input[value=steps]').click()")
     assert browser.execute_script("return document.getAnimations().length") == 0  # as asked for: no motion
     assert set(browser.execute_script(lines)) >= {"matrix(1, 0, 0, 1, 0, 0)", "matrix(0.25, 0, 0, 1, 0, 0)"}
-    assert one(browser, ".unit-shown").text == "steps"
+    assert set(texts(browser, ".curves .x-title")) == {"training, in steps"}
     moved = "return [...document.querySelectorAll('#by-epoch {}')].map(path => getComputedStyle(path).transform)"
     assert browser.execute_script(moved.format(".best-point")) == browser.execute_script(moved.format(".line"))
+
+
+def test_both_axes_of_each_chart_have_a_title_with_a_unit_that_covers_nothing(browser: Chrome) -> None:
+    charts = browser.find_elements(By.CSS_SELECTOR, ".chart .plot")
+    assert len(charts) == 6 + 4 + 1
+    for chart in charts:
+        up, across = (chart.find_element(By.CSS_SELECTOR, title) for title in (".y-title", ".x-title"))
+        assert up.is_displayed() and across.is_displayed()
+        assert re.search(r", (no unit|in dB)", up.text)
+        assert re.search(r", (no unit|in dB|in epochs)", across.text)
+        label = str(chart.find_element(By.TAG_NAME, "svg").get_attribute("aria-label"))
+        assert up.text.removesuffix(", logarithmic") in label
+        ticks = chart.find_elements(By.CSS_SELECTOR, ".y-axis span, .x-axis span")
+        caption = chart.find_element(By.XPATH, "../figcaption")
+        for other in (*(tick for tick in ticks if tick.is_displayed()), caption):
+            for title in (up, across):
+                assert not overlap(title.rect, other.rect), (title.text, other.text)
+
+
+def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
+    """True where two rectangles share more than an edge."""
+    return all(
+        one[start] + 1 < other[start] + other[size] and other[start] + 1 < one[start] + one[size]
+        for start, size in (("x", "width"), ("y", "height"))
+    )
 
 
 def test_pointing_at_a_chart_names_the_line_and_its_value_and_not_its_mark(browser: Chrome) -> None:
