@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import rich.console
 
+from runner.comparison.equal_losses import equal_losses
 from runner.config.loading import ExperimentSource, load_experiment
 from runner.console import Console
 from runner.errors import DataError, Exit
 from runner.on_ray.connection.address import cluster_address
 from runner.process.output import lasting_output
-from runner.records.equal_losses import equal_losses
 from runner.records.metrics_log import read_rows
 from runner.records.results import ENDED_WELL, TrialResult
 from runner.records.results_files import cell_row

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from gan.evaluation.metrics import Metric
 from runner.comparison.differences import Difference
+from runner.comparison.equal_losses import describe_equal_losses, equal_losses
 from runner.comparison.patch_values import PatchValues
 from runner.number_format import counted, to_width
-from runner.records.equal_losses import describe_equal_losses, equal_losses
 from runner.report.compared import Cell, Compared, compare, on_report_half
 from runner.report.figures import MAX_IN_FULL, Figure, figure, present
 from runner.report.seeds import with_trials

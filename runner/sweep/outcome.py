@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from runner.comparison.equal_losses import describe_equal_losses, equal_losses
 from runner.console import Console
 from runner.errors import Exit
 from runner.number_format import counted
 from runner.process.stop_request import StopRequest
-from runner.records.equal_losses import describe_equal_losses, equal_losses
 from runner.records.results import ENDED_WELL, TrialResult
 from runner.records.trial_file import read_outcome
 from runner.storage.run_folder import LOG, REPORT, RESULTS_CSV, trial_path

@@ -7,7 +7,7 @@ import pytest
 
 import runner.report.__main__
 from runner.api import load_results
-from runner.records.equal_losses import describe_equal_losses
+from runner.comparison.equal_losses import describe_equal_losses
 from runner.storage.run_folder import METRICS_LOG, REPORT
 from tests.support.commands import read_metrics
 from tests.support.experiment_folder import write_experiment_folder
