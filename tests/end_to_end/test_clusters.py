@@ -71,11 +71,6 @@ def test_a_run_waits_for_machines_hears_a_stop_meanwhile_and_follows_those_that_
     write_experiment(tmp_path, training={"epochs": 40}, sweep={"lambda_l1": [1, 2]}, tracking={"wandb": "off"})
     process = tune(cluster, tmp_path)
     read_until(process, WAITING)
-
-    # Without its nodes it says again what it waits for.
-    for node in cluster.nodes[1:]:
-        node.kill()
-    read_until(process, WAITING)
     process.send_signal(signal.SIGTERM)
     assert "stopped (SIGTERM)" in ended(process, 75)
     assert not (tmp_path / "results/patches").exists()
