@@ -1,12 +1,14 @@
 """A page that is written again and again at little cost: what was read or cut once is kept."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from runner.records.metrics_log import MetricsReader
 from runner.records.results import TrialResult
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
+from runner.report.details import find_origin
 from runner.report.figures import choose
 from runner.report.page import render
 from runner.report.reading import in_full, page_trial, read_drawn
@@ -24,8 +26,13 @@ class Report:
         self._pictures = PictureCache()
         self._logs: dict[str, _CurveLog] = {}
 
-    def render(self, results: Sequence[Sequence[TrialResult]]) -> bytes:
-        """The page for the experiments' results, in the order of the experiments."""
+    def render(self, results: Sequence[Sequence[TrialResult]], written_at: datetime | None = None) -> bytes:
+        """The page for the experiments' results, in the order of the experiments.
+
+        Args:
+            written_at: the time that the page says, with its time zone; None for now. Pages of the same files at the
+                same time are the same to the byte.
+        """
         names = _distinct_names(self._experiments)
         trials = [
             page_trial(experiment, result, name if len(names) > 1 else "")
@@ -41,7 +48,14 @@ class Report:
         trials = [full.get(id(trial), trial) for trial in trials]
         brackets = [found for experiment in self._experiments if (found := read_bracket(experiment)) is not None]
         logs = {trial.folder.root: trial.log for trial in full.values()}
-        return render(names, trials, list(full.values()), self._drawn, self._pictures, brackets, logs)
+        in_order = list(full.values())
+        origins = [
+            find_origin(experiment, name, in_order) for experiment, name in zip(self._experiments, names, strict=True)
+        ]
+        written_at = written_at or datetime.now().astimezone()
+        return render(
+            names, trials, in_order, self._drawn, self._pictures, brackets, logs, origins=origins, written_at=written_at
+        )
 
 
 class _CurveLog:
