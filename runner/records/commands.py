@@ -4,6 +4,7 @@ A folder of results is kept and sent to others, so that no row has a home folder
 the value of a field that is named like a secret.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -65,7 +66,12 @@ def command_text(program: str, arguments: Sequence[str], home: Path | None = Non
         program: such as `python -m runner.tune`.
         home: the home folder, for which `~` stands; None for that of this process.
     """
-    return " ".join([program, *(_quoted(_without_secrets(text), home or Path.home()) for text in arguments)])
+    # A user that the system does not know, as in some containers, has none.
+    with contextlib.suppress(RuntimeError):
+        home = home or Path.home()
+    # A link may lead to it; where it is `/`, all paths would begin with it.
+    folders = [str(path) for path in (home, home.resolve()) if str(path) != "/"] if home else []
+    return " ".join([program, *(_quoted(_without_secrets(text), folders) for text in arguments)])
 
 
 def record_command(experiment: Storage, attempt: int, text: str) -> None:
@@ -111,12 +117,11 @@ def _without_secrets(text: str) -> str:
     return _SECRET.sub(rf"\1{_HIDDEN}", _QUERY.sub(rf"\1{_HIDDEN}", text))
 
 
-def _quoted(argument: str, home: Path) -> str:
+def _quoted(argument: str, homes: Sequence[str]) -> str:
     """An argument as a shell takes it, with `~` for the home folder."""
-    for folder in dict.fromkeys((str(home), str(home.resolve()))):
-        # A path may also stand after `--storage=` or `data.source=`. The home of some containers is `/`.
-        if folder != "/":
-            argument = re.sub(rf"(?<![\w/.-]){re.escape(folder)}(?=/|$)", "~", argument)
+    for folder in homes:
+        # Its path may also stand after `--storage=` or `data.source=`.
+        argument = re.sub(rf"(?<![\w/.-]){re.escape(folder)}(?=/|$)", "~", argument)
     # A shell leaves a quoted `~` as it is, but so does this program: it expands it itself.
     return argument if re.fullmatch(r"[\w@%+=:,./~-]+", argument) else shlex.quote(argument)
 

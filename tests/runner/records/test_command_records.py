@@ -45,6 +45,12 @@ def test_a_home_folder_that_is_the_root_stands_for_nothing() -> None:
     assert command_text("x", ["/data/e.yaml"], Path("/")) == "x /data/e.yaml"
 
 
+def test_a_user_without_a_home_folder_has_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)  # whom the system does not know
+    assert command_text("x", ["/data/e.yaml", "~/e.yaml"]) == "x /data/e.yaml ~/e.yaml"
+
+
 def test_rows_are_added_and_damaged_ones_left_out(tmp_path: Path) -> None:
     experiment = Storage.open(tmp_path)
     assert read_commands(experiment) == []
