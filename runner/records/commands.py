@@ -69,7 +69,7 @@ def command_text(program: str, arguments: Sequence[str], home: Path | None = Non
     # A user that the system does not know, as in some containers, has none.
     with contextlib.suppress(RuntimeError):
         home = home or Path.home()
-    # A link may lead to it; where it is `/`, all paths would begin with it.
+    # A link may lead to it. Where it is `/`, nothing is to be hidden.
     folders = [str(path) for path in (home, home.resolve()) if str(path) != "/"] if home else []
     return " ".join([program, *(_quoted(_without_secrets(text), folders) for text in arguments)])
 

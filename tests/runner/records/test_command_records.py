@@ -42,7 +42,7 @@ def test_a_command_is_recorded_without_the_home_folder_and_without_secrets(typed
 
 
 def test_a_home_folder_that_is_the_root_stands_for_nothing() -> None:
-    assert command_text("x", ["/data/e.yaml"], Path("/")) == "x /data/e.yaml"
+    assert command_text("x", ["/data/e.yaml", "s3://bucket/x"], Path("/")) == "x /data/e.yaml s3://bucket/x"
 
 
 def test_a_user_without_a_home_folder_has_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
