@@ -131,6 +131,7 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
     # Loaded late, so that --help and a wrong option are answered at once.
     from runner.console import Console
     from runner.on_ray.connection.address import cluster_address
+    from runner.records.commands import command_text
     from runner.sweep.check import Options
     from runner.sweep.run import run_experiment
 
@@ -146,6 +147,7 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
         dashboard=arguments.dashboard,
         in_process=in_process,
         single=single,
+        command=command_text(arguments.program, arguments.typed),
     )
     # From the session on, a signal is a request to save and stop; until then there is nothing to save.
     with unwound_on_sigterm():
@@ -164,6 +166,8 @@ def run_command(
     """
     with lasting_output():
         arguments = parser.parse_args(argv)
+        # For the record of a run.
+        arguments.program, arguments.typed = parser.prog, sys.argv[1:] if argv is None else list(argv)
         try:
             return int(work(arguments))
         except (Exception, KeyboardInterrupt) as error:

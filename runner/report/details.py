@@ -1,14 +1,23 @@
-"""What the trials ran with and on: equal values once, differing ones for each trial."""
+"""What the trials ran with and on, equal values once, differing ones for each trial; and where a page comes from."""
 
+import csv
+import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gan.evaluation.metrics import MODES
 from runner.config.fingerprint import flatten
-from runner.number_format import shortest
+from runner.data.patch_store import META
+from runner.number_format import counted, shortest
+from runner.records.commands import Command, Revision, read_commands
 from runner.report.trials import PageTrial
+from runner.storage.folder import Storage
+from runner.storage.run_folder import EVALUATION_CSV, PATCHES
 
 _MACHINE = ("processor", "threads", "precision", "kernels")
 _ABSENT = "not recorded"
+_MAX_STARTS = 5  # that the page names
 _LEFT_OUT = ("sweep", "name")  # of the config: the same for all trials, and on the page already
 
 
@@ -25,6 +34,73 @@ class Setting(NamedTuple):
     def differs(self) -> bool:
         """True where the trials have different values."""
         return len(self.values) > 1
+
+
+class Origin(NamedTuple):
+    """Where the figures of an experiment come from.
+
+    Attributes:
+        experiment: its name on the page.
+        starts: the newest start of each command and revision of its code, the newest first; empty where an earlier
+            release ran it.
+        num_starts: how often it was started.
+        validation: what its trials were validated on, in words, once for each data; empty where that is not known.
+    """
+
+    experiment: str
+    starts: Sequence[tuple[Command, str]]
+    num_starts: int
+    validation: Sequence[str]
+
+
+def find_origin(experiment: Storage, name: str, in_full: Sequence[PageTrial]) -> Origin:
+    """The origin of an experiment's figures.
+
+    Args:
+        name: the experiment's name on the page.
+        in_full: the trials that are shown in full, of other experiments, too.
+    """
+    commands = read_commands(experiment)
+    newest = {(command.text, command.revision): command for command in commands}
+    starts = sorted(newest.values(), key=lambda command: -command.attempt)[:_MAX_STARTS]
+
+    validation: dict[str, str] = {}
+    for trial in in_full:
+        fingerprint = trial.record.get("data_fingerprint")
+        if trial.folder.root.startswith(f"{experiment.root}/") and fingerprint and not validation.get(fingerprint):
+            counts = _count_stored(experiment, fingerprint) or _count_evaluated(trial.folder)
+            if counts:
+                pictures, patches = counted(counts[0], "picture"), counted(counts[1], "patch", "patches")
+                patching = trial.record.get("config", {}).get("data", {}).get("patching", "")
+                validation[fingerprint] = f"{pictures}, {patches}" + (f" ({patching})" if patching else "")
+    described = [(command, _describe(command.revision)) for command in starts]
+    return Origin(name, described, len(commands), list(validation.values()))
+
+
+def _describe(revision: Revision) -> str:
+    """A revision in words."""
+    commit = f"commit {revision.commit}" if revision.commit else "no commit known"
+    changes = ", with changes that were not committed" if revision.is_changed else ""
+    return f"pix2pix-runner {revision.version}, {commit}{changes}" if revision.version else f"{commit}{changes}"
+
+
+def _count_stored(experiment: Storage, fingerprint: str) -> tuple[int, int] | None:
+    """Validation pictures and patches by the patch store; None where it is not there, or damaged."""
+    try:
+        meta = json.loads(experiment.above(1).at(f"{PATCHES}/{fingerprint}").read(META))
+        return int(meta["splits"]["val"]["pictures"]), int(meta["splits"]["val"]["patches"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _count_evaluated(trial: Storage) -> tuple[int, int] | None:
+    """The same by a trial's evaluation.csv, which has a row for each patch and mode; None where it has none."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(trial.read_text(EVALUATION_CSV))))
+        pictures = [row["picture"] for row in rows if row["mode"] == MODES[0]]
+    except (OSError, ValueError, KeyError, csv.Error):
+        return None
+    return (len(set(pictures)), len(pictures)) if pictures else None
 
 
 def compare_settings(trials: Sequence[PageTrial]) -> list[Setting]:

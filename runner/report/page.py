@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
 from runner.report.charts.scatters import draw_scatters, is_drawn
 from runner.report.decision import decide, join
-from runner.report.details import compare_machines, compare_settings
+from runner.report.details import Origin, compare_machines, compare_settings
 from runner.report.figures import EVAL_METRICS, STUDY_METRICS, axis_title, choose, describe_interval, figure, present
 from runner.report.rungs import Bracket, replayed
 from runner.report.seeds import over_seeds, seed_table
@@ -76,6 +77,9 @@ def render(
     brackets: Sequence[Bracket] = (),
     logs: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
     values: Mapping[str, PatchValues] = MappingProxyType({}),
+    *,
+    origins: Sequence[Origin],
+    written_at: datetime,
 ) -> bytes:
     """The page as UTF-8.
 
@@ -88,6 +92,8 @@ def render(
         brackets: the rungs of the experiments that are halved.
         logs: the logs of trials, under their folders' paths.
         values: of each patch, under the folders' paths of trials that are compared.
+        origins: of the experiments' figures.
+        written_at: with a time zone.
     """
     galleries = hang_galleries(in_full, pictures)
     # A drawn parameter has too many values for an axis of a heat map.
@@ -138,6 +144,8 @@ def render(
         "pictures": [_picture_data(gallery) for gallery in galleries],
         "settings": compare_settings(in_full),
         "machines": compare_machines(in_full),
+        "origins": origins,
+        "written_at": written_at,
         "style": Markup(style),
         "script": Markup(script),
         "script_hash": script_hash,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from runner.comparison.patch_values import PatchValues, read_patch_values
@@ -11,6 +12,7 @@ from runner.records.results import TrialResult
 from runner.records.trial_file import read_trial_file
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
+from runner.report.details import find_origin
 from runner.report.figures import choose
 from runner.report.page import render
 from runner.report.reading import in_full, page_trial, read_drawn
@@ -32,8 +34,13 @@ class Report:
         self._data: dict[str, str] = {}
         self._values: dict[str, PatchValues | None] = {}
 
-    def render(self, results: Sequence[Sequence[TrialResult]]) -> bytes:
-        """The page for the experiments' results, in the order of the experiments."""
+    def render(self, results: Sequence[Sequence[TrialResult]], written_at: datetime | None = None) -> bytes:
+        """The page for the experiments' results, in the order of the experiments.
+
+        Args:
+            written_at: the time that the page says, with its time zone; None for now. Pages of the same files at the
+                same time are the same to the byte.
+        """
         names = _distinct_names(self._experiments)
         trials = [
             page_trial(experiment, result, name if len(names) > 1 else "")
@@ -51,7 +58,23 @@ class Report:
         brackets = [found for experiment in self._experiments if (found := read_bracket(experiment)) is not None]
         logs = {trial.folder.root: trial.log for trial in full.values()}
         values = self._patch_values(trials)
-        return render(names, trials, list(full.values()), self._drawn, self._pictures, brackets, logs, values)
+        in_order = list(full.values())
+        origins = [
+            find_origin(experiment, name, in_order) for experiment, name in zip(self._experiments, names, strict=True)
+        ]
+        written_at = written_at or datetime.now().astimezone()
+        return render(
+            names,
+            trials,
+            in_order,
+            self._drawn,
+            self._pictures,
+            brackets,
+            logs,
+            values,
+            origins=origins,
+            written_at=written_at,
+        )
 
     def _data_of(self, trial: PageTrial) -> str:
         """The fingerprint of the data that a trial was trained and measured on; empty where it is not recorded."""

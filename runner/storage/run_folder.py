@@ -2,7 +2,8 @@
 
 STORAGE/
   patches/FINGERPRINT/                 quarantine.jsonl
-  EXPERIMENT/                          experiment.yaml  results.csv  rungs.json  report.html  lock  .ray/
+  EXPERIMENT/                          experiment.yaml  commands.jsonl  results.csv  rungs.json  report.html
+                                       lock  .ray/
     trials/TRIAL/                      trial.yaml  metrics.jsonl  log.txt  outcome.json  starts.jsonl  held.jsonl
       checkpoints/step_00004384/       manifest.json
 """
@@ -15,6 +16,7 @@ QUARANTINE = "quarantine.jsonl"
 
 # In an experiment's folder.
 EXPERIMENT_FILE = "experiment.yaml"
+COMMANDS = "commands.jsonl"
 RESULTS_CSV = "results.csv"
 RESULTS_JSON = "results.json"
 OVER_SEEDS = "over_seeds.csv"

@@ -46,6 +46,7 @@ class Options:
 
     Attributes:
         wait_s: for how long to wait for machines that may come; None for what the cluster's kind suggests.
+        command: as it was typed, for the record; empty where Python calls.
     """
 
     overrides: Sequence[str] = ()
@@ -59,6 +60,7 @@ class Options:
     dashboard: bool = True
     in_process: bool = False
     single: bool = False
+    command: str = ""
 
 
 class LocatedData(NamedTuple):

@@ -11,6 +11,7 @@ from runner.console import Console
 from runner.halving.rungs import read_rungs, write_rungs
 from runner.halving.stages import Stage, describe_rung, next_stage, reason_halted
 from runner.process.lease import Lease
+from runner.records.commands import record_command
 from runner.records.results import TrialResult
 from runner.records.seeds import repeated_cells
 from runner.records.starts import Cause, cause_of, newest_start, read_starts
@@ -40,6 +41,7 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     _print_what_is_not_run(plan, console)
     # Reports and the Python interface read an experiment from its folder alone.
     plan.folder.write(EXPERIMENT_FILE, to_yaml(plan.experiment))
+    record_command(plan.folder, lease.attempt, plan.options.command)
     if plan.halving is None:
         plan.folder.remove(RUNGS)  # of an earlier start: no rung decides anything now
     to_run = {trial.name for trial in plan.pending}

@@ -209,6 +209,7 @@ def test_a_trial_in_this_process_leaves_what_the_contract_says(tmp_path: Path, c
     trial = experiment / "trials" / "trial"
     assert {path.name for path in experiment.iterdir()} == {
         ".ray",
+        "commands.jsonl",
         "experiment.yaml",
         "report.html",
         "results.csv",

@@ -1,5 +1,7 @@
 """What a report is made of in its tests: trials, verdicts, and a whole page."""
 
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,14 @@ def said(decision: Decision) -> str:
     return " ".join("".join(text for text, _ in sentence) for sentence in decision.sentences)
 
 
-def page_of(*folders: Path) -> str:
+def page_of(*folders: Path, written_at: datetime | None = None) -> str:
     """The page of experiments, as the command makes it."""
     experiments, results = zip(*(read_results(str(folder)) for folder in folders), strict=True)
-    return Report(experiments).render(results).decode()
+    return Report(experiments).render(results, written_at).decode()
+
+
+def undated(page: Path) -> str:
+    """A page without the time at which it was written."""
+    text, count = re.subn(r"<time datetime=.*?</time>", "", page.read_text())
+    assert count == 1
+    return text

@@ -142,6 +142,6 @@ def test_a_page_over_seeds_has_a_table_of_them(tmp_path: Path) -> None:
     assert 'id="seeds"' in rendered
     assert "2 of 3" in rendered
     assert "No winner yet: 1 trial can still win. So far" in rendered
-    assert "Each cell is the mean over its seeds" in rendered
+    assert "A cell is a setting, by the mean over its seeds." in rendered
     plain = write_experiment_folder(tmp_path, "plain", sweep={"batch_size": [2, 8]})
     assert 'id="seeds"' not in Report([Storage.open(plain)]).render([read_results(str(plain))[1]]).decode()

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from markupsafe import escape
 
 from gan.evaluation.bootstrap import NUM_DRAWS
 from gan.evaluation.grids import comparison_png
 from runner.api import load_results
 from runner.process.lease import Lease
+from runner.records.commands import record_command
 from runner.report.__main__ import main
 from runner.report.charts.curves import draw_curves
 from runner.report.charts.heatmaps import heat_maps
@@ -26,7 +28,7 @@ from runner.report.trials import PageTrial
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 from tests.support.experiment_folder import as_image, grid_png, with_intervals, write_experiment_folder
-from tests.support.report_pages import NASTY, SWEEP, page_of, trial
+from tests.support.report_pages import NASTY, SWEEP, page_of, trial, undated
 
 Capture = pytest.CaptureFixture[str]
 
@@ -150,7 +152,9 @@ def test_what_an_experiment_says_is_shown_as_text(tmp_path: Path) -> None:
     folder = write_experiment_folder(
         tmp_path, source=NASTY, sweep=SWEEP, outcomes={"batch_size=2,lambda_l1=10": ("failed", NASTY)}
     )
+    record_command(Storage.open(folder), 1, NASTY)
     rendered = page_of(folder)
+    assert f"<code>{escape(NASTY)}</code>" in rendered.partition("<footer>")[2]
     assert rendered.count("&lt;/script&gt;&lt;script&gt;document.title=&#34;taken over&#34;&lt;/script&gt;") >= 2
     assert rendered.count("<script") == rendered.count("</script>") == 2
     assert "onerror='" not in rendered
@@ -223,10 +227,10 @@ def test_the_command_writes_the_page_and_the_results(tmp_path: Path, capsys: Cap
     folder = write_experiment_folder(tmp_path, sweep=SWEEP)
     assert main([str(folder)]) == 0
     assert "report.html: 4 trials" in capsys.readouterr().out
-    first = (folder / "report.html").read_bytes()
+    first = undated(folder / "report.html")
     assert (folder / "results.csv").read_text().startswith("batch_size,lambda_l1,trial,status,epochs,steps,ssim")
     assert main([str(folder)]) == 0
-    assert (folder / "report.html").read_bytes() == first
+    assert undated(folder / "report.html") == first
 
 
 def test_several_experiments_are_compared_in_one_page(
@@ -235,13 +239,13 @@ def test_several_experiments_are_compared_in_one_page(
     folders = [write_experiment_folder(tmp_path / place, "one", sweep={"batch_size": [2, 8]}) for place in ("a", "b")]
     monkeypatch.chdir(tmp_path)
     assert main(["a/one", "b/one"]) == 0
-    rendered = (tmp_path / "report.html").read_text().replace("<wbr>", "")
+    rendered = undated(tmp_path / "report.html").replace("<wbr>", "")
     assert "<h1>a/one and b/one</h1>" in rendered
     assert ">b/one/batch_size=8<" in rendered
     assert "experiment ↓" in rendered or "experiment →" in rendered
     assert not (folders[0] / "results.csv").exists()
     assert main(["a/one", "b/one", "--out", "both.html"]) == 0
-    assert (tmp_path / "both.html").read_text().replace("<wbr>", "") == rendered
+    assert undated(tmp_path / "both.html").replace("<wbr>", "") == rendered
 
 
 @pytest.mark.parametrize(
@@ -284,12 +288,12 @@ def test_a_live_page_is_written_seldom_and_at_the_end(tmp_path: Path) -> None:
     live.update(results)
     assert not (folder / "report.html").exists()
     live.write(results)
-    first = (folder / "report.html").read_bytes()
+    first = undated(folder / "report.html")
     (folder / "report.html").unlink()
     live.update(results)
     assert not (folder / "report.html").exists()
     live.write(results)
-    assert (folder / "report.html").read_bytes() == first
+    assert undated(folder / "report.html") == first
     assert not told
 
 
