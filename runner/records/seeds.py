@@ -87,10 +87,10 @@ def by_cell(items: Iterable[Item], params: Iterable[Mapping[str, Any]]) -> dict[
 
 
 def counting(statuses: Sequence[str]) -> list[int]:
-    """Which of a cell's trials count for its means: the finished ones, or all that did not end badly if none is."""
-    # An unfinished trial was measured on a sample of the patches: its metrics are not comparable.
-    finished = [i for i, status in enumerate(statuses) if status == "finished"]
-    return finished or [i for i, status in enumerate(statuses) if status not in ENDED_BADLY]
+    """Which of a cell's trials count for its means: those at their end, or all that did not end badly if none is."""
+    # A trial that was not evaluated at its end was measured on a sample of the patches: that is not comparable.
+    at_end = [i for i, status in enumerate(statuses) if status in ("finished", "early_stopped")]
+    return at_end or [i for i, status in enumerate(statuses) if status not in ENDED_BADLY]
 
 
 def spread(values: Sequence[float]) -> Spread:
