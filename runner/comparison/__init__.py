@@ -1,4 +1,4 @@
-"""Which differences between trials are clear: picture by picture for models, seed by seed for settings; and trials that are the same though their settings differ.
+"""Which differences between trials are clear: picture by picture for models, seed by seed for settings.
 
-This package loads neither torch nor Ray.
+Trials that are the same although their settings differ are named, too. This package loads neither torch nor Ray.
 """

@@ -346,8 +346,8 @@ class Experiment(Section):
             )
         if batch_size % workers:
             raise ValueError(
-                f"training.batch_size is {batch_size}, but {workers} workers must share a batch equally: "
-                f"use a multiple of {workers}"
+                f"training.batch_size is {batch_size}, but resources.workers is {workers}, and workers must share a "
+                f"batch equally: use a multiple of {workers}, or fewer workers"
             )
         return self
 

@@ -182,14 +182,13 @@ def describe_rung(rung: Rung, halving: Halving) -> str:
     named = [f"{cell.name} ({'-' if cell.mean is None else significant(cell.mean)})" for cell in rung.kept[:_MAX_NAMED]]
     more = f" and {len(rung.kept) - _MAX_NAMED} more" if len(rung.kept) > _MAX_NAMED else ""
     return (
-        f"rung at epoch {rung.epochs}, by {title}: {len(rung.kept)} of {counted(len(rung.cells), 'cell')} go on: "
-        f"{', '.join(named)}{more}"
+        f"rung at epoch {rung.epochs}, by {title}: {len(rung.kept)} of {counted(len(rung.cells), 'cell')} "
+        f"{'goes' if len(rung.kept) == 1 else 'go'} on: {', '.join(named)}{more}"
     )
 
 
 def reason_halted(name: str, rung: Rung, halving: Halving) -> str:
     """Why a trial was halted, for people."""
     rank = next(rank for rank, cell in enumerate(rung.cells, start=1) if name in cell.trials)
-    return (
-        f"rank {rank} of {len(rung.cells)} by {halving.metric} at epoch {rung.epochs}; the best {rung.num_kept} go on"
-    )
+    best = f"the best {rung.num_kept} go on" if rung.num_kept > 1 else "the best goes on"
+    return f"rank {rank} of {len(rung.cells)} by {halving.metric} at epoch {rung.epochs}; {best}"

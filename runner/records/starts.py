@@ -38,7 +38,7 @@ def cause_of(status: str, reason: str) -> Cause:
     if status == "finished":
         return Cause("it had finished, and training.epochs was raised", is_fault=False)
     if status in ("paused", "halted"):
-        return Cause("it had ended at a rung, and goes on", is_fault=False)
+        return Cause("it had waited at a rung", is_fault=False)
     if status == "early_stopped":
         return Cause("its patience had ended, and evaluation.patience was raised", is_fault=False)
     if status == "diverged":

@@ -1,15 +1,19 @@
 """The work of `python -m runner.status`: shows an experiment once, or until its run ends."""
 
+import shlex
 import time
 from datetime import datetime
 
 from runner.console import Console
 from runner.number_format import duration
 from runner.process.lease import Holder
+from runner.records.results import ENDED_WELL
 from runner.records.seeds import repeated_cells
 from runner.screen.sweep_progress import by_interest, describe_counts, describe_rest, describe_sweep
 from runner.screen.trial_tables import progress_table
 from runner.status.reading import Status, StatusReader
+from runner.storage.folder import Storage
+from runner.storage.run_folder import EXPERIMENT_FILE, REPORT
 
 _INTERVAL_S = 2.0
 _MAX_ROWS = 40
@@ -54,9 +58,7 @@ def _print(reader: StatusReader, status: Status, console: Console) -> None:
     console.print(describe_holder(status))
     if not status.trials:
         console.print("its trials are not planned yet: the run is being prepared, or ended before that")
-        return
-
-    if status.is_held:
+    elif status.is_held:
         console.print(describe_sweep(status.trials, _num_running(status)))
         trials = by_interest(status.trials)
         console.rich.print(progress_table(trials[:_MAX_ROWS]))
@@ -66,6 +68,31 @@ def _print(reader: StatusReader, status: Status, console: Console) -> None:
         console.print(describe_counts(status.trials))
         results = reader.results(status)
         console.results(results, repeated_cells(results))
+    if step := describe_next_step(status, reader.experiment):
+        console.print(step, wrap=False)
+
+
+def describe_next_step(status: Status, experiment: Storage) -> str:
+    """What the person may do next, with the command for it; "" where nothing is known."""
+    folder = shlex.quote(experiment.shown)
+    if status.is_held:
+        return f"to follow it: python -m runner.status {folder} --watch"
+    if not status.trials:
+        return "to go on: give the same command again"
+
+    # The experiment's own file has what --set gave it, too.
+    storage = shlex.quote(experiment.above(1).shown)
+    again = f"python -m runner.tune {folder}/{EXPERIMENT_FILE} --storage {storage}"
+    statuses = {trial.status for trial in status.trials}
+    if statuses <= set(ENDED_WELL):
+        return (
+            f"to look at it: {experiment.shown}/{REPORT}"
+            if experiment.exists(REPORT)
+            else (f"to compare its trials: python -m runner.report {folder}")
+        )
+    if statuses <= {*ENDED_WELL, "diverged"}:
+        return f"to try again what has diverged: {again} --retry-diverged"
+    return f"to go on: {again}"
 
 
 def describe_holder(status: Status) -> str:

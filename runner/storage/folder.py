@@ -77,7 +77,10 @@ class Storage:
     @property
     def shown(self) -> str:
         """The folder as a user would type it: relative where it lies below the working directory."""
-        here = Path.cwd()
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:  # somebody has removed it meanwhile
+            return self.root
         return str(self.local_path.relative_to(here)) if self.local_path.is_relative_to(here) else self.root
 
     def at(self, name: str) -> "Storage":

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from runner.config.halving import HALVING, Halving
@@ -87,6 +88,8 @@ class SweepPlan(NamedTuple):
         resources: what each worker gets on this machine; None where a cluster decides, or nothing is to run.
         notes: what the person should know, a sentence each.
         halving: which trials are trained to the end; None for all.
+        to_make: the patches of each split that the source is expected to give, under each patching whose store pending
+            trials need and that is not there yet.
     """
 
     experiment: Experiment
@@ -99,6 +102,7 @@ class SweepPlan(NamedTuple):
     resources: TrialResources | None
     notes: Sequence[str]
     halving: Halving | None = None
+    to_make: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
     @property
     def folder(self) -> Storage:
@@ -162,7 +166,8 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     plan = SweepPlan(experiment, options, storage, located, trials, pending, left, resources, notes, space.halving)
     # The last rules, because they look at every picture.
     if pending:
-        _check_room(plan, _check_pictures(plan))
+        plan = plan._replace(to_make=_check_pictures(plan))
+        _check_room(plan)
     return plan
 
 
@@ -378,8 +383,8 @@ def _check_worker_semantics(folder: Storage, pending: Sequence[Trial]) -> None:
         refuse_earlier_workers(trial.name, recorded, has_steps=bool(checkpoint_steps(trial_folder)))
 
 
-def _check_pictures(plan: SweepPlan) -> dict[str, int]:
-    """The number of patches that are to be made, under each patching whose store is not there yet.
+def _check_pictures(plan: SweepPlan) -> dict[str, Mapping[str, int]]:
+    """The number of patches of each split that are to be made, under each patching whose store is not there yet.
 
     Raises:
         DataError: headers show that preparation would refuse the pictures, or that they are too few for the workers.
@@ -387,7 +392,7 @@ def _check_pictures(plan: SweepPlan) -> dict[str, int]:
     from runner.sweep.disk import expect_patches  # loaded after the quick rules
 
     # Stores are made once for all trials of a patching.
-    to_make: dict[str, int] = {}
+    to_make: dict[str, Mapping[str, int]] = {}
     for trial in plan.pending:
         data = trial.config.data
         located = plan.data[data.patching]
@@ -411,7 +416,7 @@ def _check_pictures(plan: SweepPlan) -> dict[str, int]:
         of_val = [entry for entry in expected.left_out if entry["file"].startswith("val/")]
         num_val = sum(picture.split == "val" for picture in located.source.pictures) - len(of_val)
         check_enough_pictures(plan.experiment, num_val)
-        to_make[data.patching] = sum(expected.num_patches.values())
+        to_make[data.patching] = expected.num_patches
     return to_make
 
 
@@ -442,6 +447,25 @@ def check_enough_patches(config: Experiment, num_patches: int) -> None:
         )
 
 
+def note_on_large_batches(trials: Sequence[Trial], num_patches: Mapping[str, int]) -> list[str]:
+    """A sentence where a batch would be larger than the data.
+
+    Args:
+        num_patches: to train on, under each patching.
+    """
+    sizes: dict[int, set[int]] = {}
+    for trial in trials:
+        count = num_patches[trial.config.data.patching]
+        if trial.config.training.batch_size > count:
+            sizes.setdefault(count, set()).add(trial.config.training.batch_size)
+    return [
+        f"training.batch_size is {' and '.join(map(str, sorted(found)))}, but there "
+        f"{'is' if count == 1 else 'are'} only {counted(count, 'patch', 'patches')} to train on: each step takes all "
+        f"of them, as with a batch_size of {count}"
+        for count, found in sizes.items()
+    ]
+
+
 def check_enough_pictures(experiment: Experiment, num_val: int) -> None:
     """Raises ConfigError where one validation picture would have to be both what is chosen by and what is reported.
 
@@ -462,12 +486,8 @@ def check_enough_pictures(experiment: Experiment, num_val: int) -> None:
         )
 
 
-def _check_room(plan: SweepPlan, to_make: Mapping[str, int]) -> None:
-    """Raises StorageError where the disk has less room than the run will need.
-
-    Args:
-        to_make: the patches of the stores that are to be made.
-    """
+def _check_room(plan: SweepPlan) -> None:
+    """Raises StorageError where the disk has less room than the run will need."""
     from runner.sweep.disk import disk_needed
 
     # What stands there already of pending trials will be replaced.
@@ -475,6 +495,7 @@ def _check_room(plan: SweepPlan, to_make: Mapping[str, int]) -> None:
     # How many trials a cluster runs at once is not known yet: it is one at least.
     at_once = plan.resources.max_concurrent if plan.resources else 1
     configs = [trial.config for trial in plan.pending]
+    to_make = {patching: sum(splits.values()) for patching, splits in plan.to_make.items()}
     needed = disk_needed(configs, at_once, to_make) + _initial_weights_to_copy(plan) - there
 
     free = plan.storage.free_bytes()

@@ -16,7 +16,7 @@ from runner.records.seeds import by_cell
 from runner.records.trial_folders import Trial
 from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.run_folder import PATCHES
-from runner.sweep.check import SweepPlan, check_enough_patches
+from runner.sweep.check import SweepPlan, check_enough_patches, note_on_large_batches
 from runner.sweep.disk import expect_patches, patch_bytes, trial_disk
 from runner.trial.resources import TrialResources, this_machine
 
@@ -33,6 +33,8 @@ def print_plan(plan: SweepPlan, console: Console) -> Exit:
     if (more := len(plan.trials) - _MAX_SHOWN) > 0:
         steps = sum(_num_steps(trial, num_patches[trial.config.data.patching]) for trial in plan.trials)
         console.print(f"  and {counted(more, 'more trial')}; {steps:,} steps in all")
+    for note in note_on_large_batches(plan.trials, num_patches):
+        console.print(f"note: {note}")
     for line in _describe_halving(plan, num_patches):
         console.print(line)
     console.print(_describe_disk(plan, num_patches))
@@ -89,6 +91,11 @@ def _count_training_patches(plan: SweepPlan) -> dict[str, int]:
         if data.patching in num_patches:
             continue
 
+        # The pictures have been looked at: that takes long.
+        if data.patching in plan.to_make:
+            num_patches[data.patching] = plan.to_make[data.patching]["train"]
+            continue
+
         located = plan.data[data.patching]
         # A store has the exact number. The headers of pictures say nothing about damage further on in a file.
         store, _ = find_store(plan.storage.at(PATCHES), located.fingerprint)
@@ -142,13 +149,15 @@ def _describe_halving(plan: SweepPlan, num_patches: Mapping[str, int]) -> list[s
     lines, left = [], num_cells
     for rung in halving.rungs(epochs):
         kept = halving.num_kept(left)
-        lines.append(f"  epoch {rung}: of {counted(left, 'cell')} the best {kept} by {halving.metric} go on")
+        best = f"the best {kept} by {halving.metric} go on" if kept > 1 else f"the best by {halving.metric} goes on"
+        decision = f"of {left} cells {best}" if left > 1 else "the last cell goes on"
+        lines.append(f"  epoch {rung}: {decision}")
         left = kept
     share = halving.cell_epochs(num_cells, epochs) / (num_cells * epochs)
     # Cells of small batches have more steps, and nobody knows yet which cells go on.
     steps = {_num_steps(trial, num_patches[trial.config.data.patching]) for trial in plan.trials}
     about = "" if len(steps) == 1 else ", if cells with many and with few steps an epoch go on alike"
-    return [f"halving: {share:.0%} of the steps of the whole grid{about}", *lines]
+    return [f"halving: {share * 100:.0f} % of the steps of the whole grid{about}", *lines]
 
 
 def _describe_sample(plan: SweepPlan) -> list[str]:

@@ -14,7 +14,7 @@ from runner.process.stop_request import Stopped
 from runner.screen.cutting import with_bar
 from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
-from runner.sweep.check import SweepPlan, check_enough_patches, check_enough_pictures
+from runner.sweep.check import SweepPlan, check_enough_patches, check_enough_pictures, note_on_large_batches
 from runner.sweep.session import Session
 from runner.sweep.waiting import await_resources, stoppable
 from runner.trial.resources import TrialResources
@@ -111,4 +111,8 @@ def _prepare_stores(plan: SweepPlan, session: Session) -> dict[str, PatchStore]:
         stores[data.patching] = store
         for line in describe_store(store):
             session.console.print(line)
+
+    num_patches = {patching: store.num_patches("train") for patching, store in stores.items()}
+    for note in note_on_large_batches(plan.pending, num_patches):
+        session.console.print(f"note: {note}")
     return stores

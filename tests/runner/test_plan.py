@@ -18,8 +18,11 @@ import runner.train
 import runner.translate
 import runner.tune
 from runner import ConfigError, DataError, load_results, run_experiment
+from runner.config.schema import Data
+from runner.data.sources import Source
 from runner.records.trial_folders import least_epochs
 from runner.storage.folder import Storage
+from runner.sweep import disk
 from tests.support.commands import SMALL, read_metrics, write_experiment
 from tests.support.pictures import satellite_and_map
 
@@ -125,6 +128,63 @@ def test_fewer_patches_than_workers_are_refused_at_once(tmp_path: Path, capsys: 
     assert runner.tune.main([str(path), "--storage", str(tmp_path / "results")]) == 2
     assert capsys.readouterr().err == said
     assert not (tmp_path / "results").exists()
+
+
+def test_a_batch_that_is_larger_than_the_data_is_said_by_the_plan_and_by_the_run(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    changes = {**SHORT, "data": {"source": str(write_data(tmp_path / "pairs", train=3)), "patch_size": 64}}
+    changes |= {"sweep": {"batch_size": [2, 4, 8]}}
+    note = (
+        "note: training.batch_size is 4 and 8, but there are only 3 patches to train on: each step takes all of them, "
+        "as with a batch_size of 3"
+    )
+    path = write_experiment(tmp_path, **changes)
+    storage = tmp_path / "results"
+    assert runner.tune.main([str(path), "--dry-run", "--storage", str(storage)]) == 0
+    assert note in " ".join(capsys.readouterr().out.split())
+    results = run_experiment(path, storage=storage, in_process=True)
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert results.equal_losses == [["batch_size=4", "batch_size=8"]]
+    # Once the patches are there, too; and not where no batch is too large.
+    assert runner.tune.main([str(path), "--dry-run", "--storage", str(storage)]) == 0
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert runner.tune.main([str(path), "--dry-run", "--storage", str(storage), "--set", "sweep.batch_size=[2,3]"]) == 0
+    assert "training.batch_size is" not in capsys.readouterr().out
+
+
+def test_the_plan_of_a_halved_sweep_says_in_words_what_each_rung_keeps(tmp_path: Path, capsys: Capture) -> None:
+    halving = {"metric": "swd", "first_epochs": 1, "reduction_factor": 3}
+    data = {**SHORT["data"], "synthetic": {"train": 2, "val": 2}}
+    sweep = {"lambda_l1": list(range(1, 10)), "halving": halving}
+    changes = {**SHORT, "data": data, "training": {"epochs": 10}, "sweep": sweep}
+    path = write_experiment(tmp_path, **changes)
+    assert runner.tune.main([str(path), "--dry-run", "--storage", str(tmp_path / "results")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.startswith("halving:")]
+    assert lines[first : first + 4] == [
+        "halving: 24 % of the steps of the whole grid",
+        "  epoch 1: of 9 cells the best 3 by swd go on",
+        "  epoch 3: of 3 cells the best by swd goes on",
+        "  epoch 9: the last cell goes on",
+    ]
+
+
+@pytest.mark.parametrize("patchings", [["tiles"], ["tiles", "resize"]])
+def test_the_plan_looks_at_the_pictures_once_for_each_patching(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, patchings: list[str]
+) -> None:
+    looked: list[str] = []
+    expect_patches = disk.expect_patches
+
+    def counting(source: Source, data: Data) -> disk.ExpectedPatches:
+        looked.append(data.patching)
+        return expect_patches(source, data)
+
+    monkeypatch.setattr(disk, "expect_patches", counting)
+    monkeypatch.setattr("runner.sweep.dry_run.expect_patches", counting)
+    assert dry_run(tmp_path, capsys, sweep={"patching": patchings, "lambda_l1": [1, 10]})[0] == 0
+    assert looked == patchings
 
 
 def run(tmp_path: Path, **changes: Any) -> Any:

@@ -85,7 +85,7 @@ BAD = [
     ({"data": {"patch_size": 100}}, "data.patch_size is 100: it must be one of 64, 128"),
     ({"data": {"max_bad_fraction": 2}}, "data.max_bad_fraction is 2: it must be 1 or less"),
     ({"resources": {"gpus_per_worker": "all"}}, "resources.gpus_per_worker is 'all': it must be 'auto', or must be"),
-    ({"resources": {"workers": 3}}, "training.batch_size is 8, but 3 workers must share a batch equally"),
+    ({"resources": {"workers": 3}}, "training.batch_size is 8, but resources.workers is 3, and workers must share"),
     ({"sweep": {"batch_size": []}}, "sweep.batch_size is an empty list"),
     ({"sweep": {"batch_size": 4}}, "sweep.batch_size is 4: it must be a list of values"),
     ({"sweep": {"batch_size": [1, 4, 1]}}, "trial batch_size=1 is in the sweep twice (sweep.batch_size[2])"),

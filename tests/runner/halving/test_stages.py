@@ -11,7 +11,7 @@ from runner.config.halving import Halving
 from runner.config.schema import Experiment
 from runner.errors import ConfigError, StorageError
 from runner.halving.rungs import read_rungs, write_rungs
-from runner.halving.stages import Stage, check_recorded, next_stage, reason_halted
+from runner.halving.stages import Stage, check_recorded, describe_rung, next_stage, reason_halted
 from runner.records.metrics_log import encode_row
 from runner.records.trial_file import write_outcome
 from runner.records.trial_folders import Trial
@@ -82,6 +82,14 @@ def test_a_rung_waits_for_its_last_trial_and_then_the_best_part_goes_on(experime
     assert reason_halted("lambda_l1=1,seed=0", stage.rungs[0], BY_SWD) == (
         "rank 3 of 3 by swd at epoch 2; the best 2 go on"
     )
+
+
+def test_a_rung_that_keeps_one_cell_says_so_in_the_singular(experiment: Storage) -> None:
+    trials = sweep_of([1, 10])
+    at_first_rung(experiment, trials, [0.3, 0.1])
+    (rung,) = next_stage(experiment, trials, BY_SWD).rungs
+    assert describe_rung(rung, BY_SWD) == "rung at epoch 2, by SWD: 1 of 2 cells goes on: lambda_l1=10 (0.1000)"
+    assert reason_halted(trials[0].name, rung, BY_SWD) == "rank 2 of 2 by swd at epoch 2; the best goes on"
 
 
 def test_a_row_without_the_weights_of_its_epoch_does_not_count(experiment: Storage) -> None:

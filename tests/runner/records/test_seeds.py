@@ -47,6 +47,12 @@ def test_a_cell_over_its_seeds_has_mean_spread_and_extremes() -> None:
     assert list(two.metrics) == ["ssim"]
 
 
+def test_a_trial_that_ended_by_its_patience_counts_with_the_finished_ones() -> None:
+    (cell,) = repeated_cells([result(1, 0, 0.1), result(1, 1, 0.3, "early_stopped"), result(1, 2, 0.9, "halted")])
+    assert (cell.num_seeds, cell.num_counted) == (3, 2)
+    assert cell.metrics["ssim"].mean == pytest.approx(0.2)
+
+
 def test_only_finished_trials_count_once_there_are_some() -> None:
     results = [result(2, 0, 0.1), result(2, 1, 0.2), result(2, 2, 0.9, "running")]
     (cell,) = repeated_cells(results)

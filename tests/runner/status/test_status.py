@@ -1,7 +1,9 @@
 """`python -m runner.status`: what another process sees of an experiment, and that it leaves no trace of itself."""
 
+import importlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -62,9 +64,50 @@ def test_an_experiment_that_nobody_runs_shows_its_results(folder: Path, capsys: 
     assert statuses(out) == {"lambda_l1=10": "finished", "lambda_l1=100": "stopped", "lambda_l1=1000": "stopped"}
 
 
+def test_the_next_step_is_named_as_a_command_that_goes_on(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    storage = tmp_path / "my results"
+    shutil.copytree(undisturbed / "results", storage)
+    folder = storage / "tiny"
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"to look at it: {folder}/report.html"
+
+    # More epochs are wanted, as when a run was stopped.
+    config = folder / "experiment.yaml"
+    config.write_text(config.read_text().replace("epochs: 6", "epochs: 8"))
+    write_outcome(Storage.open(folder / "trials" / "trial"), "stopped", "Ctrl-C")
+    assert main([str(folder)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("to go on: python -m runner.tune ")
+    module, *arguments = shlex.split(last.partition("python -m ")[2])
+    assert importlib.import_module(module).main([*arguments, "--dry-run"]) == 0
+    assert "trial: 8 epochs of 12 patches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "step"),
+    [
+        ({"lambda_l1=10": ("diverged", "")}, "to try again what has diverged: python -m runner.tune {folder}"),
+        ({"lambda_l1=10": ("diverged", ""), "lambda_l1=100": ("failed", "")}, "to go on: python -m runner.tune"),
+        ({"lambda_l1=10": ("halted", ""), "lambda_l1=100": ("early_stopped", "")}, "to compare its trials: python -m"),
+    ],
+)
+def test_the_next_step_depends_on_how_trials_ended(
+    tmp_path: Path, capsys: Capture, outcomes: dict[str, tuple[str, str]], step: str
+) -> None:
+    folder = write_experiment_folder(tmp_path, sweep=SWEEP, outcomes=outcomes)
+    assert main([str(folder)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(step.format(folder=folder))
+    assert last.endswith(" --retry-diverged") == ("diverged:" in step)
+
+
 def test_a_run_shows_who_runs_it_and_how_far_it_is(folder: Path, lease: Lease, capsys: Capture) -> None:
     assert main([str(folder)]) == 0
-    first, second, _, row, *_ = capsys.readouterr().out.splitlines()
+    first, second, _, row, *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"to follow it: python -m runner.status {folder} --watch"
     assert first.startswith(f"run by process {os.getpid()} on ") and "last heartbeat 0." in first
     # 40 patches an epoch are 40 steps: half of them are done, and the log has 10 a second.
     assert second == "3 trials: 1 running, 1 finished, 1 waiting"

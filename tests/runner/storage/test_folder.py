@@ -196,6 +196,20 @@ def test_the_storage_of_a_linked_folder_is_where_the_folder_lies(tmp_path: Path)
     assert Storage.open(tmp_path / "link").above(3).local_path == (tmp_path / "results").resolve()
 
 
+def test_a_folder_is_shown_as_one_would_type_it_even_where_the_working_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", Storage.open(tmp_path / "there")
+    here.mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert (there.shown, Storage.open("here").shown) == ("there", "here")
+    monkeypatch.chdir(here)
+    assert there.shown == str(tmp_path / "there")
+    here.rmdir()
+    assert there.shown == str(tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_uri_is_refused_wherever_a_folder_is_given() -> None:
     with pytest.raises(StorageError, match="s3://bucket/run: object stores are not supported yet"):
         Storage.open("s3://bucket/run")
