@@ -84,7 +84,10 @@ def suggest(name: str, known: Collection[str], elsewhere: Collection[str] = ()) 
     # The right name in the wrong section, perhaps for a wrong indentation, is more likely than another name.
     for candidates, cutoff in ((here, 1), (there, 1), (here, 0.6), (there, 0.8)):
         if close := difflib.get_close_matches(_plain(name), candidates, n=1, cutoff=cutoff):
-            return f"{remark}did you mean {' or '.join(f'`{field}`' for field in candidates[close[0]])}?"
+            # `seedx` may be `seed` or `seeds`.
+            alike = [other for other in candidates if cutoff < 1 and other.rstrip("s") == close[0].rstrip("s")]
+            fields = [field for other in alike or close for field in candidates[other]]
+            return f"{remark}did you mean {' or '.join(f'`{field}`' for field in fields)}?"
     return f"{remark}known fields: {', '.join(known)}"
 
 
