@@ -55,10 +55,10 @@ class WrittenExperiment:
     def _with_place(self, line: str) -> str:
         """The line of an error with the place of the field that it is about, if that is known."""
         text = line.removeprefix(f"{self.origin}: ")
-        # The field that the line begins with, where it is written; else the first that it names and that is written.
+        # The field that the line begins with; in a line about the whole experiment the first one that it names.
         first = _FIELD.match(text)
         named = [first[0]] if first else []
-        if text != line or (named and "." in named[0]):
+        if text != line:
             named += [found for found in _FIELD.findall(text) if "." in found]
         names = [name.strip("`") for name in named]
         written = [self.places[name] for name in names if name in self.places]

@@ -17,7 +17,8 @@ _TorchBackend: Any = TorchConfig().backend_cls
 class TrialBackend(_TorchBackend):
     """Ray's set-up of torch.distributed, only where there are workers to connect.
 
-    Its store listens on every interface of the machine, and a worker by itself has nothing to keep there.
+    Its store listens on every interface of the machine, because torch binds it to no address, and Ray has no other way
+    for workers to meet. A worker by itself has nothing to keep there.
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
