@@ -82,6 +82,6 @@ def test_a_page_has_these_charts_and_a_link_to_them_once_something_is_evaluated(
     losses, _, by_epoch = page_of(folder).partition('<section id="by-epoch"')
     assert '<a href="#by-epoch">' in losses
     assert by_epoch.count('class="best-point') == 2 * 4
-    assert "SSIM over the training; at the best epoch batch_size=2 0." in by_epoch
+    assert "SSIM (SSIM, no unit) over the training; at the best epoch batch_size=2 0." in by_epoch
     waiting = write_experiment_folder(tmp_path, "waiting", outcomes={"trial": ("waiting", "")})
     assert 'id="by-epoch"' not in page_of(waiting)
