@@ -147,7 +147,7 @@ model:
         ("name: a\ntraining:\n  epochs: 3\n  epochs: 4", "line 4: the field `epochs` is given twice, first in line 3"),
         ("training: {}", "a.yaml: `name` is missing"),
         ("name: a\nepochs: 3", "line 2: `epochs` is not a field of an experiment; did you mean `training.epochs`?"),
-        ("name: a\nsweep: {seedx: 3}", "`sweep.seedx` is not a field that can be swept; did you mean `seed` or `seeds`?"),
+        ("name: a\nsweep: {seedx: 3}", "`sweep.seedx` is not a field that can be swept; did you mean `seed` or"),
         ("name: a\nkeep: 3", "did you mean `checkpoint.keep`?"),
         ("name: a\ntraining.epochs: 3", "write `epochs:` in the section `training:`"),
         ("name: a\nTraining: {}", "did you mean `training`?"),
