@@ -26,7 +26,7 @@ class Differences(NamedTuple):
 
     Attributes:
         values: (m, n, n), at [k, i, j] the mean of i minus that of j on metric k.
-        margins: (m, n, n), what the interval has on each side of the difference.
+        margins: (m, n, n), what the interval has on each side of the difference; infinite where nothing is known.
     """
 
     values: NDArray[np.float64]

@@ -1,5 +1,6 @@
 """Trained models compared by the same pictures: the paired bootstrap of whole pictures."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,7 +45,12 @@ def compare_models(values: NDArray[np.float64], pictures: Sequence[str]) -> Diff
     random = np.random.default_rng(SEED)
     draws = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=NUM_DRAWS).astype(float)
     drawn, errors_of_draws = _ratios(draws, pairs, counts)
-    margins = _largest(np.abs(drawn - observed), errors_of_draws) * errors[0]
+    # Models that differ on a few pictures only, as two that collapsed to one colour, have draws without any of these.
+    is_told = (np.abs(pairs) > 0).sum(axis=0) >= MIN_PICTURES
+    largest = _largest(np.abs(drawn - observed)[:, is_told], errors_of_draws[:, is_told])
+    margins = np.full(pairs.shape[1], np.inf)
+    if math.isfinite(largest):
+        margins[is_told] = largest * errors[0, is_told]
 
     return Differences(
         _square(observed[0], num_metrics, num_models, sign=-1), _square(margins, num_metrics, num_models, sign=1)
@@ -76,6 +82,8 @@ def _ratios(
 def _largest(distances: NDArray[np.float64], errors: NDArray[np.float64]) -> float:
     """What the largest distance of a draw, in standard errors, exceeds in few draws only."""
     # A draw of one picture alone has no error: it is as far away as can be, unless all pictures say the same.
+    if not distances.size:
+        return 0.0
     is_same = distances <= 1e-12 * np.max(distances, initial=1e-300)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(is_same, 0.0, distances / errors)

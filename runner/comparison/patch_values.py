@@ -59,7 +59,10 @@ def read_patch_values(trial: Storage, row: Mapping[str, Any]) -> PatchValues:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read") from error
 
-    head, *rows = [*csv.reader(io.StringIO(text))] or [[]]
+    try:
+        head, *rows = [*csv.reader(io.StringIO(text, newline=""))] or [[]]
+    except csv.Error:
+        raise DataError(f"{path} is damaged") from None
     keys = head[len(_ORIGIN) :]
     if tuple(head[: len(_ORIGIN)]) != _ORIGIN or any(len(found) != len(head) for found in rows):
         raise DataError(f"{path} is damaged")

@@ -25,9 +25,9 @@ _CODE = ("runner", "gan")  # what a commit stands for: changes elsewhere change 
 _GIT_TIMEOUT_S = 10.0
 
 _HIDDEN = "..."
-_CREDENTIALS = re.compile(r"(\w+://)[^/\s@]+@")
+_CREDENTIALS = re.compile(r"(\w+://)\S*@")
 _QUERY = re.compile(r"(\w+://[^?\s]*\?)\S+")
-_SECRET = re.compile(r"(?i)([\w.-]*(?:token|password|passwd|secret|credential|api_?key|access_?key)[\w.-]*=).+")
+_SECRET = re.compile(r"(?i)([\w.-]*(?:token|password|passwd|secret|credential|key)[\w.-]*\s*[=:]).+")
 
 
 class Revision(NamedTuple):
@@ -121,7 +121,8 @@ def _quoted(argument: str, homes: Sequence[str]) -> str:
     """An argument as a shell takes it, with `~` for the home folder."""
     for folder in homes:
         # Its path may also stand after `--storage=` or `data.source=`.
-        argument = re.sub(rf"(?<![\w/.-]){re.escape(folder)}(?=/|$)", "~", argument)
+        path = re.escape(folder).replace("/", "/+")
+        argument = re.sub(rf"(?<![\w.-]){path}(?![\w.-])", "~", argument)
     # A shell leaves a quoted `~` as it is, but so does this program: it expands it itself.
     return argument if re.fullmatch(r"[\w@%+=:,./~-]+", argument) else shlex.quote(argument)
 

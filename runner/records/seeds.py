@@ -60,7 +60,8 @@ class RepeatedCell(NamedTuple):
 
 
 def repeated_cells(results: Sequence[TrialResult]) -> list[RepeatedCell]:
-    """Each cell over its seeds, in order; empty where no cell has more than one."""
+    """Each cell of the sweep over its seeds, in order; empty where no cell has more than one."""
+    results = [result for result in results if result.row.get("in_sweep", True)]
     groups = by_cell(results, [result.params for result in results])
     if not any(len(group) > 1 and _SEED in group[0].params for group in groups.values()):
         return []

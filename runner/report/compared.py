@@ -1,30 +1,29 @@
 """The settings of a page compared with one another: which differences are more than chance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from gan.evaluation.bootstrap import NUM_DRAWS, mean_intervals
+from gan.evaluation.bootstrap import NUM_DRAWS
 from gan.evaluation.metrics import Metric
 from runner.comparison.differences import LEVEL, Difference, Differences
 from runner.comparison.models import MIN_PICTURES, compare_models
 from runner.comparison.patch_values import PatchValues
 from runner.comparison.settings import compare_settings
 from runner.number_format import counted
-from runner.report.figures import choose, figure
+from runner.report.figures import figure
+from runner.report.ranking import Cell, shared_seeds
 from runner.report.trials import PageTrial
 
-# A cell of the sweep, and its trials.
-Cell = tuple[PageTrial, Sequence[PageTrial]]
+MAX_CELLS = 64  # that are compared, which takes some seconds with a thousand pictures
 
 
 class Compared(NamedTuple):
     """What could be told of the differences between cells.
 
     Attributes:
-        cells: the compared ones: all, or the best of many.
+        cells: all that are ranked.
         metrics: the compared ones.
         differences: of cells and metrics in these orders; None where nothing can be told.
         about: whole sentences on how it was done, or why it could not be.
@@ -54,34 +53,23 @@ def compare(cells: Sequence[Cell], metrics: Sequence[Metric], values: Mapping[st
         cells: at least two, all trained to the end and measured on the same patches.
         values: of each patch, under the folders' paths of trials.
     """
-    chosen = {id(cell) for cell in choose([cell for cell, _ in cells])}
-    kept = [(cell, trials) for cell, trials in cells if id(cell) in chosen]
-    if any(cell.num_seeds > 1 for cell, _ in kept):
-        return _compare_seeds(kept, metrics, of_many=len(cells) > len(kept))
-    return _compare_pictures([cell for cell, _ in kept], metrics, values, of_many=len(cells) > len(kept))
+    shown = [cell for cell, _ in cells]
+    if len(cells) > MAX_CELLS:
+        # All pairs must be looked at: a few that are chosen by the same figures are the best by chance, too.
+        about = (
+            f"Differences of more than {MAX_CELLS} are not told from chance: sweep the best of them again, with seeds."
+        )
+        return Compared(shown, [], None, about)
+    if any(cell.num_seeds > 1 for cell in shown):
+        return _compare_seeds(cells, metrics)
+    return _compare_pictures(shown, metrics, values)
 
 
-def on_report_half(trials: Sequence[PageTrial], values: Mapping[str, PatchValues]) -> list[PageTrial]:
-    """The trials with the figures of the report half in their rows, where the value of each patch is known."""
-    found = []
-    for trial in trials:
-        if (measured := values.get(trial.folder.root)) is None:
-            found.append(trial)
-            continue
-        half = measured.report_half()
-        row: dict[str, Any] = dict(trial.row)
-        intervals = mean_intervals(np.column_stack(list(half.metrics.values())), half.pictures)
-        for (key, column), (low, high) in zip(half.metrics.items(), intervals, strict=True):
-            row |= {key: float(column.mean()), f"{key}_low": low, f"{key}_high": high}
-        found.append(replace(trial, row=row))
-    return found
-
-
-def _compare_seeds(cells: Sequence[Cell], metrics: Sequence[Metric], *, of_many: bool) -> Compared:
+def _compare_seeds(cells: Sequence[Cell], metrics: Sequence[Metric]) -> Compared:
     """By the values of each seed that all cells have."""
     shown = [cell for cell, _ in cells]
-    by_seed = [{trial.params.get("seed"): trial for trial in trials if trial.is_done} for _, trials in cells]
-    seeds = [seed for seed in by_seed[0] if all(seed in trials for trials in by_seed)]
+    by_seed = [{trial.params.get("seed"): trial for trial in trials} for _, trials in cells]
+    seeds = shared_seeds(cells)
     if len(seeds) < 2:
         return Compared(shown, [], None, "No two seeds are there for all settings: nothing can be told of differences.")
 
@@ -92,7 +80,7 @@ def _compare_seeds(cells: Sequence[Cell], metrics: Sequence[Metric], *, of_many:
     differences = compare_settings(np.array(values, dtype=float))
     about = (
         f"Differences between settings are taken seed by seed, over {len(seeds)} seeds. Their intervals hold at "
-        f"{_percent(LEVEL)} for {_all_pairs(differences, shown, of_many)} Each is the wider one of two, both corrected "
+        f"{_percent(LEVEL)} for {_all_pairs(differences)} Each is the wider one of two, both corrected "
         "for the number of metrics: the t-interval of the seeds’ differences, and Tukey’s interval for all pairs, from "
         "the spread over seeds of all settings together."
     )
@@ -102,7 +90,7 @@ def _compare_seeds(cells: Sequence[Cell], metrics: Sequence[Metric], *, of_many:
 
 
 def _compare_pictures(
-    cells: Sequence[PageTrial], metrics: Sequence[Metric], values: Mapping[str, PatchValues], *, of_many: bool
+    cells: Sequence[PageTrial], metrics: Sequence[Metric], values: Mapping[str, PatchValues]
 ) -> Compared:
     """By the values of the same patches."""
     measured = [values.get(cell.folder.root) for cell in cells]
@@ -128,7 +116,7 @@ def _compare_pictures(
     about = (
         f"Differences between models are taken patch by patch, of the same {num_pictures} pictures "
         f"({len(found[0].origins)} patches). Their intervals hold at {_percent(LEVEL)} for "
-        f"{_all_pairs(differences, cells, of_many)} They are made by a paired bootstrap of whole pictures with "
+        f"{_all_pairs(differences)} They are made by a paired bootstrap of whole pictures with "
         f"{NUM_DRAWS} draws: as wide as the largest difference of a draw, in standard errors, is in all but "
         f"{_percent(1 - LEVEL)} of the draws. With one seed they tell models apart, not settings: with another seed "
         "each setting would have another model."
@@ -136,11 +124,10 @@ def _compare_pictures(
     return Compared(cells, known, differences, about)
 
 
-def _all_pairs(differences: Differences, cells: Sequence[PageTrial], of_many: bool) -> str:
+def _all_pairs(differences: Differences) -> str:
     """What the intervals hold for, to the end of the sentence."""
-    among = f", among the {len(cells)} best," if of_many else ""
     number = differences.num_compared
-    return f"all pairs on all metrics{among} at once ({number})." if number > 1 else "this one difference."
+    return f"all pairs on all metrics at once ({number})." if number > 1 else "this one difference."
 
 
 def _percent(share: float) -> str:

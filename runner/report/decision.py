@@ -1,5 +1,6 @@
 """Which trial leads on which metric, and which leads are more than chance."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -10,9 +11,9 @@ from runner.comparison.differences import Difference
 from runner.comparison.equal_losses import describe_equal_losses, equal_losses
 from runner.comparison.patch_values import PatchValues
 from runner.number_format import counted, to_width
-from runner.report.compared import Cell, Compared, compare, on_report_half
+from runner.report.compared import Compared, compare
 from runner.report.figures import MAX_IN_FULL, Figure, figure, present
-from runner.report.seeds import with_trials
+from runner.report.ranking import Ranking, rank
 from runner.report.trials import PageTrial
 
 _MAX_BAD = 12  # trials whose bad ends are told one by one
@@ -46,6 +47,8 @@ class Leader(NamedTuple):
         if self.lead is None:
             return ""
         width = self.lead.high - self.lead.low
+        if not math.isfinite(width):
+            return ""
         value, low, high = (to_width(end, width) if width else f"{end:.4g}" for end in self.lead)
         return f"{value} ({low} to {high})"
 
@@ -78,40 +81,22 @@ def decide(
     Args:
         values: of each patch, under the folders' paths of trials that are done.
     """
-    # What was chosen at rungs by one half of the pictures is compared by the other half.
-    is_halved = any(trial.status == "halted" for trial in trials)
-    compared_trials = on_report_half(trials, values) if is_halved else trials
-    if is_halved:
-        values = {path: measured.report_half() for path, measured in values.items()}
-
-    cells = with_trials([trial for trial in compared_trials if trial.in_sweep])
-    # A trial that ended badly may still have figures, but neither it nor its other seeds must lead.
-    ranked = [(cell, group) for cell, group in cells if all(trial.is_ranked for trial in group)]
-    waiting = [trial for trial in trials if trial.may_win]
+    ranking = rank(trials, values)
     caveats = _caveats_of_trials(trials)
+    if ranking.obstacle:
+        return Decision([[(ranking.obstacle, False)]], [], caveats, is_final=not ranking.waiting)
 
-    if len({trial.data for _, group in ranked for trial in group if trial.data}) > 1:
-        sentence = "These trials were validated on different patches, so they are not ranked."
-        return Decision([[(sentence, False)]], [], caveats, is_final=not waiting)
-
-    shown = present([cell for cell, _ in ranked], metrics)
+    cells = [cell for cell, _ in ranking.ranked]
+    shown = present(cells, metrics)
     compared = Compared([], [], None, "")
-    if not waiting and len(ranked) > 1:
-        compared = compare(ranked, shown, values)
-    leaders = [_leader_on(metric, [cell for cell, _ in ranked], compared) for metric in shown]
+    if not ranking.waiting and len(cells) > 1:
+        compared = compare(ranking.ranked, shown, ranking.values)
+    leaders = [_leader_on(metric, cells, compared) for metric in shown]
 
-    num_halted = sum(cell.status == "halted" for cell, _ in cells)
-    sentences = _verdict(leaders, cells, _seeds_text([cell for cell, _ in ranked]), num_halted, waiting)
-    # Each costs the end of a log: of more trials the command's end alone tells.
-    few = trials if len(trials) <= MAX_IN_FULL else ()
-    same = equal_losses((trial.shown, trial.folder, trial.status) for trial in few)
-    caveats = [
-        *caveats,
-        *(f"{line}." for line in describe_equal_losses(same)),
-        *_caveats_of_figures(leaders),
-        *(["Settings of a halved sweep are compared by the half of the pictures that decided nothing."] * is_halved),
-    ]
-    return Decision(sentences, leaders, caveats, compared.about, is_final=not waiting)
+    caveats = [*caveats, *_caveats_of_equal_losses(trials), *_caveats_of_figures(leaders)]
+    if ranking.is_on_report_half:
+        caveats.append("Settings of a halved sweep are compared by the half of the pictures that decided nothing.")
+    return Decision(_verdict(leaders, ranking), leaders, caveats, compared.about, is_final=not ranking.waiting)
 
 
 def join(names: Sequence[str]) -> str:
@@ -128,7 +113,7 @@ def _leader_on(metric: Metric, cells: Sequence[PageTrial], compared: Compared) -
     (best, best_figure), others = ranked[0], ranked[1:]
 
     leads = [(cell, lead) for cell, _ in others if (lead := compared.lead(metric, best, cell)) is not None]
-    unclear = [cell for cell, lead in leads if not lead.is_clear] if leads else None
+    unclear = [cell for cell, lead in leads if lead.low <= 0] if leads else None
     runner_up = others[0] if others else None
     return Leader(
         metric=metric,
@@ -151,36 +136,28 @@ def _seeds_text(cells: Sequence[PageTrial]) -> str:
     return f"{counts.pop()} seeds" if len(counts) == 1 and 1 not in counts else "the seeds"
 
 
-def _verdict(
-    leaders: Sequence[Leader], cells: Sequence[Cell], seeds: str, num_halted: int, waiting: Sequence[PageTrial]
-) -> list[list[tuple[str, bool]]]:
-    """Who leads, and where that is clear; while a trial may still win, only who is ahead.
-
-    Args:
-        cells: all of the sweep.
-        seeds: as `_seeds_text` returns it.
-        num_halted: cells that take no part because they were halted.
-        waiting: trials that may still win.
-    """
+def _verdict(leaders: Sequence[Leader], ranking: Ranking) -> list[list[tuple[str, bool]]]:
+    """Who leads, and where that is clear; while a trial may still win, only who is ahead."""
     if not leaders:
         return [[("No trial has been evaluated yet.", False)]]
 
-    if len(cells) == 1:
+    seeds = _seeds_text([cell for cell, _ in ranking.ranked])
+    if len(ranking.cells) == 1:
         figures = ", ".join(f"{leader.metric.title} {leader.figure.text}" for leader in leaders)
         mean = f", as the mean over {seeds}" if seeds else ""
         kind = "setting" if seeds else "trial"
         return [[(f"There is one {kind}, ", False), (leaders[0].trial.shown, True), (f"{mean}: {figures}.", False)]]
 
     # It was chosen at the rungs, and there is nothing to compare it with at the end.
-    if num_halted and not waiting and all(leader.num_ranked == 1 for leader in leaders):
-        halted = counted(num_halted, "other setting")
-        return [[(leaders[0].trial.shown, True), (f" is left of the halved sweep; {halted} were halted.", False)]]
+    num_halted = sum(cell.status == "halted" for cell, _ in ranking.cells)
+    if num_halted and not ranking.waiting and all(leader.num_ranked == 1 for leader in leaders):
+        halted = f"{counted(num_halted, 'other setting')} {'was' if num_halted == 1 else 'were'} halted"
+        return [[(leaders[0].trial.shown, True), (f" is left of the halved sweep; {halted}.", False)]]
 
-    if waiting:
-        verb = "may" if len(waiting) > 1 else "can"
-        open_until = f"No winner yet: {counted(len(waiting), 'trial')} {verb} still win. So far "
+    if ranking.waiting:
+        open_until = f"No winner yet: {counted(len(ranking.waiting), 'trial')} can still win. So far "
         return [[(open_until, False), *_leaders_sentence(leaders, seeds, "is ahead")]]
-    clear = _clear_sentence(leaders, "settings" if seeds else "models")
+    clear = _clear_sentence(leaders)
     sentence = _leaders_sentence(leaders, seeds, "leads")
     return [sentence, [(clear, False)]] if clear else [sentence]
 
@@ -195,38 +172,32 @@ def _leaders_sentence(leaders: Sequence[Leader], seeds: str, verb: str) -> list[
     sentence: list[tuple[str, bool]] = []
     # Only the first trial gets the verb: "a leads on SSIM; b on L1".
     for index, (name, titles) in enumerate(ordered):
-        on = f"all {len(titles)} metrics" if len(ordered) == 1 and len(titles) > 1 else join(titles)
+        on = join(titles)
+        if len(ordered) == 1 and len(titles) > 1:
+            on = "both metrics" if len(titles) == 2 else f"all {len(titles)} metrics"
         sentence += [("; " if index else "", False), (name, True), (f"{'' if index else f' {verb}'} on {on}", False)]
     sentence.append((f", by the mean over {seeds}." if seeds else ".", False))
     return sentence
 
 
-def _clear_sentence(leaders: Sequence[Leader], kind: str) -> str:
-    """On which metrics a lead is clear, and on which it may be chance; empty where nothing was compared.
-
-    Args:
-        kind: `models` or `settings`: what was told apart.
-    """
-    compared = [leader for leader in leaders if leader.unclear is not None]
+def _clear_sentence(leaders: Sequence[Leader]) -> str:
+    """On which metrics a lead is clear, and on which it may be chance; empty where nothing was compared."""
+    compared = [(leader, len(leader.unclear)) for leader in leaders if leader.unclear is not None]
+    clear = [leader.metric.title for leader, unclear in compared if not unclear]
+    chance = [leader.metric.title for leader, unclear in compared if unclear == leader.num_compared]
+    partly = [
+        f"on {leader.metric.title} over {leader.num_compared - unclear} of {leader.num_compared} others"
+        for leader, unclear in compared
+        if 0 < unclear < leader.num_compared
+    ]
     if not compared:
         return ""
+    if not clear and not partly:
+        return f"On {join(chance)} the lead may be chance."
 
-    clear = [leader.metric.title for leader in compared if not leader.unclear]
-    chance = [leader.metric.title for leader in compared if len(leader.unclear or ()) == leader.num_compared]
-    partly = [
-        f"over {leader.num_compared - len(leader.unclear)} of {leader.num_compared} on {leader.metric.title}"
-        for leader in compared
-        if leader.unclear and len(leader.unclear) < leader.num_compared
-    ]
-    if len(chance) == len(leaders):
-        return f"Each of these leads may be chance: no difference between these {kind} is clear."
-
-    parts = []
-    if clear:
-        others = "the other" if compared[0].num_compared == 1 else "all others"
-        parts.append(f"over {others} on {join(clear)}")
-    sentence = f"The leader is clearly better {join([*parts, *partly])}."
-    return sentence + (f" On {join(chance)} the lead may be chance." if chance else "")
+    parts = [f"on {join(clear)}"] if clear else []
+    sentence = f"The lead is clear {join([*parts, *partly])}."
+    return sentence + (f" On {join(chance)} it may be chance." if chance else "")
 
 
 def _caveats_of_trials(trials: Sequence[PageTrial]) -> list[str]:
@@ -257,6 +228,24 @@ def _caveats_of_trials(trials: Sequence[PageTrial]) -> list[str]:
         caveats.append(f"{trial.shown} {_BAD_ENDS[trial.status]}{reason}. It takes no part in the ranking.")
     if more := bad[_MAX_BAD:]:
         caveats.append(f"{counted(len(more), 'more trial')} failed, diverged or ran out of memory, and take no part.")
+    return caveats
+
+
+def _caveats_of_equal_losses(trials: Sequence[PageTrial]) -> list[str]:
+    """Which trials of one experiment are equal to the bit though their settings differ."""
+    # Each costs the end of a log: of more trials the command's end alone tells.
+    if len(trials) > MAX_IN_FULL:
+        return []
+    caveats = []
+    for experiment in dict.fromkeys((trial.experiment, trial.params.get("experiment")) for trial in trials):
+        # Those of two experiments may be meant to be the same.
+        own = [
+            trial
+            for trial in trials
+            if (trial.experiment, trial.params.get("experiment")) == experiment and trial.in_sweep
+        ]
+        same = equal_losses((trial.shown, trial.folder, trial.status) for trial in own)
+        caveats += [f"{line}." for line in describe_equal_losses(same)]
     return caveats
 
 

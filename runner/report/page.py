@@ -27,6 +27,7 @@ from runner.report.charts.scatters import draw_scatters, is_drawn
 from runner.report.decision import decide, join
 from runner.report.details import Origin, compare_machines, compare_settings
 from runner.report.figures import EVAL_METRICS, STUDY_METRICS, axis_title, choose, describe_interval, figure, present
+from runner.report.ranking import rank
 from runner.report.rungs import Bracket, replayed
 from runner.report.seeds import over_seeds, seed_table
 from runner.report.trials import PageTrial, shown, swept, values_of
@@ -109,7 +110,7 @@ def render(
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
-    replays = [] if brackets or len(names) > 1 else replayed(trials, logs)
+    replays = [] if brackets or len(names) > 1 else replayed([trial for trial in trials if trial.in_sweep], logs)
     context: dict[str, Any] = {
         "brackets": brackets,
         "replays": replays,
@@ -125,7 +126,7 @@ def render(
         "decision": decide(trials, STUDY_METRICS, values),
         "heat_maps": heat_maps(grid, STUDY_METRICS),
         "eval_heat_maps": heat_maps(grid, EVAL_METRICS),
-        "fidelity": draw_fidelity(cells, STUDY_METRICS),
+        "fidelity": draw_fidelity([cell for cell, _ in rank(trials, values).ranked], STUDY_METRICS),
         "scatters": draw_scatters(cells, STUDY_METRICS, drawn),
         "seed_table": seeds,
         "trial_interval": describe_interval(over_seeds=False),

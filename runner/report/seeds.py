@@ -11,7 +11,7 @@ from runner.report.trials import PageTrial
 
 
 def over_seeds(trials: Sequence[PageTrial]) -> list[PageTrial]:
-    """One trial for each cell of the sweep; the trials themselves where no cell is repeated.
+    """One trial for each cell of the sweep; its trials themselves where no cell is repeated.
 
     A cell's figures are the means over its seeds. Their intervals go from the lowest to the highest value; a figure of
     a single seed has no interval.
@@ -20,7 +20,8 @@ def over_seeds(trials: Sequence[PageTrial]) -> list[PageTrial]:
 
 
 def with_trials(trials: Sequence[PageTrial]) -> list[tuple[PageTrial, list[PageTrial]]]:
-    """As `over_seeds`, each cell with the trials that it is made of."""
+    """As `over_seeds`, each cell with the trials that it is made of; without trials that left the sweep."""
+    trials = [trial for trial in trials if trial.in_sweep]
     cells = _cells_of(trials)
     if not cells:
         return [(trial, [trial]) for trial in trials]
@@ -31,7 +32,7 @@ def with_trials(trials: Sequence[PageTrial]) -> list[tuple[PageTrial, list[PageT
 
 def seed_table(trials: Sequence[PageTrial]) -> list[tuple[str, RepeatedCell]]:
     """Each cell with its name on the page; empty where none is repeated."""
-    cells = _cells_of(trials)
+    cells = _cells_of([trial for trial in trials if trial.in_sweep])
     return list(zip([cell.shown for cell in over_seeds(trials)], cells, strict=True)) if cells else []
 
 

@@ -12,6 +12,7 @@ from runner.records.results import TrialResult
 from runner.records.trial_file import read_trial_file
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
+from runner.report.compared import MAX_CELLS
 from runner.report.details import find_origin
 from runner.report.figures import choose
 from runner.report.page import render
@@ -30,7 +31,7 @@ class Report:
         # Reading logs and cutting pictures takes most of the time, and both only grow while an experiment runs.
         self._pictures = PictureCache()
         self._logs: dict[str, _CurveLog] = {}
-        # Of trials that are done, which do not change any more.
+        # What does not change any more: of trials that have begun, and of those that are done.
         self._data: dict[str, str] = {}
         self._values: dict[str, PatchValues | None] = {}
 
@@ -47,7 +48,7 @@ class Report:
             for experiment, name, results_of_one in zip(self._experiments, names, results, strict=True)
             for result in results_of_one
         ]
-        trials = [replace(trial, data=self._data_of(trial)) if trial.is_done else trial for trial in trials]
+        trials = [replace(trial, data=self._data_of(trial)) for trial in trials]
         # Of many trials only some are shown in full: no more logs are read and kept, however many trials there are.
         chosen = choose(trials)
         # The key is the path: two experiments may have trials of the same name.
@@ -77,20 +78,21 @@ class Report:
         )
 
     def _data_of(self, trial: PageTrial) -> str:
-        """The fingerprint of the data that a trial was trained and measured on; empty where it is not recorded."""
+        """What a trial was validated on: its data's fingerprint and the direction; empty before it has begun."""
         path = trial.folder.root
-        if path not in self._data:
-            self._data[path] = (read_trial_file(trial.folder) or {}).get("data_fingerprint", "")
-        return self._data[path]
+        if path not in self._data and (record := read_trial_file(trial.folder)) is not None:
+            self._data[path] = f"{record['data_fingerprint']} {record['config']['data']['direction']}"
+        return self._data.get(path, "")
 
     def _patch_values(self, trials: Sequence[PageTrial]) -> dict[str, PatchValues]:
         """The values of each patch of the trials that are compared, under their folders' paths."""
-        # Nothing is compared before all are done.
-        if any(trial.may_win for trial in trials):
-            return {}
-        done = [trial for trial in trials if trial.is_done and trial.in_sweep]
+        # Nothing is compared before all are done. Seeds are compared by their means, but for those of a halved sweep.
         is_halved = any(trial.status == "halted" for trial in trials)
-        for trial in done if is_halved else choose(done):
+        done = [trial for trial in trials if trial.is_done and trial.in_sweep]
+        is_needed = is_halved or len(done) <= MAX_CELLS
+        if not is_needed or any(trial.may_win for trial in trials):
+            return {}
+        for trial in done:
             if trial.folder.root not in self._values:
                 self._values[trial.folder.root] = _sound_values(trial)
         return {path: found for path, found in self._values.items() if found is not None}

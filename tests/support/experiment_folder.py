@@ -102,6 +102,7 @@ def write_experiment_folder(
     rows_per_epoch: int = 4,
     patching: str = "tiles",
     source: str = "synthetic",
+    direction: str = "map_to_satellite",
     outcomes: Mapping[str, tuple[str, str]] | None = None,
     grid: Grid = grid_png,
 ) -> Path:
@@ -115,7 +116,7 @@ def write_experiment_folder(
     experiment.make_folder()
     values = {
         "name": name,
-        "data": {"source": source, "patching": patching, "patch_size": 64},
+        "data": {"source": source, "patching": patching, "patch_size": 64, "direction": direction},
         "model": {"channels": 4, "receptive_field": 16},
         "training": {"epochs": epochs},
         "sweep": dict(sweep or {}),

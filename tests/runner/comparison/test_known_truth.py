@@ -18,7 +18,7 @@ def claims_a_lead(found: Differences) -> bool:
     num_metrics, num_cells, _ = found.values.shape
     leaders = found.values.sum(axis=2).argmax(axis=1)
     pairs = [(k, i, j) for k, i in zip(range(num_metrics), leaders, strict=True) for j in range(num_cells) if j != i]
-    return any(found.of(*pair).is_clear for pair in pairs)
+    return any(found.of(*pair).low > 0 for pair in pairs)
 
 
 def equal_models(random: np.random.Generator, num_pictures: int, num_models: int = 5) -> NDArray[np.float64]:
@@ -69,6 +69,21 @@ def test_models_of_the_same_values_do_not_differ_and_a_constant_difference_is_cl
     assert differences.of(0, 2, 0).is_clear
     assert differences.of(0, 2, 0).value == pytest.approx(0.5)
     assert differences.of(0, 0, 2) == pytest.approx([-end for end in (0.5, *differences.of(0, 2, 0)[:0:-1])])
+
+
+def test_models_that_differ_on_few_pictures_are_not_told_apart_and_do_not_hide_the_others() -> None:
+    values = np.random.default_rng(0).standard_normal((2, 4, 20))
+    values[0, 1] = values[0, 0]
+    values[0, 1, 3] += 1.0  # one picture
+    values[1, :2] = 0.5  # two that collapsed to one colour
+    values[:, 2] += 10.0
+    values[1, 3] = values[1, 2] - 0.5
+    with np.errstate(all="raise"):
+        differences = compare_models(values, names(10))
+    assert not differences.of(0, 0, 1).is_clear
+    assert not differences.of(1, 0, 1).is_clear
+    assert all(differences.of(metric, 2, other).is_clear for metric in (0, 1) for other in (0, 1))
+    assert differences.of(1, 2, 3).is_clear
 
 
 def test_many_patches_of_few_pictures_are_worth_no_more_than_the_pictures() -> None:

@@ -57,6 +57,8 @@ def test_a_file_that_is_missing_damaged_or_of_another_training_is_refused(trial:
         b"\xff\xfe": "can't be read",
         whole.replace(b"mode", b"mood"): "is damaged",
         whole[:-20]: "is damaged",
+        b"\0" * 400_000: "is damaged",
+        whole.replace(b"0.jpg", b'"0.jpg', 1) + b"x" * 200_000: "is damaged",
         whole.replace(b"study,0.", b"study,zero.", 1): "is damaged",
         whole[: len(whole) // 4].rpartition(b"\n")[0] + b"\n": "at odds",
         whole.replace(b"study,0.", b"study,1.", 1): "its mean of ssim is another",

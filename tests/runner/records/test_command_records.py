@@ -34,6 +34,9 @@ HOME = Path("/home/ada")
         (["--storage", "s3://bucket/results?token=1&x=2"], "--storage 's3://bucket/results?...'"),
         (["--set", "tracking.API_KEY=1234"], "--set tracking.API_KEY=..."),
         (["--password=1234", "--set", "a.token_count=5"], "--password=... --set a.token_count=..."),
+        (["--storage", "//home//ada/x", "{a: '/home/ada'}"], "--storage ~/x '{a: '\"'\"'~'\"'\"'}'"),
+        (["--address", "ray://u:a/b@head:1"], "--address ray://...@head:1"),
+        (["--set", "data={token: abc}", "wandb_key=zzz"], "--set 'data={token:...' wandb_key=..."),
         (["--address", "ray://head:10001"], "--address ray://head:10001"),
     ],
 )
