@@ -16,11 +16,12 @@ def compare_settings(values: NDArray[np.float64]) -> Differences:
     """Intervals for the differences between n settings, which hold for all pairs and metrics at once.
 
     An interval is the wider one of two, each at a level whose remainder is divided by the number of metrics. The first
-    is the t-interval of the differences between two settings' trials of the same seed, for this pair alone: with few
-    seeds its quantiles grow out of all bounds where they are corrected for many pairs. So the second one takes the
-    spread over seeds from all settings together, as what is left when the means of setting and seed are taken off, and
-    Tukey's studentised range for all pairs (Montgomery, Design and Analysis of Experiments, section 4.1). It supposes
-    one spread for all settings; of a setting with a larger one the first interval takes care.
+    takes the spread over seeds from all settings together, as what is left when the means of setting and seed are taken
+    off, and Tukey's studentised range for all pairs (Montgomery, Design and Analysis of Experiments, section 4.1). It
+    supposes one spread for all settings. The second one takes care of settings with a larger spread: the t-interval of
+    the differences between two settings' trials of the same seed. Corrected for all pairs it would be of no use with
+    few seeds; divided by a third of the number of settings, the level held in all simulations, whatever the spreads
+    (docs/comparing.md).
 
     Args:
         values: (m, n, s): of each metric and setting the value with each of s seeds; all finite, two seeds at least.
@@ -34,7 +35,8 @@ def compare_settings(values: NDArray[np.float64]) -> Differences:
 
     by_seed = values[:, :, None] - values[:, None]
     level = 1 - (1 - LEVEL) / num_metrics
-    t = t_quantile((1 + level) / 2, num_seeds - 1)
+    tail = (1 - level) / max(num_settings / 3, 1) / 2
+    t = t_quantile(1 - tail, num_seeds - 1)
     own = t * by_seed.std(axis=3, ddof=1) / math.sqrt(num_seeds)
 
     means = values.mean(axis=2, keepdims=True)

@@ -81,8 +81,8 @@ def _compare_seeds(cells: Sequence[Cell], metrics: Sequence[Metric]) -> Compared
     about = (
         f"Differences between settings are taken seed by seed, over {len(seeds)} seeds. Their intervals hold at "
         f"{_percent(LEVEL)} for {_all_pairs(differences)} Each is the wider one of two, both corrected "
-        "for the number of metrics: the t-interval of the seeds’ differences, and Tukey’s interval for all pairs, from "
-        "the spread over seeds of all settings together."
+        "for the number of metrics: Tukey’s interval for all pairs, from the spread over seeds of all settings, "
+        "and the t-interval of the two settings’ own differences, at a level for a third of the settings."
     )
     if len(seeds) == 2 and len(shown) > 2:
         about += " Two seeds hardly tell settings apart: three or more can."

@@ -114,17 +114,18 @@ def test_equal_settings_are_rarely_told_apart(num_settings: int, num_seeds: int)
     assert wrong <= MOST_WRONG
 
 
+@pytest.mark.parametrize("spread", [3, 10])
 @pytest.mark.parametrize("num_seeds", [3, 5])
-def test_a_setting_that_is_three_times_as_uncertain_as_the_others_is_rarely_crowned(num_seeds: int) -> None:
+def test_a_setting_that_is_more_uncertain_than_the_others_is_rarely_crowned(num_seeds: int, spread: float) -> None:
     random = np.random.default_rng(num_seeds)
-    spreads = np.array([3.0, *[1.0] * 8])[:, None]
+    spreads = np.array([spread, *[1.0] * 8])[:, None]
     wrong = [
         claims_a_lead(compare_settings(spreads * random.standard_normal((6, 9, num_seeds)))) for _ in range(NUM_SWEEPS)
     ]
-    assert sum(wrong) <= 2 * MOST_WRONG  # 6 to 9 of 100 were measured
+    assert sum(wrong) <= MOST_WRONG
 
 
-@pytest.mark.parametrize(("num_seeds", "distance"), [(3, 20), (5, 6)])
+@pytest.mark.parametrize(("num_seeds", "distance"), [(3, 40), (5, 9)])
 def test_a_setting_that_is_better_by_many_spreads_is_found(num_seeds: int, distance: float) -> None:
     random = np.random.default_rng(num_seeds)
     found = 0
