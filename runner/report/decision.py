@@ -10,7 +10,7 @@ from gan.evaluation.metrics import Metric
 from runner.comparison.differences import Difference
 from runner.comparison.equal_losses import describe_equal_losses, equal_losses
 from runner.comparison.patch_values import PatchValues
-from runner.number_format import counted, to_width
+from runner.number_format import counted, significant, to_width
 from runner.report.compared import Compared, compare
 from runner.report.figures import MAX_IN_FULL, Figure, figure, present
 from runner.report.ranking import Ranking, rank
@@ -49,8 +49,8 @@ class Leader(NamedTuple):
         width = self.lead.high - self.lead.low
         if not math.isfinite(width):
             return ""
-        value, low, high = (to_width(end, width) if width else f"{end:.4g}" for end in self.lead)
-        return f"{value} ({low} to {high})"
+        low, high = (to_width(end, width) if width else significant(end) for end in self.lead[1:])
+        return f"{significant(self.lead.value)} ({low} to {high})"
 
 
 class Decision(NamedTuple):
@@ -193,7 +193,8 @@ def _clear_sentence(leaders: Sequence[Leader]) -> str:
     if not compared:
         return ""
     if not clear and not partly:
-        return f"On {join(chance)} the lead may be chance."
+        on = "Each of these leads" if len(chance) == len(leaders) > 1 else f"On {join(chance)} the lead"
+        return f"{on} may be chance."
 
     parts = [f"on {join(clear)}"] if clear else []
     sentence = f"The lead is clear {join([*parts, *partly])}."
