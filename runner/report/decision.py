@@ -95,7 +95,9 @@ def decide(
 
     caveats = [*caveats, *_caveats_of_equal_losses(trials), *_caveats_of_figures(leaders)]
     if ranking.is_on_report_half:
-        caveats.append("Settings of a halved sweep are compared by the half of the pictures that decided nothing.")
+        caveats.append(
+            "These figures are of the half of the pictures that decided nothing; the tables have those of all pictures."
+        )
     return Decision(_verdict(leaders, ranking), leaders, caveats, compared.about, is_final=not ranking.waiting)
 
 

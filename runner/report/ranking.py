@@ -56,22 +56,24 @@ def rank(trials: Sequence[PageTrial], values: Mapping[str, PatchValues]) -> Rank
     if len({trial.data for _, group in ranked for trial in group if trial.data}) > 1:
         obstacle = "These trials were validated on different patches, so they are not ranked."
         return Ranking(cells, [], waiting, values, False, obstacle)
-    if waiting or len(ranked) < 2:
+    if waiting or not ranked:
         return Ranking(cells, ranked, waiting, values, False, "")
 
     ranked = _over_shared_seeds(ranked)
     if not any(trial.status == "halted" for trial in trials):
         return Ranking(cells, ranked, waiting, values, False, "")
 
-    # What was chosen at rungs by one half of the pictures is compared by the other half.
+    # What was chosen at rungs by one half of the pictures is measured by the other half.
     survivors = [trial for _, group in ranked for trial in group]
-    for trial in survivors:
-        if trial.folder.root not in values:
-            obstacle = (
-                f"{trial.shown} has no sound evaluation.csv, so what is left of this halved sweep is not ranked: "
-                "settings are compared by the half of the pictures that decided nothing."
-            )
-            return Ranking(cells, [], waiting, values, True, obstacle)
+    unknown = [trial.shown for trial in survivors if trial.folder.root not in values]
+    if unknown and len(ranked) > 1:
+        obstacle = (
+            f"{unknown[0]} has no sound evaluation.csv, so what is left of this halved sweep is not ranked: settings are "
+            "compared by the half of the pictures that decided nothing."
+        )
+        return Ranking(cells, [], waiting, values, True, obstacle)
+    if unknown:
+        return Ranking(cells, ranked, waiting, values, False, "")
     halves = {trial.folder.root: values[trial.folder.root].report_half() for trial in survivors}
     of_halves = [_with_figures_of(trial, halves[trial.folder.root]) for trial in survivors]
     return Ranking(cells, with_trials(of_halves), waiting, halves, True, "")

@@ -185,7 +185,11 @@ def test_a_halved_sweep_is_compared_by_the_pictures_that_decided_nothing() -> No
     assert decision.leaders[0].figure.value == pytest.approx(0.4, abs=0.01)
     assert decision.leaders[0].figure.has_interval
     assert "same 10 pictures" in decision.about
-    assert any("by the half of the pictures that decided nothing" in caveat for caveat in decision.caveats)
+    assert any("of the half of the pictures that decided nothing" in caveat for caveat in decision.caveats)
+
+    alone = decide([lucky[0], halted], STUDY_METRICS, values)
+    assert said(alone) == "lucky is left of the halved sweep; 1 other setting was halted."
+    assert alone.leaders[0].figure.value == pytest.approx(0.3, abs=0.01)
 
 
 def test_of_very_many_trials_no_difference_is_told_because_the_best_of_them_are_good_by_chance() -> None:
