@@ -68,7 +68,7 @@ def rank(trials: Sequence[PageTrial], values: Mapping[str, PatchValues]) -> Rank
     unknown = [trial.shown for trial in survivors if trial.folder.root not in values]
     if unknown and len(ranked) > 1:
         obstacle = (
-            f"{unknown[0]} has no sound evaluation.csv, so what is left of this halved sweep is not ranked: settings are "
+            f"{unknown[0]} has no sound evaluation.csv, so what is left of this halved sweep is not ranked: it is "
             "compared by the half of the pictures that decided nothing."
         )
         return Ranking(cells, [], waiting, values, True, obstacle)
