@@ -44,6 +44,7 @@ MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # One hands out Ray Data's sets, of which we give none. The other removes the workers' placement group once their
 # controller is gone, which Ray itself does for a group whose maker, as ours, is no detached actor.
 NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+PREEMPTION_CALLBACK = "PreemptionCallback"
 
 
 class PlacementGroupHandle(Protocol):
@@ -75,9 +76,10 @@ class ControllerInThisProcess:
     await_resources: Callable[[PlacementGroupHandle], None]
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without those that start a process for each trial that has nothing to do."""
+        """Without those that start a process for each trial that has nothing to do, or could be a thread."""
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if type(callback).__name__ not in NEEDLESS_CALLBACKS]
+        kept = [callback for callback in callbacks if type(callback).__name__ not in NEEDLESS_CALLBACKS]
+        return [_watch_here(one) if type(one).__name__ == PREEMPTION_CALLBACK else one for one in kept]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         """Runs the controller to its end; the training's result."""
@@ -92,6 +94,37 @@ class ControllerInThisProcess:
         controller.worker_group_cls = worker_group
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+def _watch_here(callback: Any) -> Any:
+    """Ray Train's callback that tells workers of a notice of preemption, with its watcher in a thread of this process.
+
+    Ray Train's own is an actor for each group of workers: 107 MB on the head, and a second of a core as a trial starts.
+    A release that has it elsewhere keeps its own.
+    """
+    try:
+        from ray.train.v2._internal.execution.preemption import PreemptionWatcher
+    except ImportError:
+        return callback
+
+    class PreemptionCallbackHere(type(callback)):  # type: ignore[misc]
+        """Makes and ends the watcher."""
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            self._stop_watcher()
+            workers = {worker.distributed_context.world_rank: worker for worker in worker_group.get_workers()}
+            ranks_by_node: dict[str, list[int]] = {}
+            for rank, worker in workers.items():
+                ranks_by_node.setdefault(worker.metadata.node_id, []).append(rank)
+            actors = {rank: worker.actor for rank, worker in workers.items()}
+            self._watcher = PreemptionWatcher(ranks_by_node, self._poll_interval_s, actors)
+
+        def _stop_watcher(self) -> None:
+            watcher, self._watcher = self._watcher, None
+            if watcher is not None:
+                watcher._stop_event.set()  # its thread ends with the next look
+
+    return PreemptionCallbackHere()
 
 
 def _worker_group(trial: str, await_resources: Callable[[PlacementGroupHandle], None]) -> type:

@@ -1,7 +1,7 @@
 """commands.jsonl of an experiment: a row for each start of the command that ran it, with the revision of its code.
 
-A folder of results is kept and sent to others, so that no row has a home folder's path, a password in an address, or
-the value of a field that is named like a secret.
+A folder of results is kept and sent to others, so that no row has an absolute path, a password in an address, or the
+value of a field that is named like a secret.
 """
 
 import contextlib
@@ -28,6 +28,9 @@ _HIDDEN = "..."
 _CREDENTIALS = re.compile(r"(\w+://)\S*@")
 _QUERY = re.compile(r"(\w+://[^?\s]*\?)\S+")
 _SECRET = re.compile(r"(?i)([\w.-]*(?:token|password|passwd|secret|credential|key)[\w.-]*\s*[=:]).+")
+
+# Of an absolute path, its folders: a folder of results may be moved to where they mean nothing.
+_FOLDERS = re.compile(r"(?<![\w.~:/-])/+(?:[^/\s'\"=,{}]+/+)+")
 
 
 class Revision(NamedTuple):
@@ -60,7 +63,7 @@ class Command(NamedTuple):
 
 
 def command_text(program: str, arguments: Sequence[str], home: Path | None = None) -> str:
-    """A command as it is recorded: to be typed again in the same folder, but for what is hidden.
+    """A command as it is recorded, without what is hidden.
 
     Args:
         program: such as `python -m runner.tune`.
@@ -123,6 +126,7 @@ def _quoted(argument: str, homes: Sequence[str]) -> str:
         # Its path may also stand after `--storage=` or `data.source=`.
         path = re.escape(folder).replace("/", "/+")
         argument = re.sub(rf"(?<![\w.-]){path}(?![\w.-])", "~", argument)
+    argument = _FOLDERS.sub(f"{_HIDDEN}/", argument)
     # A shell leaves a quoted `~` as it is, but so does this program: it expands it itself.
     return argument if re.fullmatch(r"[\w@%+=:,./~-]+", argument) else shlex.quote(argument)
 

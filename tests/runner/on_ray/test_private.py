@@ -1,7 +1,8 @@
 """What of Ray is not documented: this release has it, and what happens where one has not."""
 
 import sys
-from types import ModuleType
+import threading
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ MODULES = (
     "ray._raylet",
     "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator",
     "ray.train.v2._internal.execution.controller",
+    "ray.train.v2._internal.execution.preemption",
     "ray.train.v2._internal.state.state_actor",
 )
 
@@ -21,8 +23,10 @@ class OwnWay:
     """As Ray Train's trainer: what a release without our controller does by itself."""
 
     def _create_default_callbacks(self) -> list[Any]:
+        from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
+
         names = ("DatasetsCallback", "PlacementGroupCleanerCallback", "WorkingDirectorySetupCallback")
-        return [type(name, (), {})() for name in names]
+        return [*(type(name, (), {})() for name in names), PreemptionCallback()]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         return settings
@@ -88,5 +92,43 @@ def test_processes_begin_in_their_own_groups_inside_the_block_alone(monkeypatch:
 
 
 def test_the_two_callbacks_that_start_processes_are_left_out() -> None:
-    (kept,) = Trainer()._create_default_callbacks()
+    kept, watch = Trainer()._create_default_callbacks()
     assert type(kept).__name__ == "WorkingDirectorySetupCallback"
+    assert type(watch).__name__ == "PreemptionCallbackHere"
+
+
+@pytest.mark.usefixtures("other_release")
+def test_a_release_with_another_watcher_keeps_its_own() -> None:
+    _, watch = Trainer()._create_default_callbacks()
+    assert type(watch).__name__ == private.PREEMPTION_CALLBACK
+
+
+def test_workers_hear_of_a_preemption_by_a_thread_that_ends_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2._internal.execution import preemption
+
+    told: list[list[int]] = []
+    is_told = threading.Event()
+
+    def mark(info: Any) -> None:
+        told.append(sorted(info.preempted_ranks))
+        is_told.set()
+
+    monkeypatch.setattr(preemption, "_get_draining_nodes", lambda: {"b": 0})
+    monkeypatch.setattr(preemption.ray, "nodes", list)
+    workers = [
+        SimpleNamespace(
+            distributed_context=SimpleNamespace(world_rank=rank),
+            metadata=SimpleNamespace(node_id=node),
+            actor=SimpleNamespace(mark_preempt=SimpleNamespace(remote=mark)),
+        )
+        for rank, node in enumerate("abb")
+    ]
+    _, watch = Trainer()._create_default_callbacks()
+    watch.after_worker_group_start(SimpleNamespace(get_workers=lambda: workers))
+    thread = watch._watcher._monitor_thread
+    assert is_told.wait(60)
+    watch.before_worker_group_shutdown(None)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert told[0] == [1, 2]
+    watch.before_worker_group_shutdown(None)  # a second time there is none
