@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -45,6 +46,7 @@ MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # controller is gone, which Ray itself does for a group whose maker, as ours, is no detached actor.
 NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 PREEMPTION_CALLBACK = "PreemptionCallback"
+_THREAD = threading.local()  # num_workers: of the group that a thread is starting
 
 
 class PlacementGroupHandle(Protocol):
@@ -145,13 +147,72 @@ def _worker_group(trial: str, await_resources: Callable[[PlacementGroupHandle], 
 
         _worker_cls = named_worker
 
-        def _create_placement_group(self, *arguments: Any) -> Any:
+        def _create_placement_group(self, scaling: Any, context: Any) -> Any:
             # Ray Train would wait for a minute, and hear nothing meanwhile.
-            handle = create_placement_group(self, *arguments)
+            handle = create_placement_group(self, scaling, context)
             await_resources(handle)
+            # What synchronizes the workers is made next, in this thread.
+            _THREAD.num_workers = context.num_workers
             return handle
 
+    _leave_out_needless_synchronization()
     return TrialWorkerGroup
+
+
+class _Answer:
+    """A method that answers a single worker with what it says itself."""
+
+    def remote(self, *_: Any, data: Any = None, **__: Any) -> Any:
+        """A reference to the data."""
+        import ray
+
+        return ray.put(data)
+
+
+class LoneSynchronization:
+    """As Ray Train's SynchronizationActor, for a group of one worker, which has nobody to wait for.
+
+    The actor would be a process for each trial: 107 MB on the head, and 1.3 seconds of a core as the trial starts.
+    """
+
+    broadcast_from_rank_zero = _Answer()
+    set_required_ranks = _Answer()
+
+
+class _Synchronizations:
+    """In place of Ray Train's SynchronizationActor: makes one, or what a single worker needs."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def options(self, **options: Any) -> "_Synchronizations":
+        """With the options for an actor."""
+        return _Synchronizations(self.actor.options(**options))
+
+    def remote(self, **settings: Any) -> Any:
+        """A new one, for the group that this thread is starting."""
+        is_alone = getattr(_THREAD, "num_workers", 0) == 1
+        return LoneSynchronization() if is_alone else self.actor.remote(**settings)
+
+
+def _leave_out_needless_synchronization() -> None:
+    """Has Ray Train's groups of one worker do without an actor. A release that has it elsewhere keeps its own."""
+    try:
+        from ray.train.v2._internal.execution.worker_group import state, worker_group
+
+        actor, end = worker_group.SynchronizationActor, state._shutdown_sync_actor
+    except (ImportError, AttributeError):
+        return
+    if isinstance(actor, _Synchronizations):
+        return
+
+    def end_actor(found: Any) -> None:
+        if not isinstance(found, LoneSynchronization):
+            end(found)
+
+    # The second is set first: with it alone nothing changes, whichever thread starts a group meanwhile.
+    state._shutdown_sync_actor = end_actor
+    worker_group.SynchronizationActor = _Synchronizations(actor)
 
 
 def running_cluster() -> str | None:

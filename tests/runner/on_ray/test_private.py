@@ -132,3 +132,29 @@ def test_workers_hear_of_a_preemption_by_a_thread_that_ends_with_them(monkeypatc
     assert not thread.is_alive()
     assert told[0] == [1, 2]
     watch.before_worker_group_shutdown(None)  # a second time there is none
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_single_worker_is_synchronized_without_an_actor(monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
+    from ray import cloudpickle
+    from ray.train.v2._internal.execution.worker_group import state, worker_group
+
+    made, ended = [], []
+    actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda **settings: made.append(settings) or "a"))
+    monkeypatch.setattr(worker_group, "SynchronizationActor", actor)
+    monkeypatch.setattr(state, "_shutdown_sync_actor", ended.append)
+    monkeypatch.setattr("ray.put", lambda data: f"reference to {data}")
+    private._leave_out_needless_synchronization()
+    private._leave_out_needless_synchronization()  # by the next trial
+
+    monkeypatch.setattr(private._THREAD, "num_workers", num_workers, raising=False)
+    found = worker_group.SynchronizationActor.options(label_selector={}).remote(timeout_s=1)
+    state._shutdown_sync_actor(found)
+    if num_workers > 1:
+        assert (found, made, ended) == ("a", [{"timeout_s": 1}], ["a"])
+        return
+    assert (made, ended) == ([], [])
+    copy = cloudpickle.loads(cloudpickle.dumps(found))  # as it comes to the worker
+    told = copy.broadcast_from_rank_zero.remote(world_rank=0, world_size=1, data="name", caller_method_name="report")
+    assert told == "reference to name"
+    assert copy.set_required_ranks.remote([0]) == "reference to None"
