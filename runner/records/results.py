@@ -63,6 +63,7 @@ def trial_row(
     """
     seconds = log.row.get("seconds", 0.0)
     held_s = None if hold is None else round(hold.held_until(seconds), 3)
+
     return {
         **params,
         "trial": name,

@@ -24,13 +24,12 @@ from runner.report.charts.fidelity import draw_fidelity
 from runner.report.charts.heatmaps import heat_maps
 from runner.report.charts.pictures import Gallery, PictureCache, hang_galleries
 from runner.report.charts.scatters import draw_scatters, is_drawn
-from runner.report.decision import decide, join
 from runner.report.details import Origin, compare_machines, compare_settings
 from runner.report.figures import EVAL_METRICS, STUDY_METRICS, axis_title, choose, describe_interval, figure, present
-from runner.report.ranking import rank
 from runner.report.rungs import Bracket, replayed
 from runner.report.seeds import over_seeds, seed_table
 from runner.report.trials import PageTrial, shown, swept, values_of
+from runner.report.verdict.decision import decide, join
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -111,6 +110,7 @@ def render(
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
     replays = [] if brackets or len(names) > 1 else replayed([trial for trial in trials if trial.in_sweep], logs)
+    decision = decide(trials, STUDY_METRICS, values)
     context: dict[str, Any] = {
         "brackets": brackets,
         "replays": replays,
@@ -123,10 +123,10 @@ def render(
         "in_full": in_full,
         "rows_of_all": trials[:_MAX_ROWS] if len(trials) > len(in_full) else [],
         "running": any(trial.status == "running" for trial in trials),
-        "decision": decide(trials, STUDY_METRICS, values),
+        "decision": decision,
         "heat_maps": heat_maps(grid, STUDY_METRICS),
         "eval_heat_maps": heat_maps(grid, EVAL_METRICS),
-        "fidelity": draw_fidelity([cell for cell, _ in rank(trials, values).ranked], STUDY_METRICS),
+        "fidelity": draw_fidelity(decision.ranked, STUDY_METRICS),
         "scatters": draw_scatters(cells, STUDY_METRICS, drawn),
         "seed_table": seeds,
         "trial_interval": describe_interval(over_seeds=False),

@@ -12,13 +12,14 @@ from runner.records.results import TrialResult
 from runner.records.trial_file import read_trial_file
 from runner.report.charts.curves import COLUMNS
 from runner.report.charts.pictures import PictureCache
-from runner.report.compared import MAX_CELLS
 from runner.report.details import find_origin
 from runner.report.figures import choose
 from runner.report.page import render
 from runner.report.reading import in_full, page_trial, read_drawn
 from runner.report.rungs import VALIDATION_COLUMNS, read_bracket
+from runner.report.seeds import over_seeds
 from runner.report.trials import PageTrial
+from runner.report.verdict.compared import MAX_CELLS
 from runner.storage.folder import Storage
 
 
@@ -49,6 +50,7 @@ class Report:
             for result in results_of_one
         ]
         trials = [replace(trial, data=self._data_of(trial)) for trial in trials]
+
         # Of many trials only some are shown in full: no more logs are read and kept, however many trials there are.
         chosen = choose(trials)
         # The key is the path: two experiments may have trials of the same name.
@@ -56,6 +58,7 @@ class Report:
         self._logs = {path: self._logs.get(path) or _CurveLog(folder) for path, folder in folders.items()}
         full = {id(trial): in_full(trial, self._logs[trial.folder.root].rows()) for trial in chosen}
         trials = [full.get(id(trial), trial) for trial in trials]
+
         brackets = [found for experiment in self._experiments if (found := read_bracket(experiment)) is not None]
         logs = {trial.folder.root: trial.log for trial in full.values()}
         values = self._patch_values(trials)
@@ -63,6 +66,7 @@ class Report:
         origins = [
             find_origin(experiment, name, in_order) for experiment, name in zip(self._experiments, names, strict=True)
         ]
+
         written_at = written_at or datetime.now().astimezone()
         return render(
             names,
@@ -89,9 +93,10 @@ class Report:
         # Nothing is compared before all are done. Seeds are compared by their means, but for those of a halved sweep.
         is_halved = any(trial.status == "halted" for trial in trials)
         done = [trial for trial in trials if trial.is_done and trial.in_sweep]
-        is_needed = is_halved or len(done) <= MAX_CELLS
-        if not is_needed or any(trial.may_win for trial in trials):
+        is_by_pictures = len(over_seeds(done)) == len(done) <= MAX_CELLS
+        if not (is_halved or is_by_pictures) or any(trial.may_win for trial in trials):
             return {}
+
         for trial in done:
             if trial.folder.root not in self._values:
                 self._values[trial.folder.root] = _sound_values(trial)

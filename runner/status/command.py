@@ -68,6 +68,7 @@ def _print(reader: StatusReader, status: Status, console: Console) -> None:
         console.print(describe_counts(status.trials))
         results = reader.results(status)
         console.results(results, repeated_cells(results))
+
     if step := describe_next_step(status, reader.experiment):
         console.print(step, wrap=False)
 
@@ -85,11 +86,9 @@ def describe_next_step(status: Status, experiment: Storage) -> str:
     again = f"python -m runner.tune {folder}/{EXPERIMENT_FILE} --storage {storage}"
     statuses = {trial.status for trial in status.trials}
     if statuses <= set(ENDED_WELL):
-        return (
-            f"to look at it: {experiment.shown}/{REPORT}"
-            if experiment.exists(REPORT)
-            else (f"to compare its trials: python -m runner.report {folder}")
-        )
+        if experiment.exists(REPORT):
+            return f"to look at it: {experiment.shown}/{REPORT}"
+        return f"to compare its trials: python -m runner.report {folder}"
     if statuses <= {*ENDED_WELL, "diverged"}:
         return f"to try again what has diverged: {again} --retry-diverged"
     return f"to go on: {again}"

@@ -5,9 +5,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner.report.decision import Decision
 from runner.report.reading import read_results
 from runner.report.trials import PageTrial
+from runner.report.verdict.decision import Decision
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 

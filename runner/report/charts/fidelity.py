@@ -10,7 +10,6 @@ from runner.report.charts.scatters import MANY_POINTS, MAX_POINTS, Point, ends_o
 from runner.report.figures import Figure, figure, present
 from runner.report.trials import PageTrial, shown, swept, values_of
 
-_ENDED = ("finished", "early_stopped")  # the others were measured on a sample of the patches
 _MAX_NAMED = 12  # of the front
 
 
@@ -54,7 +53,8 @@ def draw_fidelity(trials: Sequence[PageTrial], metrics: Sequence[Metric]) -> Fid
     Args:
         trials: or settings over their seeds.
     """
-    ended = [trial for trial in trials if trial.is_ranked and trial.status in _ENDED]
+    # The others were measured on a sample of the patches.
+    ended = [trial for trial in trials if trial.is_ranked and trial.is_done]
     distances = [metric for metric in present(ended, metrics) if not metric.higher_is_better]
     fidelity = next((metric for metric in distances if metric.favours_blur), None)
     sharpness = next((metric for metric in distances if not metric.favours_blur), None)

@@ -14,10 +14,10 @@ from runner.records.results import TrialResult
 from runner.records.seeds import Spread, repeated_cells, spread
 from runner.report.__main__ import main
 from runner.report.charts.heatmaps import heat_maps
-from runner.report.decision import decide
 from runner.report.figures import STUDY_METRICS
 from runner.report.reading import read_results
 from runner.report.seeds import over_seeds
+from runner.report.verdict.decision import decide
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 from tests.support.experiment_folder import write_experiment_folder

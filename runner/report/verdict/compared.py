@@ -13,8 +13,8 @@ from runner.comparison.patch_values import PatchValues
 from runner.comparison.settings import compare_settings
 from runner.number_format import counted
 from runner.report.figures import figure
-from runner.report.ranking import Cell, shared_seeds
 from runner.report.trials import PageTrial
+from runner.report.verdict.ranking import Cell, shared_seeds
 
 MAX_CELLS = 64  # that are compared, which takes some seconds with a thousand pictures
 

@@ -11,10 +11,10 @@ from runner.comparison.differences import Difference
 from runner.comparison.equal_losses import describe_equal_losses, equal_losses
 from runner.comparison.patch_values import PatchValues
 from runner.number_format import counted, significant, to_width
-from runner.report.compared import Compared, compare
 from runner.report.figures import MAX_IN_FULL, Figure, figure, present
-from runner.report.ranking import Ranking, rank
 from runner.report.trials import PageTrial
+from runner.report.verdict.compared import Compared, compare
+from runner.report.verdict.ranking import Ranking, rank
 
 _MAX_BAD = 12  # trials whose bad ends are told one by one
 _BAD_ENDS = {"failed": "failed", "diverged": "diverged", "out_of_memory": "ran out of memory"}
@@ -61,6 +61,7 @@ class Decision(NamedTuple):
         caveats: whole sentences on how far the verdict can be trusted.
         about: how trials were compared, in whole sentences; empty where they were not.
         is_final: False while a trial may still win.
+        ranked: the cells that may lead, with the figures that they are ranked by.
     """
 
     sentences: Sequence[Sequence[tuple[str, bool]]]
@@ -68,6 +69,7 @@ class Decision(NamedTuple):
     caveats: Sequence[str]
     about: str = ""
     is_final: bool = True
+    ranked: Sequence[PageTrial] = ()
 
 
 def decide(
@@ -98,7 +100,8 @@ def decide(
         caveats.append(
             "These figures are of the half of the pictures that decided nothing; the tables have those of all pictures."
         )
-    return Decision(_verdict(leaders, ranking), leaders, caveats, compared.about, is_final=not ranking.waiting)
+    sentences = _verdict(leaders, ranking)
+    return Decision(sentences, leaders, caveats, compared.about, is_final=not ranking.waiting, ranked=cells)
 
 
 def join(names: Sequence[str]) -> str:

@@ -14,12 +14,12 @@ from runner.comparison.patch_values import PatchValues
 from runner.records.evaluation_csv import csv_of
 from runner.records.results import TrialResult
 from runner.records.seeds import repeated_cells
-from runner.report.compared import MAX_CELLS
-from runner.report.decision import decide
 from runner.report.figures import STUDY_METRICS
 from runner.report.reading import read_results
 from runner.report.seeds import with_trials
 from runner.report.trials import PageTrial
+from runner.report.verdict.compared import MAX_CELLS
+from runner.report.verdict.decision import decide
 from runner.report.writer import Report
 from runner.storage.folder import Storage
 from tests.support.experiment_folder import write_experiment_folder
