@@ -26,7 +26,7 @@ from gan.training.step import train_step
 from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.records.checkpoints import RunPosition, read_checkpoint, write_checkpoint
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.trial.async_checkpointer import SAVE_SHARE, AsyncCheckpointer
 from runner.trial.job import TrialJob
 
@@ -58,8 +58,8 @@ def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
         times["wait"].append(seconds(lambda: snapshot.take(state.state_dict())))
         times["write"].append(seconds(lambda: write_checkpoint(folder, snapshot.groups(), b"", place, IDS)))
         times["read"].append(seconds(lambda: read_checkpoint(folder, 0, IDS)))
-        times["plain_write"].append(seconds(lambda: write_plainly(folder.local_path / "plain", content)))
-        times["plain_read"].append(seconds((folder.local_path / "plain").read_bytes))
+        times["plain_write"].append(seconds(lambda: write_plainly(folder.local_copy() / "plain", content)))
+        times["plain_read"].append(seconds((folder.local_copy() / "plain").read_bytes))
     return {
         "channels": channels,
         "threads": torch.get_num_threads(),

@@ -38,7 +38,7 @@ from runner.data.shards import cut_in_this_process
 from runner.data.sources import find_source, store_fingerprint
 from runner.data.synthesis import draw_pair
 from runner.process.processes import num_cores
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 NUM_DIFFERENT = 64
 READ_BATCHES = (1, 4, 10, 64)
@@ -71,7 +71,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         figures = measure_preparation(folder, sets, contents, pool, arguments)
     _, store = prepare(sets[0], Storage.open(folder / "patches"), cut_in_this_process)
     shards = store.paths("train")
-    patches = Patches.open(store.folder.local_path, "train")
+    patches = Patches.open(store.folder.local_copy(), "train")
     return figures | measure_reads(shards, patches) | measure_jitter(patches, arguments.channels)
 
 

@@ -25,8 +25,8 @@ from runner.config.fingerprint import Fingerprints, fingerprint_trial
 from runner.config.loading import PlannedTrial, load_experiment, plan_trials
 from runner.records.metrics_log import encode_row, read_rows
 from runner.records.trial_file import read_trial_file, write_trial_file
-from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, MANIFEST, METRICS_LOG, TRIALS, WEIGHTS_RECORD
+from runner.storage.storage import Storage
 
 NAME = "many"
 WATCH_S = 90.0
@@ -93,7 +93,7 @@ def make_trials(folder: Path, count: int) -> Path:
 def copy_trial(model: Storage, experiment: Storage, planned: PlannedTrial, number: int) -> None:
     """A finished trial's folder as that of another trial, whose figures differ a little from its own."""
     trial = experiment.at(f"{TRIALS}/{planned.name}")
-    shutil.copytree(model.local_path, trial.local_path)
+    shutil.copytree(model.local_copy(), trial.local_copy())
 
     content = read_trial_file(model)
     assert content is not None

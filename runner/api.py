@@ -24,8 +24,8 @@ from runner.records.results_files import cell_row
 from runner.records.seeds import repeated_cells
 from runner.records.trial_file import read_outcome
 from runner.report.reading import read_results
-from runner.storage.folder import Storage
 from runner.storage.run_folder import image_name, trial_path
+from runner.storage.storage import Storage
 from runner.sweep.check import Options
 from runner.sweep.run import run_experiment as run
 

@@ -81,6 +81,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         default="results",
         help="where results go (default: ./results)",
     )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=user_path,
+        help="where local copies of what is in a bucket live (default: PIX2PIX_CACHE, else your cache folder)",
+    )
     add_address(parser, "a new local one; `local` for that in any case")
 
     # How this start of the command behaves.
@@ -138,6 +144,7 @@ def run_training(arguments: argparse.Namespace, *, single: bool, in_process: boo
     options = Options(
         overrides=tuple(arguments.overrides),
         storage=arguments.storage,
+        cache=arguments.cache,
         address=None if in_process else cluster_address(arguments.address),
         time_limit_s=arguments.time_limit,
         wait_s=arguments.wait,

@@ -55,9 +55,9 @@ def _run_translate(arguments: argparse.Namespace) -> Exit:
     from runner.console import Console
     from runner.errors import DataError
     from runner.models.picture_files import find_pictures
-    from runner.storage.folder import open_storage
+    from runner.storage.folder import open_folder
 
-    out = open_storage(arguments.out, "--out")
+    out = open_folder(arguments.out, "--out")
     pictures = find_pictures(arguments.inputs, out)
 
     # These load torch, which takes seconds: not before the inputs are found.

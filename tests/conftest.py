@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import end_what_was_started
 from tests.support.kill_points import train_tiny
 from tests.support.sharing import deal, made_once

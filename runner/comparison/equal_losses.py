@@ -6,7 +6,7 @@ from typing import Any
 from gan.training.loss_names import LOSSES
 from runner.records.metrics_log import read_last_row
 from runner.records.results import ENDED_WELL
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 _MAX_GROUPS, _MAX_NAMED = 5, 4
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from gan.data.selection import selection_half
 from runner.errors import DataError
 from runner.number_format import finite
-from runner.storage.folder import Storage
 from runner.storage.run_folder import EVALUATION_CSV
+from runner.storage.storage import Storage
 
 _TOLERANCE = 1e-6  # the file has nine digits of each value
 _ORIGIN = ("picture", "row", "column", "mode")

@@ -117,7 +117,7 @@ def _synthesize(arguments: argparse.Namespace) -> Exit:
     from rich.progress import track
 
     from runner.data.sources import read_picture, synthetic_source
-    from runner.storage.folder import Storage
+    from runner.storage.storage import Storage
 
     folder = Path(arguments.directory)
     if folder.exists() and not folder.is_dir():

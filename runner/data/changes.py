@@ -11,8 +11,8 @@ from pathlib import Path
 from gan.data.pictures import PictureError, read_pair
 from runner.config.schema import Data
 from runner.data.sources import SPLITS, Picture, Source, fingerprint_contents, read_contents, read_picture
-from runner.storage.folder import Storage
 from runner.storage.run_folder import QUARANTINE
+from runner.storage.storage import Storage
 
 CONTENTS = "contents.jsonl"
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from xxhash import xxh3_64
 
 from runner.process.processes import num_cores
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 BLOCK_BYTES = 2**20  # small enough to be in the processor's cache when it is hashed
 

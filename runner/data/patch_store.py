@@ -5,6 +5,8 @@ all experiments that use the same data share it.
 """
 
 import json
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +15,8 @@ from runner.config.schema import Data
 from runner.data.checksums import first_damaged
 from runner.data.sources import SPLITS
 from runner.errors import DataError
-from runner.storage.folder import Storage
 from runner.storage.run_folder import QUARANTINE
+from runner.storage.storage import Storage, is_unreachable
 
 META = "meta.json"
 META_FORMAT = 3  # of meta.json, and of how it verifies the rest. STORE_FORMAT is for what changes the patches.
@@ -56,7 +58,7 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
         The store and "". Where it is damaged, None and the problem. Where there is none, None and "".
     """
     folder = patches.at(fingerprint)
-    if not folder.exists():
+    if not folder.exists() or patches.is_unfinished(fingerprint, META):
         return None, ""
 
     try:
@@ -75,6 +77,8 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
         if len(read_quarantine(store)) != meta["left_out"]:
             return None, f"{QUARANTINE} does not name the {meta['left_out']} files that were left out"
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_unreachable(error):
+            raise
         return None, f"it can't be read ({type(error).__name__}: {error})"
 
     return store, ""
@@ -83,17 +87,39 @@ def find_store(patches: Storage, fingerprint: str) -> tuple[PatchStore | None, s
 def _shards_problem(folder: Storage, shards: dict[str, dict[str, Any]]) -> str:
     """The first problem with a store's shards. "" where there is none."""
     # Readers open every file with this suffix, so an unknown one would add patches.
-    for name in folder.names():
+    sizes = folder.sizes()
+    for name in sizes:
         if name.endswith(SHARD_SUFFIX) and name not in shards:
             return f"{name} is none of its shards"
 
     # Sizes first: that needs no reading, and finds a copy that broke off.
     for name, shard in shards.items():
-        if (size := folder.size(name)) != shard["bytes"]:
-            return f"{name} has {size} bytes instead of {shard['bytes']}"
+        if name not in sizes:
+            return f"{name} is gone"
+        if sizes[name] != shard["bytes"]:
+            return f"{name} has {sizes[name]} bytes instead of {shard['bytes']}"
 
-    damaged = first_damaged(folder.local_copy(), {name: shard["xxh3"] for name, shard in shards.items()})
+    return _damage(folder.local_copy(), shards)
+
+
+def _damage(copy: Path, shards: Mapping[str, Mapping[str, Any]]) -> str:
+    damaged = first_damaged(copy, {name: shard["xxh3"] for name, shard in shards.items()})
     return f"{damaged} does not match its checksum" if damaged else ""
+
+
+def local_patches(store: Storage) -> Path:
+    """The folder of this machine from which patches are read: the store's own, or a verified copy.
+
+    Raises:
+        OSError: the copy is not what the store holds.
+    """
+    copy = store.local_copy()
+    if store.is_remote:
+        splits = json.loads((copy / META).read_bytes())["splits"]
+        shards = {shard["name"]: shard for split in SPLITS for shard in splits[split]["shards"]}
+        if problem := _damage(copy, shards):
+            raise OSError(f"{store.root}: {problem}, in the copy on {platform.node()}")
+    return copy
 
 
 def read_quarantine(store: PatchStore) -> list[dict[str, str]]:

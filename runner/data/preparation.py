@@ -1,6 +1,6 @@
 """Pictures become a patch store: read, decoded, split and cut, once for all trials.
 
-A store appears complete, by one rename. So two runs may prepare the same store at the same time.
+A store appears complete. So two runs may prepare the same store at the same time.
 """
 
 import json
@@ -24,8 +24,8 @@ from runner.data.patch_store import (
 from runner.data.shards import ShardReport
 from runner.data.sources import SPLITS, Source
 from runner.errors import DataError
-from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.run_folder import QUARANTINE
+from runner.storage.storage import Changed, NewFolder, Storage
 
 # Writes a source's shards into a folder, and yields their reports in order.
 Cut = Callable[[Source, Data, Storage], Iterable[ShardReport]]
@@ -43,7 +43,7 @@ def prepare_patches(
 ) -> PatchStore:
     """Returns the store with this fingerprint, verified. Builds it where there is none.
 
-    A damaged store is never deleted. It is renamed, and built again.
+    A damaged store is never deleted. It gets another name, and is built again.
 
     Args:
         source: None where it can't be found any more. Then the store must exist.
@@ -77,33 +77,24 @@ def prepare_patches(
 def _set_aside(patches: Storage, fingerprint: str) -> str:
     """Renames a damaged store. Returns its new name."""
     name = f"damaged-{fingerprint}-{secrets.token_hex(3)}"
-    patches.rename(fingerprint, name)
+    patches.set_aside(fingerprint, name)
     return name
 
 
 def _build_store(patches: Storage, fingerprint: str, data: Data, source: Source, cut: Cut) -> PatchStore:
-    """Builds a store under a temporary name, and renames it.
+    """Builds a store, which counts once it is whole.
 
     Raises:
         DataError: too many pictures are bad, or all of a split. Nothing is left behind.
     """
-    _remove_leftovers(patches)
-    temporary = f"{TEMPORARY}{fingerprint}-{secrets.token_hex(4)}"
-    patches.make_folder(temporary)
+    patches.remove_unfinished(META, idle_s=_LEFTOVER_S)
     try:
-        folder = patches.at(temporary)
-        with folder.locked():  # so that no other run takes it for a leftover
-            meta = _write_store(folder, fingerprint, data, source, cut)
-        try:
-            patches.rename(temporary, fingerprint)
-            # Not verified: it would be read from memory now, and each later start verifies it.
-            return PatchStore(fingerprint, patches.at(fingerprint), meta)
-        except OSError:
-            if not patches.exists(fingerprint):
-                raise
-            # Another run was faster. Its store has the same content, and is verified below.
-    finally:
-        _discard(patches, temporary)
+        with patches.new_folder(fingerprint, META, replaces=False) as building:
+            meta = _write_store(building, fingerprint, data, source, cut)
+        # Not verified: it would be read from memory now, and each later start verifies it.
+        return PatchStore(fingerprint, patches.at(fingerprint), meta)
+    except Changed:
+        pass  # Another run was faster. Its store has the same content, and is verified below.
 
     store, problem = find_store(patches, fingerprint)
     if store is None:
@@ -114,12 +105,13 @@ def _build_store(patches: Storage, fingerprint: str, data: Data, source: Source,
     return store
 
 
-def _write_store(folder: Storage, fingerprint: str, data: Data, source: Source, cut: Cut) -> dict[str, Any]:
+def _write_store(building: NewFolder, fingerprint: str, data: Data, source: Source, cut: Cut) -> dict[str, Any]:
     """Writes all files of a store, and waits until the disk has them. Returns the content of meta.json.
 
     Raises:
         DataError: too many pictures are bad, or all of a split.
     """
+    folder = building.place
     splits: dict[str, dict[str, Any]] = {split: {"pictures": 0, "patches": 0, "shards": []} for split in SPLITS}
     left_out: list[dict[str, str]] = []
     sizes: Counter[str] = Counter()
@@ -140,10 +132,6 @@ def _write_store(folder: Storage, fingerprint: str, data: Data, source: Source, 
         if not entry["pictures"]:
             raise DataError(f"{data.source}: every picture of {split}/ is bad.\n{first_bad_files(left_out)}")
 
-    # Where a worker died while it wrote a shard, another worker has written that shard.
-    for name in folder.temporary_names():
-        folder.remove(name)
-
     write_contents(folder, source)
     folder.write(QUARANTINE, "".join(json.dumps(entry) + "\n" for entry in left_out).encode())
     meta = {
@@ -156,22 +144,5 @@ def _write_store(folder: Storage, fingerprint: str, data: Data, source: Source, 
         "sizes": dict(sizes.most_common()),
     }
     # Last, because each write also makes sure that earlier renames in the folder are on the disk.
-    folder.write(META, json.dumps(meta).encode())
+    building.finish(json.dumps(meta).encode())
     return meta
-
-
-def _discard(patches: Storage, temporary: str) -> None:
-    """Deletes an unfinished store. A task that still writes shards of it does not find it any more."""
-    if patches.exists(temporary):
-        # First another name: a deletion takes time, in which more shards could be written here.
-        away = f"{TEMPORARY}{secrets.token_hex(4)}"
-        patches.rename(temporary, away)
-        patches.remove(away)
-
-
-def _remove_leftovers(patches: Storage) -> None:
-    """Deletes what killed preparations left behind: nobody has it locked, and it is unchanged for an hour."""
-    for name in patches.temporary_names():
-        leftover = patches.at(name)
-        if leftover.is_unlocked() and leftover.idle_s() > _LEFTOVER_S:
-            patches.remove(name)

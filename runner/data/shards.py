@@ -17,8 +17,8 @@ from runner.config.schema import Data
 from runner.data.sources import SPLITS, Picture, Source, check_unchanged, read_picture
 from runner.errors import DataError
 from runner.process.processes import num_cores
-from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
+from runner.storage.storage import Storage
 
 # The same everywhere, so that a store has the same files wherever it is built. Enough pictures that starting a task
 # costs little, and few enough that several cores can share a small data set.
@@ -98,7 +98,7 @@ def write_shard(shard: Shard, seed: int | None, data: Data, folder: Storage) -> 
     left_out = []
     num_patches = 0
 
-    with folder.writing_unsynced(shard.name) as stream:
+    with folder.writing(shard.name, synced=False) as stream:
         # The checksum is taken on the way, so that the file need not be read again.
         hashing = HashingStream(stream, xxh3_64())
         with pa.ipc.new_file(pa.PythonFile(hashing, mode="w"), patch_schema(data.patch_size)) as writer:

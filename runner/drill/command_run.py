@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.drill.processes import kill_session, session_processes
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 
 _LAST_LINES = 12
 
@@ -26,7 +26,7 @@ class CommandRun:
     def __init__(
         self,
         arguments: Sequence[str],
-        folder: Storage,
+        folder: Folder,
         output: str,
         max_file_bytes: int | None,
         cwd: Path | None = None,

@@ -5,14 +5,14 @@ from typing import Any
 
 from runner.records.checkpoints import checkpoint_name, checkpoint_steps
 from runner.records.metrics_log import read_rows
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 from runner.storage.run_folder import CHECKPOINTS, WEIGHTS
 
 # Columns of the log that differ between any two runs.
 _WALL_TIMES = ("seconds", "images_per_second")
 
 
-def differences(trial: Storage, reference: Storage) -> list[str]:
+def differences(trial: Folder, reference: Folder) -> list[str]:
     """Lists how a finished trial differs from an undisturbed one. Empty where it does not.
 
     Weights, the state of the last checkpoint, and the log are compared. Times may differ.
@@ -21,7 +21,7 @@ def differences(trial: Storage, reference: Storage) -> list[str]:
     return found + _checkpoint_differences(trial, reference) + _log_differences(trial, reference)
 
 
-def _same_file(trial: Storage, reference: Storage, name: str) -> bool:
+def _same_file(trial: Folder, reference: Folder, name: str) -> bool:
     """True where both trials have the file, with the same bytes."""
     try:
         return trial.read(name) == reference.read(name)
@@ -29,7 +29,7 @@ def _same_file(trial: Storage, reference: Storage, name: str) -> bool:
         return False
 
 
-def _checkpoint_differences(trial: Storage, reference: Storage) -> list[str]:
+def _checkpoint_differences(trial: Folder, reference: Folder) -> list[str]:
     """Lists the files of the newest checkpoint that differ, or says that its step does."""
     step, expected = (max(checkpoint_steps(one), default=0) for one in (trial, reference))
     if step != expected:
@@ -43,7 +43,7 @@ def _checkpoint_differences(trial: Storage, reference: Storage) -> list[str]:
     ]
 
 
-def _log_differences(trial: Storage, reference: Storage) -> list[str]:
+def _log_differences(trial: Folder, reference: Folder) -> list[str]:
     """Gives the first row of metrics.jsonl that differs, or the number of rows if that does."""
     # The first difference is enough: later rows differ because of it.
     rows, expected = _comparable_rows(trial), _comparable_rows(reference)
@@ -55,7 +55,7 @@ def _log_differences(trial: Storage, reference: Storage) -> list[str]:
     return [f"metrics.jsonl has {len(rows)} {'row' if len(rows) == 1 else 'rows'} instead of {len(expected)}"]
 
 
-def _comparable_rows(trial: Storage) -> list[str]:
+def _comparable_rows(trial: Folder) -> list[str]:
     """The rows of a trial's log, without wall times."""
     return [json.dumps(_without_wall_times(row)) for row in read_rows(trial)]
 

@@ -13,7 +13,7 @@ from runner.drill.target_run import NAME, DrillSetup, NotSurvived, NotTried, Tar
 from runner.drill.workers import Workers
 from runner.errors import Exit, ResourceError
 from runner.records.metrics_log import read_rows
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 from runner.storage.run_folder import TRIALS
 
 SHORT_MINUTES = 8.0
@@ -38,7 +38,7 @@ class Drill:
         results: what came of each fault so far.
     """
 
-    folder: Storage
+    folder: Folder
     console: Console
     seed: int
     deadline: float

@@ -17,7 +17,7 @@ from runner.drill.table import NO, NOT_TRIED, FaultResult, print_results, to_jso
 from runner.drill.workers import ClusterWorkers, LocalWorkers, Workers
 from runner.errors import Exit, ResourceError, StorageError
 from runner.on_ray.connection.address import check_reachable, cluster_address
-from runner.storage.folder import Storage, open_storage
+from runner.storage.folder import Folder, open_folder
 
 
 def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit:
@@ -86,17 +86,17 @@ def _reach_workers(stack: contextlib.ExitStack, address: str | None, storage: st
     return workers
 
 
-def open_table_folder(path: str | None) -> Storage | None:
+def open_table_folder(path: str | None) -> Folder | None:
     """The folder of the file that --json names. Raises StorageError where it can't be written."""
-    return None if path is None else open_storage(str(Path(path).absolute().parent))
+    return None if path is None else open_folder(str(Path(path).absolute().parent))
 
 
-def new_folder(storage: str | None) -> Storage:
+def new_folder(storage: str | None) -> Folder:
     """Creates a folder for the runs of this drill. Raises StorageError where it can't be created."""
     if storage is None:
-        return Storage.open(tempfile.mkdtemp(prefix="pix2pix-drill-"))
+        return Folder.at_path(tempfile.mkdtemp(prefix="pix2pix-drill-"))
 
-    parent = open_storage(storage)
+    parent = open_folder(storage)
     number = 1
     while parent.exists(f"drill_{number}"):
         number += 1

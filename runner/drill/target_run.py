@@ -20,7 +20,7 @@ from runner.errors import Exit
 from runner.on_ray.connection.address import LOCAL
 from runner.records.metrics_log import read_rows
 from runner.records.starts import read_starts
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 from runner.storage.run_folder import EXPERIMENT_FILE, METRICS_LOG, PATCHES, TRIALS
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class DrillSetup:
 
     epochs: int
     total_steps: int
-    reference: Storage
+    reference: Folder
     address: str | None
     workers: Workers
     pace: Pace
@@ -115,7 +115,7 @@ class TargetRun:
         results_name: the --storage, relative to `folder`.
     """
 
-    folder: Storage
+    folder: Folder
     setup: DrillSetup
     kills_wanted: int
     random: random.Random
@@ -127,17 +127,17 @@ class TargetRun:
     results_name: str = "results"
 
     @property
-    def storage(self) -> Storage:
+    def storage(self) -> Folder:
         """The --storage of its commands."""
         return self.folder.at(self.results_name)
 
     @property
-    def experiment(self) -> Storage:
+    def experiment(self) -> Folder:
         """The experiment's folder."""
         return self.storage.at(NAME)
 
     @property
-    def trial(self) -> Storage:
+    def trial(self) -> Folder:
         """The folder of the only trial."""
         return self.experiment.at(f"{TRIALS}/trial")
 
@@ -269,12 +269,12 @@ class TargetRun:
             return None
 
 
-def _write_experiment(folder: Storage, epochs: int) -> None:
+def _write_experiment(folder: Folder, epochs: int) -> None:
     """Writes the experiment file, which is the same for all runs."""
     content = EXPERIMENT | {"training": EXPERIMENT["training"] | {"epochs": epochs}}
     folder.write(EXPERIMENT_FILE, yaml.safe_dump(content, sort_keys=False).encode())
 
 
-def _copy_folder(source: Storage, target: Storage, name: str) -> None:
+def _copy_folder(source: Folder, target: Folder, name: str) -> None:
     """Copies a folder with everything in it."""
     shutil.copytree(source.local_path / name, target.local_path / name, dirs_exist_ok=True)

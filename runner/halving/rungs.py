@@ -12,8 +12,8 @@ from gan.evaluation.metrics import METRICS
 from runner.config.halving import Halving
 from runner.errors import StorageError
 from runner.records.trial_file import record_digest
-from runner.storage.folder import Storage
 from runner.storage.run_folder import RUNGS
+from runner.storage.storage import Storage
 
 
 class TrialValue(NamedTuple):

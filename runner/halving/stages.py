@@ -16,8 +16,8 @@ from runner.records.metrics_log import read_rows, selection_column
 from runner.records.seeds import by_cell
 from runner.records.trial_file import read_outcome, recorded_epochs
 from runner.records.trial_folders import Trial
-from runner.storage.folder import Storage
 from runner.storage.run_folder import RUNGS, trial_path
+from runner.storage.storage import Storage
 
 # Trials that would end like this again, before they have a metric: their cells rank last.
 _WITHOUT_METRIC = ("diverged", "out_of_memory")

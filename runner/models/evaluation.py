@@ -22,6 +22,7 @@ from runner.data.patch_store import (
     describe_bad_files,
     find_store,
     first_bad_files,
+    local_patches,
 )
 from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
@@ -35,7 +36,7 @@ from runner.records.evaluation_csv import bootstrap_record, record
 from runner.records.metrics_log import only_finite
 from runner.screen.cutting import with_bar
 from runner.screen.fitting_table import FittingTable
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
 _METRICS_BY_KEY = {metric.key: metric for metric in (*METRICS, LPIPS)}
@@ -171,7 +172,7 @@ def _validation_patches(trained: TrainedModel, data: str | None, console: Consol
     config = trained.config.data
     if data is None:
         store = _trial_store(trained, console)
-        yield Patches.open(store.folder.local_copy(), "val", config.direction)
+        yield Patches.open(local_patches(store.folder), "val", config.direction)
         return
 
     # The folder stays until the caller's block ends: its patches are mapped into memory and read on demand.

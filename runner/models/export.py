@@ -13,8 +13,8 @@ from runner.console import Console
 from runner.errors import DataError, FullError, StorageError
 from runner.models.trained import TrainedModel, open_trained_model
 from runner.number_format import byte_size
-from runner.storage.folder import Storage, is_full
 from runner.storage.run_folder import TRIAL_FILE
+from runner.storage.storage import Storage, is_full
 from runner.storage.tensor_writer import write_tensors
 
 _EXTRA = "pip install 'pix2pix-runner[export]'"

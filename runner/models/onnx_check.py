@@ -11,7 +11,7 @@ from gan.data.jitter import rescale
 from gan.data.patches import Patches
 from gan.evaluation.evaluate import fixed_sample
 from gan.networks.generator import Generator
-from runner.data.patch_store import find_store
+from runner.data.patch_store import find_store, local_patches
 from runner.errors import DataError
 from runner.models.onnx_graph import FAKE, SOURCE
 from runner.models.trained import TrainedModel
@@ -72,7 +72,7 @@ def _check_pictures(trained: TrainedModel) -> tuple[Tensor, str]:
     store, _ = find_store(trained.stores, trained.fingerprints.data)
     if store is None:
         return _waves(trained.config.data.patch_size), "drawn pictures (the trial's patches are gone)"
-    patches = Patches.open(store.folder.local_copy(), "val", trained.config.data.direction)
+    patches = Patches.open(local_patches(store.folder), "val", trained.config.data.direction)
     sources, _ = patches[fixed_sample(len(patches), _NUM_PICTURES)]
     # Where the store has fewer patches, some of them are used twice.
     return rescale(sources)[torch.arange(_NUM_PICTURES) % len(sources)], "validation patches"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gan.data.pictures import SUFFIXES
 from runner.errors import DataError
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 
 _OUTPUT_SUFFIX = ".png"
 _MAX_SHOWN = 8
@@ -19,7 +19,7 @@ class PictureFile(NamedTuple):
     output: str
 
 
-def find_pictures(inputs: Sequence[str], out: Storage) -> list[PictureFile]:
+def find_pictures(inputs: Sequence[str], out: Folder) -> list[PictureFile]:
     """The pictures that the inputs name: files as they are, and of folders the files with a picture's suffix.
 
     Args:

@@ -14,9 +14,9 @@ from torch import Tensor
 from runner.config.fingerprint import Fingerprints
 from runner.records.checkpoints import DamagedCheckpoint, checkpoint_name, checkpoint_steps, read_checkpoint
 from runner.records.metrics_log import encode_row, read_rows
-from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import BEST_RECORD, BEST_WEIGHTS, CHECKPOINTS, WEIGHTS, WEIGHTS_RECORD
+from runner.storage.storage import Storage
 from runner.storage.tensor_writer import write_tensors
 
 # Wall times: the only columns of a log that another training of the same trial does not have.

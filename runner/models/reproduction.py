@@ -27,7 +27,7 @@ from runner.config.fingerprint import Fingerprints, fingerprint_trial
 from runner.config.schema import Experiment
 from runner.console import Console
 from runner.data.changes import changes_since
-from runner.data.patch_store import find_store
+from runner.data.patch_store import find_store, local_patches
 from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import find_source, store_fingerprint
@@ -41,8 +41,8 @@ from runner.records.metrics_log import MetricsLog
 from runner.records.starts import read_starts
 from runner.records.trial_file import machine_differences, read_trial_file, recorded_config
 from runner.screen.cutting import with_bar
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG, PATCHES, TRIAL_FILE
+from runner.storage.storage import Storage
 from runner.trial.heartbeat import Coordinator, Heartbeat
 from runner.trial.job import TrialJob
 from runner.trial.recorder import Recorder, is_finite
@@ -223,8 +223,8 @@ class _Training:
         """
         config = recorded.config
         self._recorded, self._run, self._device = recorded, run, _device_of(recorded)
-        self._patches = Patches.open(store.local_copy(), "train", config.data.direction)
-        val_patches = Patches.open(store.local_copy(), "val", config.data.direction)
+        self._patches = Patches.open(local_patches(store), "train", config.data.direction)
+        val_patches = Patches.open(local_patches(store), "val", config.data.direction)
         self._steps_per_epoch = steps_per_epoch(len(self._patches), config.training.batch_size)
         self._epochs = -(-run.last_step // self._steps_per_epoch)
 

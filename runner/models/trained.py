@@ -21,8 +21,8 @@ from runner.records.checkpoints import (
 )
 from runner.records.trial_file import read_finished_weights, read_trial_file, recorded_config
 from runner.records.weights import read_best, read_interim
-from runner.storage.folder import Storage
 from runner.storage.run_folder import PATCHES
+from runner.storage.storage import Storage
 
 _LATEST, _BEST = "latest", "best"
 

@@ -20,7 +20,8 @@ from runner.errors import FullError, StorageError
 from runner.models.picture_files import PictureFile
 from runner.models.png import PngWriter
 from runner.process.processes import num_cores
-from runner.storage.folder import Storage, is_full
+from runner.storage.folder import Folder
+from runner.storage.storage import is_full
 from runner.trial.runtime import RuntimeSettings, set_up_torch
 
 _MAX_PIXELS = 2**30  # 3 GiB of RGB, and 7 GiB while Pillow decodes it
@@ -44,7 +45,7 @@ def set_up_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: Storage, console: Console) -> int:
+def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: Folder, console: Console) -> int:
     """Translates each picture that can be read into a PNG.
 
     Returns:
@@ -60,7 +61,7 @@ def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: S
     return num_done
 
 
-def _translate_file(job: TranslationJob, picture: PictureFile, out: Storage, console: Console, shown: str) -> bool:
+def _translate_file(job: TranslationJob, picture: PictureFile, out: Folder, console: Console, shown: str) -> bool:
     """Translates a picture; reports one that can't be read, and returns False. Raises as `translate_files`.
 
     Args:
@@ -106,7 +107,7 @@ def read_source(picture: PictureFile, direction: str | None, console: Console) -
 
 
 def _write_translation(
-    job: TranslationJob, picture: PictureFile, image: NDArray[np.uint8], out: Storage, console: Console, shown: str
+    job: TranslationJob, picture: PictureFile, image: NDArray[np.uint8], out: Folder, console: Console, shown: str
 ) -> None:
     """Writes each strip as soon as it is translated; the file gets its name once it is complete."""
     height, width = image.shape[:2]

@@ -11,9 +11,9 @@ from runner.on_ray.trainer import new_trainer
 from runner.on_ray.worker import RemoteCoordinator
 from runner.process.lease import Superseded
 from runner.records.trial_file import read_outcome, write_outcome
-from runner.storage.folder import is_full
+from runner.storage.storage import takes_nothing
 from runner.trial.job import TrialJob, first_line
-from runner.trial.outcome import is_out_of_memory, record_outcome, stop_on_disk_full
+from runner.trial.outcome import is_out_of_memory, record_outcome, stop_unwritable
 from runner.trial.resources import TrialResources
 
 
@@ -61,14 +61,20 @@ def record_external_end(job: TrialJob, error: BaseException, coordinator: Any) -
     Raises:
         Superseded: another start of the command owns the trial.
     """
-    job.check_current()
-    job.log_line(f"{error}")
     # The last cause is the one that all began with: the outer ones are mostly Ray's.
     chain = list(causes(error))
     reason = first_line(chain[-1])
+    is_unwritable = any(takes_nothing(cause) for cause in chain)
+    try:
+        job.check_current()
+        job.log_line(f"{error}")
+    except OSError as second:
+        if not takes_nothing(second):
+            raise
+        error, is_unwritable = second, True
 
-    if any(is_full(cause) for cause in chain):
-        stop_on_disk_full(job, RemoteCoordinator(coordinator, reports=False), error)
+    if is_unwritable:
+        stop_unwritable(job, RemoteCoordinator(coordinator, reports=False), error)
     elif any(is_out_of_memory(cause) or is_memory_monitor(cause) for cause in chain):
         record_outcome(job, "out_of_memory", reason)
     else:

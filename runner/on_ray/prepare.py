@@ -14,7 +14,7 @@ from runner.data.sources import Picture, Source
 from runner.errors import DataError
 from runner.on_ray.connection.cluster import silence_ray
 from runner.on_ray.private import remembered_execution
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 
 def cut_with_ray(

@@ -41,7 +41,8 @@ def train_worker(config: dict[str, Any]) -> None:
     handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
     ray.get(coordinator.add_worker.remote(job.name, handle))
     with Heartbeat(job.name, RemoteCoordinator(coordinator, reports=group.is_rank_zero)) as heartbeat:
-        train_trial(job, group, ray.train.torch.get_device(), heartbeat, RayTrainPlatform())
+        platform = RayTrainPlatform(shows_checkpoints=not job.experiment.is_remote)
+        train_trial(job, group, ray.train.torch.get_device(), heartbeat, platform)
     ray.get(coordinator.take_workers.remote(job.name))  # whatever Ray does from here on, the worker does not hang
 
 
@@ -66,11 +67,18 @@ class RemoteCoordinator:
 
 
 class RayTrainPlatform:
-    """Ray Train as the platform of a trial."""
+    """Ray Train as the platform of a trial.
+
+    Args:
+        shows_checkpoints: whether all nodes see Ray's folder of this run, to which pointers are written.
+    """
+
+    def __init__(self, *, shows_checkpoints: bool) -> None:
+        self._shows_checkpoints = shows_checkpoints
 
     def report(self, metrics: dict[str, Any], manifest: dict[str, Any] | None) -> None:
         """Reports metrics, and for a checkpoint a pointer: a small folder with its manifest, so that Ray shows it."""
-        if manifest is None:
+        if manifest is None or not self._shows_checkpoints:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,13 @@
 """One command at a time runs an experiment, and workers of an earlier start write nothing more.
 
 The `lock` file is a lease. It names the start of the command, its process and machine, and the time of the last
-heartbeat. A lease is over when its process is dead. On another machine, where that can't be looked up, it is over when
-no heartbeat came for 30 seconds. Workers compare the lease's token with their own before they commit anything.
+heartbeat, and is replaced by compare and swap. A lease is over when its process is dead. On another machine, where that
+can't be looked up, it is over when no heartbeat came for 30 seconds. Workers compare the lease's token with their own
+before they commit anything.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -18,13 +21,15 @@ from typing import Any, NamedTuple
 from runner.errors import StorageError
 from runner.process.processes import end_marked, process_start
 from runner.process.stop_request import Stopped
-from runner.storage.folder import Storage
 from runner.storage.run_folder import LOCK, RAY_FOLDER
+from runner.storage.storage import Changed, Storage, is_unreachable
 
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 
 _START_PREFIX = "start_"
+_STARTED = "started"
+_TRIES = 10
 
 
 class Superseded(Exception):
@@ -34,8 +39,17 @@ class Superseded(Exception):
 def read_lease(experiment: Storage, name: str = LOCK) -> dict[str, Any] | None:
     """The content of the lock file. None where there is no file, or it is damaged."""
     try:
-        lease = json.loads(experiment.read(name))
-    except (OSError, ValueError):
+        return _parsed(experiment.read(name))
+    except OSError as error:
+        if is_unreachable(error):  # there may be one
+            raise
+        return None
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    try:
+        lease = json.loads(content)
+    except ValueError:
         return None
     return lease if isinstance(lease, dict) and "token" in lease else None
 
@@ -138,6 +152,9 @@ class Lease:
         self._experiment = experiment
         self._on_loss = on_loss
         self._since = time.time()
+        self._tag: str | None = None
+        self._count = itertools.count()
+        self._writing = threading.Lock()
         self._stopping = ""
         self.left_stopping = ""
         self._released = threading.Event()
@@ -167,12 +184,12 @@ class Lease:
         """
         experiment.make_folder(RAY_FOLDER)
         silent = None if take_over else _find_silent(experiment, notify, is_stopped)
+        lease = cls._take(experiment, on_loss, silent, take_over=take_over)
 
-        # Two commands that start at once get different numbers.
-        with experiment.locked():
-            lease = cls._take(experiment, on_loss, silent, take_over=take_over)
-
+        # The number stays when the lock is gone: with the folder, or in a bucket with a file in it.
         experiment.make_folder(lease.ray_folder)
+        if experiment.is_remote:
+            experiment.create(f"{lease.ray_folder}/{_STARTED}", lease.token.encode())
         lease._thread.start()
         return lease
 
@@ -180,24 +197,27 @@ class Lease:
     def _take(
         cls, experiment: Storage, on_loss: Callable[[], None], silent: dict[str, Any] | None, *, take_over: bool
     ) -> "Lease":
-        # A command that was killed on this machine may have left workers behind.
-        previous = read_lease(experiment) or {}
-        if previous and _is_here(previous) and not is_alive(previous, None):
-            end_marked(str(previous["token"]))
+        """Puts a lease of this start in the place of none, or of the one that was looked at: else it has changed."""
+        for _ in range(_TRIES if take_over else 1):
+            found, tag = _read_tagged(experiment)
+            previous = found or {}
+            # A command that was killed on this machine may have left workers behind.
+            if previous and _is_here(previous) and not is_alive(previous, None):
+                end_marked(str(previous["token"]))
+            elif previous and is_alive(previous, silent) and not take_over:
+                break
 
-        # A lease that was given back has left no lock, but its folder of Ray's files still has its number.
-        starts = [name.removeprefix(_START_PREFIX) for name in experiment.names(RAY_FOLDER)]
-        numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
-        lease = cls(experiment, max(numbers) + 1, on_loss)
-        lease.left_stopping = str(previous.get("stopping", ""))
+            # A lease that was given back has left no lock, but its folder of Ray's files still has its number.
+            starts = [name.removeprefix(_START_PREFIX) for name in experiment.names(RAY_FOLDER)]
+            numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
+            lease = cls(experiment, max(numbers, default=0) + 1, on_loss)
+            lease.left_stopping = str(previous.get("stopping", ""))
 
-        if take_over:
-            experiment.remove(LOCK)
-        else:
-            _remove_if_over(experiment, silent)
-        if not experiment.create(LOCK, lease._content()):
-            raise StorageError(_describe_holder(experiment))
-        return lease
+            # A holder that lives changes the tag with each heartbeat: whoever takes over tries again.
+            with contextlib.suppress(Changed):
+                lease._put(tag)
+                return lease
+        raise StorageError(_describe_holder(experiment))
 
     @property
     def ray_folder(self) -> str:
@@ -237,14 +257,33 @@ class Lease:
             "since": self._since,
             "stopping": self._stopping,
             "heartbeat": time.time(),
+            "count": next(self._count),  # no two contents are equal: the tags of some storages are digests
         }
         return json.dumps(lease).encode()
 
+    def _put(self, tag: str | None) -> None:
+        """Writes the lock in the place of the one with this tag, or of none; raises Changed where there is another."""
+        content = self._content()
+        if tag is not None:
+            self._tag = self._experiment.replace(LOCK, content, tag)
+        elif not self._experiment.create(LOCK, content):
+            raise Changed(f"there is a {LOCK} by now")
+        else:
+            self._tag = None  # it is read before the next heartbeat
+
     def _write(self) -> None:
-        # Locked, so that no start that keeps to the lock takes over between the check and the write.
-        with self._experiment.locked():
-            check_current(self._experiment, self.token)
-            self._experiment.write(LOCK, self._content())
+        with self._writing:
+            for _ in range(_TRIES):
+                if self._tag is None:
+                    # A lock that somebody has removed by mistake is written again.
+                    lease, self._tag = _read_tagged(self._experiment)
+                    if lease is not None:
+                        _refuse_other(lease, self.token)
+                try:
+                    self._put(self._tag)
+                    return
+                except Changed:
+                    self._tag = None
 
     def _keep_alive(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
@@ -257,23 +296,13 @@ class Lease:
                 continue  # a full disk or a slow network drive: the next heartbeat may succeed
 
 
-def _remove_if_over(experiment: Storage, silent: dict[str, Any] | None) -> None:
-    """Removes a lock whose holder is dead. Of two commands that try at once, one succeeds."""
-    lease = read_lease(experiment)
-    if not experiment.exists(LOCK) or (lease is not None and is_alive(lease, silent)):
-        return
-
-    # Between our look and the removal, another command may have put its lock there. We rename first, because a
-    # renamed file can still be read, and put back.
-    aside = f".tmp-over-{secrets.token_hex(4)}"
+def _read_tagged(experiment: Storage) -> tuple[dict[str, Any] | None, str | None]:
+    """The lease in the lock, None where it is damaged, and the lock's tag, None where there is no lock."""
     try:
-        experiment.rename(LOCK, aside)
+        content, tag = experiment.read_tagged(LOCK)
     except FileNotFoundError:
-        return
-    moved = read_lease(experiment, aside)
-    if moved is not None and is_alive(moved, silent):
-        experiment.create(LOCK, experiment.read(aside))
-    experiment.remove(aside)
+        return None, None
+    return _parsed(content), tag
 
 
 def _find_silent(
@@ -288,7 +317,8 @@ def _find_silent(
     if first is None or _is_here(first):
         return None
 
-    age_s = time.time() - float(first.get("heartbeat", 0))
+    # Where a store may take long to answer, a heartbeat or two may be late.
+    age_s = 0.0 if experiment.is_remote else time.time() - float(first.get("heartbeat", 0))
     wait_s = max(LEASE_S - max(age_s, 0.0), 1.5 * HEARTBEAT_S)
     notify(
         f"process {first.get('pid')} on {first.get('host')} has held this experiment: waiting {wait_s:.0f} s "

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder with the training's state and the log up to its step; its bytes depend on nothing else. The
 manifest is written last and holds the size and the SHA-256 of every file: a checkpoint without a manifest, or with a
-file that does not match, is damaged. It is renamed, never deleted, and the next older one is used.
+file that does not match, is damaged. It gets another name, is never deleted, and the next older one is used.
 """
 
 import hashlib
@@ -18,15 +18,14 @@ import safetensors.torch
 from gan.training.snapshot import Groups
 from runner.config.fingerprint import Fingerprints
 from runner.records.trial_file import record_digest
-from runner.storage.folder import TEMPORARY, Storage
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import CHECKPOINTS, MANIFEST
+from runner.storage.storage import Storage
 from runner.storage.tensor_writer import write_tensors
 
 _MANIFEST_FORMAT = 3
 _STEP_PREFIX = "step_"
 DAMAGED_PREFIX = "damaged_"
-_REPLACED_PREFIX = "replaced_"
 _LOG_COPY = "metrics.jsonl"
 
 
@@ -77,8 +76,9 @@ def checkpoint_name(step: int) -> str:
 
 def checkpoint_steps(trial: Storage) -> list[int]:
     """The steps of a trial's checkpoints, newest first, damaged ones included."""
-    names = trial.names(CHECKPOINTS)
-    steps = [name.removeprefix(_STEP_PREFIX) for name in names if name.startswith(_STEP_PREFIX)]
+    folder = trial.at(CHECKPOINTS)
+    names = [name for name in folder.names() if name.startswith(_STEP_PREFIX)]
+    steps = [name.removeprefix(_STEP_PREFIX) for name in names if not folder.is_unfinished(name, MANIFEST)]
     return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
 
@@ -91,31 +91,33 @@ def write_checkpoint(
     committing: Callable[[], AbstractContextManager[None]] = nullcontext,
     on_tensor: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Writes a file for each group and the log, then the manifest, and gives the folder its name.
+    """Writes a file for each group and the log, then the manifest, which makes the checkpoint count.
 
     Args:
         groups: named groups of named tensors in host memory, as TrainState.state_dict returns them.
-        committing: entered for the rename; raises where another worker has taken over the trial.
+        committing: entered while the checkpoint begins to count; raises where another worker has taken over the trial.
         on_tensor: called after each tensor, so that a slow storage is not taken for a worker that hangs.
 
     Returns:
         The manifest.
     """
-    # Readers skip names that begin like this, so a crash at any moment leaves nothing that looks like a checkpoint.
-    folder, name = trial.at(CHECKPOINTS), checkpoint_name(position.step)
-    temporary = f"{TEMPORARY}{name}-{secrets.token_hex(4)}"
-    writing = folder.at(temporary)
-    writing.make_folder()
-    try:
+    with trial.at(CHECKPOINTS).new_folder(checkpoint_name(position.step), MANIFEST, committing) as writing:
         # The files, hashed while they are written.
-        files = {}
+        files: dict[str, dict[str, Any]] = {}
         for group, tensors in groups.items():
-            with writing.writing(f"{group}.safetensors") as stream:
+            name = f"{group}.safetensors"
+            with writing.writing(name) as stream:
                 hashing = HashingStream(stream, hashlib.sha256())
                 write_tensors(hashing, tensors, on_tensor)
-            files[f"{group}.safetensors"] = {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
-        writing.write(_LOG_COPY, log)
+            files[name] = {"bytes": hashing.size, "sha256": hashing.digest.hexdigest()}
+        with writing.writing(_LOG_COPY) as stream:
+            stream.write(log)
         files[_LOG_COPY] = {"bytes": len(log), "sha256": hashlib.sha256(log).hexdigest()}
+
+        # In a bucket each writer has names of its own.
+        for name, entry in files.items():
+            if (path := writing.path_of(name)) != name:
+                entry["path"] = path
 
         manifest = {
             "format": _MANIFEST_FORMAT,
@@ -130,16 +132,7 @@ def write_checkpoint(
         if position.best is not None:
             manifest["best"] = dict(position.best)
         manifest["digest"] = record_digest(manifest)
-        writing.write(MANIFEST, json.dumps(manifest, indent=1).encode())
-
-        # An older checkpoint of this step keeps its files until the new one has its name: see _put_back_replaced.
-        with committing():
-            if folder.exists(name):
-                folder.rename(name, _REPLACED_PREFIX + name)
-            folder.rename(temporary, name)
-            folder.remove(_REPLACED_PREFIX + name)
-    finally:
-        folder.remove(temporary)
+        writing.finish(json.dumps(manifest, indent=1).encode())
     return manifest
 
 
@@ -191,7 +184,7 @@ def read_checkpoint(
             continue
 
         try:
-            content = folder.read(name)
+            content = folder.read(entry.get("path", name))
         except OSError as error:
             raise DamagedCheckpoint(f"{name} can't be read ({type(error).__name__})") from None
         # The size first: "torn" tells a person more than "does not match".
@@ -222,7 +215,7 @@ def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callab
     Raises:
         NoGoodCheckpoint: all checkpoints are damaged.
     """
-    _put_back_replaced(trial)
+    trial.at(CHECKPOINTS).finish_replacements()
     damaged: dict[int, DamagedCheckpoint] = {}
 
     for step in checkpoint_steps(trial):
@@ -242,26 +235,12 @@ def newest_checkpoint(trial: Storage, fingerprints: Fingerprints, notify: Callab
     return None
 
 
-def _put_back_replaced(trial: Storage) -> None:
-    """Undoes a replacement that a crash has broken off: the old checkpoint of the step gets its name back."""
-    folder = trial.at(CHECKPOINTS)
-    for replaced in folder.names():
-        name = replaced.removeprefix(_REPLACED_PREFIX)
-        if name == replaced:
-            continue
-        # The new checkpoint has its name already: the old one is not needed any more.
-        if folder.exists(name):
-            folder.remove(replaced)
-        else:
-            folder.rename(replaced, name)
-
-
 def _set_aside(trial: Storage, step: int) -> str:
     """Renames a damaged checkpoint, so that it is not used again; returns its new name."""
     name = checkpoint_name(step)
     # The random part: a second one of the same step may be set aside later.
     aside = f"{DAMAGED_PREFIX}{name}_{secrets.token_hex(3)}"
-    trial.at(CHECKPOINTS).rename(name, aside)
+    trial.at(CHECKPOINTS).set_aside(name, aside)
     return f"{CHECKPOINTS}/{aside}"
 
 
@@ -275,8 +254,10 @@ def remove_old_checkpoints(trial: Storage, keep: int, keeps_epoch: Callable[[int
     for step in checkpoint_steps(trial)[keep:]:
         if not keeps_epoch(finished_epoch(trial, step)):
             folder.remove(checkpoint_name(step))
-    for leftover in folder.temporary_names():
-        folder.remove(leftover)
+    folder.remove_unfinished(MANIFEST)
+    for name in folder.names():
+        if name.startswith(_STEP_PREFIX) and folder.is_unfinished(name, MANIFEST):
+            folder.remove(name)
 
 
 def finished_epoch(trial: Storage, step: int) -> int:

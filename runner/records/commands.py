@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.storage.folder import Storage
 from runner.storage.run_folder import COMMANDS
+from runner.storage.storage import Storage
 
 _PACKAGE = "pix2pix-runner"
 _ROOT = Path(__file__).resolve().parents[2]

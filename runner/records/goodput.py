@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from runner.number_format import finite
 from runner.process.usage import Usage
-from runner.storage.folder import Storage
 from runner.storage.run_folder import HELD
+from runner.storage.storage import Storage
 
 _TAIL_BYTES = 1024  # several rows
 

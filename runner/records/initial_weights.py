@@ -15,8 +15,8 @@ from runner.config.schema import Experiment
 from runner.errors import ConfigError, DataError
 from runner.records.checkpoints import checkpoint_steps
 from runner.records.trial_folders import Trial
-from runner.storage.folder import Storage
 from runner.storage.run_folder import INITIAL_WEIGHTS, trial_path
+from runner.storage.storage import Storage
 from runner.storage.tensor_reader import read_tensors
 
 _REMEDY = "Copy the file that has this name as its SHA-256 there."

@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from gan.evaluation.metrics import METRICS
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG
+from runner.storage.storage import Storage
+from runner.storage.write_behind import WriteBehind
 
 _TAIL_BYTES = 2**14  # some dozens of rows, or several of an evaluation
 _MODE_SUFFIXES = {"study": "", "eval": "_eval"}
@@ -96,25 +98,48 @@ class MetricsLog:
         size: bytes of the log so far.
     """
 
-    def __init__(self, trial: Storage, restored: bytes, last_step: int) -> None:
+    def __init__(
+        self,
+        trial: Storage,
+        restored: bytes,
+        last_step: int,
+        committing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """Opens the log.
 
         Args:
             restored: the log in the checkpoint that training goes on from, b"" for none.
             last_step: the step of that checkpoint; rows of later steps are left out.
+            committing: entered for each write; raises where another worker has taken over the trial.
         """
-        self._trial = trial
+        self._trial, self._committing = trial, committing
         rows = [row for row in _parse(restored)[0] if row["step"] <= last_step]
         self.last_step = rows[-1]["step"] if rows else -1
         self.seconds = float(rows[-1].get("seconds", 0.0)) if rows else 0.0
         # Written as a new file, by whose identity a MetricsReader sees that it must read from the start.
         content = b"".join(map(encode_row, rows))
         self.size = len(content)
-        trial.write(METRICS_LOG, content)
+        with committing():
+            trial.write(METRICS_LOG, content)
+
+        self._behind: WriteBehind | None = None
+        if trial.row_interval_s:
+            self._behind = WriteBehind(self._append, trial.row_interval_s)
 
     def first_bytes(self, size: int) -> bytes:
-        """The first bytes of the log: what it held when it had that size."""
+        """The first bytes of the log: what it held when it had that size. They are in the storage then."""
+        self.flush()
         return self._trial.read(METRICS_LOG)[:size]
+
+    def flush(self) -> None:
+        """Waits until all rows are in the storage; raises what has kept a write from it."""
+        if self._behind is not None:
+            self._behind.flush()
+
+    def close(self) -> None:
+        """As `flush`, after the last row."""
+        if self._behind is not None:
+            self._behind.close()
 
     def add(self, row: Mapping[str, Any], *, synced: bool = True) -> None:
         """Appends a row; raises ValueError where its step is not after the last one.
@@ -125,9 +150,16 @@ class MetricsLog:
         if row["step"] <= self.last_step:
             raise ValueError(f"step {row['step']} is logged already (last: {self.last_step})")
         line = encode_row(row)
-        self._trial.append(METRICS_LOG, line, synced=synced)
+        if self._behind is not None:
+            self._behind.add(line)
+        else:
+            self._append(line, synced=synced)
         self.last_step = row["step"]
         self.size += len(line)
+
+    def _append(self, lines: bytes, *, synced: bool = True) -> None:
+        with self._committing():
+            self._trial.append(METRICS_LOG, lines, synced=synced)
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:

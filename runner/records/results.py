@@ -10,7 +10,7 @@ from runner.number_format import finite
 from runner.records.goodput import Hold, goodput, newest_hold, usage_columns
 from runner.records.metrics_log import LogSummary, best_column, log_column
 from runner.records.starts import count_faults, read_starts
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 _MODE_PREFIXES = {"study": "", "eval": "eval_"}
 

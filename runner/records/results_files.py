@@ -9,8 +9,8 @@ from typing import Any
 from runner.records.metrics_log import only_finite
 from runner.records.results import TrialResult
 from runner.records.seeds import RepeatedCell, repeated_cells
-from runner.storage.folder import Storage
 from runner.storage.run_folder import OVER_SEEDS, RESULTS_CSV, RESULTS_JSON
+from runner.storage.storage import Storage
 
 
 def write_results(experiment: Storage, results: Sequence[TrialResult]) -> None:

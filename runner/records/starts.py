@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.records.goodput import Hold, hold_row
-from runner.storage.folder import Storage
 from runner.storage.run_folder import STARTS
+from runner.storage.storage import Storage
 
 
 class Cause(NamedTuple):

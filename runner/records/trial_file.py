@@ -14,8 +14,8 @@ from runner.config.fingerprint import Fingerprints, fill_in_defaults, fingerprin
 from runner.config.loading import validate
 from runner.config.schema import Experiment
 from runner.errors import ConfigError, DataError
-from runner.storage.folder import Storage
 from runner.storage.run_folder import OUTCOME, TRIAL_FILE, WEIGHTS, WEIGHTS_RECORD
+from runner.storage.storage import Storage
 
 # The packages whose kernels or file formats a trial's bits depend on.
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")

@@ -12,8 +12,8 @@ from runner.config.schema import SWEEP_FIELDS, Experiment
 from runner.errors import ConfigError, DataError
 from runner.records.metrics_log import read_last_row
 from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file, recorded_config
-from runner.storage.folder import Storage
 from runner.storage.run_folder import TRIALS, trial_path
+from runner.storage.storage import Storage
 
 _MAX_CHANGES_SHOWN = 18
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from gan.evaluation.metrics import METRICS
 from runner.config.fingerprint import Fingerprints
 from runner.records.metrics_log import sample_column
-from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import BEST_RECORD, BEST_WEIGHTS, WEIGHTS, WEIGHTS_RECORD
+from runner.storage.storage import Storage
 from runner.storage.tensor_writer import write_tensors
 
 _INTERIM = re.compile(r"best_epoch_(\d+)\.safetensors")

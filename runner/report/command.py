@@ -8,8 +8,9 @@ from runner.number_format import byte_size, counted
 from runner.records.results_files import write_results
 from runner.report.reading import read_results
 from runner.report.writer import Report
-from runner.storage.folder import Storage, why_no_file
+from runner.storage.folder import why_no_file
 from runner.storage.run_folder import REPORT, RESULTS_CSV, RESULTS_JSON
+from runner.storage.storage import Storage
 
 
 def write_report(folders: Sequence[str], out: str | None) -> list[str]:

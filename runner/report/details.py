@@ -12,8 +12,8 @@ from runner.data.patch_store import META
 from runner.number_format import counted, shortest
 from runner.records.commands import Command, Revision, read_commands
 from runner.report.trials import PageTrial
-from runner.storage.folder import Storage
 from runner.storage.run_folder import EVALUATION_CSV, PATCHES
+from runner.storage.storage import Storage
 
 _MACHINE = ("processor", "threads", "precision", "kernels")
 _ABSENT = "not recorded"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runner.records.results import TrialResult
-from runner.storage.folder import Storage
 from runner.storage.run_folder import REPORT
+from runner.storage.storage import Storage
 from runner.trial.job import first_line
 
 if TYPE_CHECKING:

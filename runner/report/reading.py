@@ -21,8 +21,8 @@ from runner.records.trial_folders import (
     recorded_initial_weights,
 )
 from runner.report.trials import PageTrial
-from runner.storage.folder import Storage
 from runner.storage.run_folder import EXPERIMENT_FILE, trial_path
+from runner.storage.storage import Storage
 
 
 def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:

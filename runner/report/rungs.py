@@ -10,7 +10,7 @@ from runner.halving.rungs import read_rungs
 from runner.number_format import finite, significant
 from runner.records.metrics_log import log_column, sample_column
 from runner.report.trials import PageTrial
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 # The columns of a log that say how good a trial was at an epoch.
 VALIDATION_COLUMNS = tuple(

@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.number_format import DASH, shortest
 from runner.records.results import DONE, ENDED_BADLY
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 
 @dataclass(frozen=True)

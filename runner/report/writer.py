@@ -20,7 +20,7 @@ from runner.report.rungs import VALIDATION_COLUMNS, read_bracket
 from runner.report.seeds import over_seeds
 from runner.report.trials import PageTrial
 from runner.report.verdict.compared import MAX_CELLS
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 
 class Report:

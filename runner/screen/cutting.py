@@ -7,7 +7,7 @@ from runner.console import Console
 from runner.data.preparation import Cut
 from runner.data.shards import ShardReport
 from runner.data.sources import Source
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 
 def with_bar(cut: Cut, console: Console) -> Cut:

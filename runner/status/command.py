@@ -12,8 +12,8 @@ from runner.records.seeds import repeated_cells
 from runner.screen.sweep_progress import by_interest, describe_counts, describe_rest, describe_sweep
 from runner.screen.trial_tables import progress_table
 from runner.status.reading import Status, StatusReader
-from runner.storage.folder import Storage
 from runner.storage.run_folder import EXPERIMENT_FILE, REPORT
+from runner.storage.storage import Storage
 
 _INTERVAL_S = 2.0
 _MAX_ROWS = 40

@@ -16,8 +16,8 @@ from runner.records.starts import count_faults, read_starts
 from runner.records.trial_file import read_outcome, recorded_epochs
 from runner.records.trial_folders import Trial
 from runner.report.reading import no_experiment, read_trials
-from runner.storage.folder import Storage
 from runner.storage.run_folder import EXPERIMENT_FILE, LOCK, PATCHES, RAY_FOLDER, TRIAL_FILE, TRIALS, trial_path
+from runner.storage.storage import Storage
 from runner.trial.progress import TrialProgress, next_ones
 
 # The outcomes of trials that nobody is training: they wait for their turn, or have ended.

@@ -1,49 +1,42 @@
-"""Every read and write of a run's files. They lie in a folder of the local machine, or of a mounted network drive.
+"""The storage in a folder of the local machine, or of a mounted network drive.
 
 A write that matters is whole or absent, even after a power cut: the bytes go to a file with a temporary name, the disk
-confirms them (fsync), and a rename puts the file in its place.
+confirms them (fsync), and a rename puts the file in its place. Processes keep out of each other's way by locks of the
+file system (flock), which the system releases when a process dies.
 """
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from runner.errors import StorageError
+from runner.storage.storage import Changed, NewFolder, Storage, unfenced
 
 TEMPORARY = ".tmp-"
+_REPLACED = "replaced_"
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
 _LOCK_WAIT_S, _LOCK_POLL_S = 10.0, 0.01
 
 
 @dataclass(frozen=True)
-class Storage:
-    """A folder, which need not exist yet. All names below are relative to it, and use `/`.
-
-    Methods raise the OSError of the system where their docstring names no other behaviour.
-
-    Attributes:
-        root: the folder's absolute path.
-    """
-
-    root: str
+class Folder(Storage):
+    """A folder; `root` is its absolute path. What `Storage` does not say of a method is said here."""
 
     @classmethod
-    def open(cls, path: str | Path) -> "Storage":
-        """The folder at a path. Raises StorageError for a URI, and for a home folder that is unknown."""
-        if "://" in str(path):
-            raise StorageError(f"{path}: object stores are not supported yet; give a local or shared folder.")
+    def at_path(cls, path: str | Path) -> "Folder":
+        """The folder at a path. Raises StorageError for a home folder that is unknown."""
         try:
             return cls(str(Path(expand_home(str(path))).absolute()))
         except ValueError as error:
@@ -55,37 +48,34 @@ class Storage:
         return Path(self.root)
 
     def local_copy(self, name: str = "") -> Path:
-        """A path where this machine can read a file, or a folder and all that is in it: here, its own.
-
-        For memory maps, and for libraries that take a path. What is written there need not reach the storage.
-        """
+        """Its own path."""
         return self._path(name) if name else self.local_path
 
     def scratch(self, name: str) -> Path:
-        """A folder of this machine for a library that writes files itself, as Ray and wandb do: here, one inside."""
+        """A folder inside."""
         return self._path(name)
 
-    def above(self, levels: int) -> "Storage":
-        """The folder that many levels above this one; of a link, above the folder that it leads to."""
-        return Storage(str(self.local_path.resolve().parents[levels - 1]))
+    def above(self, levels: int) -> "Folder":
+        """Of a link, the folder above the one that it leads to."""
+        return Folder(str(self.local_path.resolve().parents[levels - 1]))
 
     @property
     def name(self) -> str:
-        """The folder's name without its parents."""
+        """The last part of its path."""
         return self.local_path.name
 
     @property
     def shown(self) -> str:
-        """The folder as a user would type it: relative where it lies below the working directory."""
+        """Its path, relative where it lies below the working directory."""
         try:
             here = Path.cwd()
         except FileNotFoundError:  # somebody has removed it meanwhile
             return self.root
         return str(self.local_path.relative_to(here)) if self.local_path.is_relative_to(here) else self.root
 
-    def at(self, name: str) -> "Storage":
+    def at(self, name: str) -> "Folder":
         """A folder inside this one."""
-        return Storage(f"{self.root}/{name}" if name else self.root)
+        return Folder(f"{self.root}/{name}" if name else self.root)
 
     def _path(self, name: str) -> Path:
         # Not `local_path / name`: that would leave this folder where a name begins with a slash.
@@ -94,7 +84,7 @@ class Storage:
     # What there is.
 
     def exists(self, name: str = "") -> bool:
-        """True where there is a file or a folder with that name."""
+        """True where there is a file or a folder with that name, or a link to one."""
         return self._path(name).exists()
 
     def size(self, name: str) -> int:
@@ -120,6 +110,10 @@ class Storage:
             if path.exists():  # a file
                 raise
             return []
+
+    def sizes(self) -> dict[str, int]:
+        """Without files of unfinished writes."""
+        return {name: self.size(name) for name in self.names() if self._path(name).is_file()}
 
     def total_bytes(self) -> int:
         """Bytes of all files below this folder. 0 where there is no folder."""
@@ -148,7 +142,7 @@ class Storage:
         # Some network drives give all numbers as zero.
         return space.f_bavail * space.f_frsize if space.f_blocks else sys.maxsize
 
-    def nearest(self) -> "Storage":
+    def nearest(self) -> "Folder":
         """This folder, or the nearest one above it that there is. Raises StorageError where that can't be found out."""
         existing = self.local_path
         try:
@@ -156,7 +150,7 @@ class Storage:
                 existing = existing.parent
         except OSError as error:
             raise StorageError(f"{self.shown}: {existing} can't be entered ({error.strerror}).") from None
-        return Storage(str(existing))
+        return Folder(str(existing))
 
     def check_writable(self) -> None:
         """Raises StorageError where it is no folder that can be written to, nor can be made.
@@ -184,18 +178,13 @@ class Storage:
         """The content of a file. Raises FileNotFoundError where there is none."""
         return self._path(name).read_bytes()
 
-    def read_text(self, name: str) -> str:
-        """The content of a UTF-8 file. Raises FileNotFoundError or UnicodeDecodeError."""
-        return self.read(name).decode()
+    def read_tagged(self, name: str) -> tuple[bytes, str]:
+        """The tag is a digest of the content."""
+        content = self.read(name)
+        return content, _digest(content)
 
     def read_from(self, name: str, start: int) -> tuple[bytes, str]:
-        """The bytes of a file from byte `start` on, and a text that identifies this file.
-
-        The text changes when `write` replaces the file, and stays the same when `append` adds to it.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
+        """The text is the file's number in its file system, which another file gets when it is replaced."""
         with open(self._path(name), "rb") as stream:
             stream.seek(start)
             return stream.read(), str(os.fstat(stream.fileno()).st_ino)
@@ -212,34 +201,30 @@ class Storage:
             stream.write(data)
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A stream. When the block ends without an error, its bytes are the file `name`, safe on the disk."""
-        with self.writing_unsynced(name) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        # The rename is safe from a power cut only once the folder itself is on the disk.
-        _sync(self._path(name).parent)
-
-    @contextlib.contextmanager
-    def writing_unsynced(self, name: str) -> Iterator[BinaryIO]:
-        """Like `writing`, but a power cut may take the file, or a part of it, until `sync` has been called."""
+    def writing(self, name: str, *, synced: bool = True) -> Iterator[BinaryIO]:
+        """A stream into a file with a temporary name, which takes its name at the end of the block."""
         path = self._path(name)
         temporary = path.with_name(_temporary_name())
         try:
             with open(temporary, "wb") as stream:
                 yield stream
+                if synced:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        # The rename is safe from a power cut only once the folder itself is on the disk.
+        if synced:
+            _sync(path.parent)
 
     def sync(self, name: str) -> None:
-        """Waits until a file's bytes are on the disk. Raises OSError where the disk can't take them."""
+        """Waits until the disk has a file's bytes. Raises OSError where it can't take them."""
         _sync(self._path(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Writes a whole file if there is none with that name. Returns False, and changes nothing, if there is."""
+        """By a link: it fails where the name is taken."""
         path = self._path(name)
         temporary = path.with_name(_temporary_name())
         try:
@@ -247,7 +232,6 @@ class Storage:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            # A link fails where the name is taken, and a rename does not.
             os.link(temporary, path)
         except FileExistsError:
             return False
@@ -255,12 +239,20 @@ class Storage:
             temporary.unlink(missing_ok=True)
         return True
 
-    def append(self, name: str, data: bytes, *, synced: bool = True) -> None:
-        """Adds bytes at the end of a file in one write. Creates the file where there is none.
+    def replace(self, name: str, data: bytes, tag: str) -> str:
+        """Under the folder's lock. Not to be called inside `exclusive`, which holds it."""
+        with self.exclusive():
+            try:
+                _, now = self.read_tagged(name)
+            except FileNotFoundError:
+                raise Changed(f"{name} is gone") from None
+            if now != tag:
+                raise Changed(f"{name} has been replaced")
+            self.write(name, data)
+        return _digest(data)
 
-        Args:
-            synced: wait until the disk has these bytes, and all that were added before.
-        """
+    def append(self, name: str, data: bytes, *, synced: bool = True) -> None:
+        """In one write."""
         with open(self._path(name), "ab", buffering=0) as stream:
             start = stream.tell()
             if stream.write(data) != len(data):  # the disk is full: leave no torn line
@@ -274,6 +266,10 @@ class Storage:
         self._path(name).rename(self._path(new_name))
         _sync(self._path(new_name).parent)
 
+    def set_aside(self, name: str, new_name: str) -> None:
+        """By a rename."""
+        self.rename(name, new_name)
+
     def remove(self, name: str) -> None:
         """Deletes a file, or a folder with all that is in it. Does nothing where there is none."""
         path = self._path(name)
@@ -282,24 +278,100 @@ class Storage:
         elif os.path.lexists(path):
             path.unlink(missing_ok=True)
 
+    # Folders that appear whole.
+
+    @contextlib.contextmanager
+    def new_folder(
+        self,
+        name: str,
+        last: str,
+        committing: Callable[[], AbstractContextManager[None]] = unfenced,
+        *,
+        replaces: bool = True,
+    ) -> Iterator[NewFolder]:
+        """The files are written into a folder with a temporary name, which takes its name at the end of the block."""
+        temporary = f"{TEMPORARY}{name}-{secrets.token_hex(4)}"
+        self.make_folder(temporary)
+        try:
+            place = self.at(temporary)
+            with place.exclusive():  # so that nobody takes it for a leftover
+                yield _TemporaryFolder(place, last)
+            # Where a worker died while it wrote a file, another one has written that file.
+            for leftover in place.temporary_names():
+                place.remove(leftover)
+
+            with committing():
+                self._give_name(temporary, name, replaces=replaces)
+        finally:
+            self._discard(temporary)
+
+    def _give_name(self, temporary: str, name: str, *, replaces: bool) -> None:
+        if not replaces:
+            try:
+                self.rename(temporary, name)
+            except OSError:
+                if not self.exists(name):
+                    raise
+                raise Changed(f"{name} is there already") from None
+            return
+        # The older folder keeps its files until the new one has its name: see finish_replacements.
+        if self.exists(name):
+            self.rename(name, _REPLACED + name)
+        self.rename(temporary, name)
+        self.remove(_REPLACED + name)
+
+    def _discard(self, temporary: str) -> None:
+        """Deletes an unfinished folder. Whoever still writes into it does not find it any more."""
+        if self.exists(temporary):
+            # First another name: a deletion takes time, in which more files could be written here.
+            away = _temporary_name()
+            self.rename(temporary, away)
+            self.remove(away)
+
+    def finish_replacements(self) -> None:
+        """Undoes a replacement that a crash has broken off: the older folder gets its name back."""
+        for replaced in self.names():
+            name = replaced.removeprefix(_REPLACED)
+            if name == replaced:
+                continue
+            # The new folder has its name already: the older one is not needed any more.
+            if self.exists(name):
+                self.remove(replaced)
+            else:
+                self.rename(replaced, name)
+
+    def is_unfinished(self, name: str, last: str) -> bool:
+        """False: what is unfinished has another name."""
+        return False
+
+    def remove_unfinished(self, last: str, idle_s: float = 0.0) -> None:
+        """Those that nobody has locked."""
+        for name in self.temporary_names():
+            leftover = self.at(name)
+            is_free = leftover.is_unlocked() or not leftover.local_path.is_dir()
+            if is_free and (not idle_s or leftover.idle_s() > idle_s):
+                self.remove(name)
+
     # Locks between processes.
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Only one process at a time is in a block that locks this folder, where its file system has locks.
+    def exclusive(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Where its file system has locks, by a lock on the folder, inside which `check` is called.
 
-        The system releases the lock of a process that has died. A process that was suspended in the block would hold
-        the lock for ever, so this method enters the block without the lock after ten seconds.
+        A process that was suspended in the block would hold the lock for ever, so this method enters the block without
+        it after ten seconds.
         """
         try:
             descriptor = os.open(self.root, os.O_RDONLY)
         except OSError:  # there is no folder that could be locked
+            check()
             yield
             return
         try:
             give_up_at = time.monotonic() + _LOCK_WAIT_S
             while not _try_lock(descriptor) and time.monotonic() < give_up_at:
                 time.sleep(_LOCK_POLL_S)
+            check()
             yield
         finally:
             os.close(descriptor)
@@ -330,11 +402,27 @@ def expand_home(path: str) -> str:
     return expanded
 
 
+def open_folder(path: str, option: str = "--storage") -> Folder:
+    """The folder that a command's option names, where only a folder of this machine will do; nothing is created.
+
+    Raises:
+        StorageError: it can't be a folder that is written to.
+    """
+    try:
+        if "://" in path:
+            raise StorageError(f"{path}: it must be a folder of this machine.")
+        folder = Folder.at_path(path)
+        folder.check_writable()
+    except StorageError as error:
+        raise StorageError(f"{option} is {error}") from None
+    return folder
+
+
 def write_file(path: str | Path, content: bytes) -> None:
     """Writes a file that a person has named, whole or not at all; raises StorageError where that fails."""
     target = Path(path).absolute()
     try:
-        Storage.open(target.parent).write(target.name, content)
+        Folder.at_path(target.parent).write(target.name, content)
     except OSError as error:
         raise StorageError(f"{path}: it can't be written ({error.strerror}); give another file") from error
 
@@ -346,15 +434,27 @@ def why_no_file(path: Path) -> str:
     return "" if path.absolute().parent.is_dir() else "lies in no folder that exists"
 
 
-def is_full(error: BaseException | None) -> bool:
-    """True where an error, or one that caused it, says that a disk or a quota is full."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if any(text in str(error) for text in _FULL_TEXTS):  # Ray gives errors of other processes as text
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+class _TemporaryFolder(NewFolder):
+    """A folder with a temporary name."""
+
+    def __init__(self, place: Folder, last: str) -> None:
+        self.place, self._last = place, last
+
+    def writing(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A stream for one of its files."""
+        return self.place.writing(name)
+
+    def path_of(self, name: str) -> str:
+        """The name itself: nobody else writes here."""
+        return name
+
+    def finish(self, data: bytes) -> None:
+        """Writes the last file."""
+        self.place.write(self._last, data)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _temporary_name() -> str:
@@ -401,17 +501,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def open_storage(path: str, option: str = "--storage") -> Storage:
-    """The folder that a command's option names; nothing is created.
-
-    Raises:
-        StorageError: it can't be a folder that is written to.
-    """
-    try:
-        storage = Storage.open(path)
-        storage.check_writable()
-    except StorageError as error:
-        raise StorageError(f"{option} is {error}") from None
-    return storage

@@ -16,8 +16,8 @@ from runner.on_ray.private import RAYLET
 from runner.process.machine import Machine
 from runner.process.processes import is_running
 from runner.records.trial_file import write_outcome
-from runner.storage.folder import Storage
 from runner.storage.run_folder import LOCK
+from runner.storage.storage import Storage
 from runner.trial.heartbeat import Coordinator, Heartbeat, Progress
 from runner.trial.job import TrialJob, first_line
 from runner.trial.progress import TrialProgress

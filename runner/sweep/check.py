@@ -32,8 +32,8 @@ from runner.records.trial_folders import (
     recorded_data_fingerprint,
     recorded_initial_weights,
 )
-from runner.storage.folder import Storage, open_storage
 from runner.storage.run_folder import CHECKPOINTS, INITIAL_WEIGHTS, PATCHES, trial_path
+from runner.storage.storage import Storage, open_storage
 from runner.trial.memory import TrainingShape, training_shapes
 from runner.trial.resources import TrialResources, resolve_resources, this_machine
 
@@ -46,12 +46,14 @@ class Options:
     """The options of the command line.
 
     Attributes:
+        cache: the folder for local copies of what is in a bucket; None for what the environment says.
         wait_s: for how long to wait for machines that may come; None for what the cluster's kind suggests.
         command: as it was typed, for the record; empty where Python calls.
     """
 
     overrides: Sequence[str] = ()
     storage: str = "results"
+    cache: str | None = None
     address: str | None = None
     time_limit_s: float | None = None
     wait_s: float | None = None
@@ -129,11 +131,12 @@ def check_experiment(experiment: Experiment, origin: str, options: Options) -> S
     notes = _sweep_notes(read_search_space(experiment.sweep), options.overrides, len(planned))
 
     # What the trials are made of: data, initial weights, and what an earlier run left of them.
-    storage = open_storage(options.storage)
+    storage = open_storage(options.storage, cache=options.cache)
     _refuse_job_folder(storage)
     folder = storage.at(experiment.name)
     for inner in (folder, storage.at(PATCHES)):  # another user may have made them
-        open_storage(inner.root)
+        if not storage.is_remote:
+            open_storage(inner.root)
     # The first trial of a patching stands for it: a dict keeps the last value of a key, hence `reversed`.
     data = {trial.config.data.patching: trial.config for trial in reversed(planned)}
     located: dict[str, LocatedData] = {

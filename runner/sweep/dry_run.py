@@ -14,8 +14,9 @@ from runner.errors import DataError, Exit
 from runner.number_format import byte_size, counted
 from runner.records.seeds import by_cell
 from runner.records.trial_folders import Trial
-from runner.storage.folder import TEMPORARY, Storage
+from runner.storage.folder import TEMPORARY
 from runner.storage.run_folder import PATCHES
+from runner.storage.storage import Storage
 from runner.sweep.check import SweepPlan, check_enough_patches, note_on_large_batches
 from runner.sweep.disk import expect_patches, patch_bytes, trial_disk
 from runner.trial.resources import TrialResources, this_machine

@@ -16,7 +16,7 @@ from runner.records.results_files import write_results
 from runner.records.starts import count_faults, describe_start, read_starts
 from runner.records.trial_file import read_outcome, settle_outcome
 from runner.report.live import LiveReport
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.sweep.session import Session
 from runner.tracking.tracker import Tracker
 from runner.trial.heartbeat import Progress
@@ -213,7 +213,8 @@ class Monitor:
             # A mount or a pipe that fails for a while must not end the thread: the next look tries again.
             with contextlib.suppress(OSError, Superseded):
                 self._look()
-                pause_s = min(max(INTERVAL_S, (time.monotonic() - began) / _MAX_SHARE), _MAX_PAUSE_S)
+                shortest_s = max(INTERVAL_S, self._experiment.poll_interval_s)
+                pause_s = min(max(shortest_s, (time.monotonic() - began) / _MAX_SHARE), _MAX_PAUSE_S)
                 if time.monotonic() - self._results_at > _RESULTS_INTERVAL_S:
                     self._results_at = time.monotonic()
                     self._update_results()

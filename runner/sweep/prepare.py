@@ -12,8 +12,8 @@ from runner.data.sources import Source
 from runner.errors import StorageError
 from runner.process.stop_request import Stopped
 from runner.screen.cutting import with_bar
-from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, PATCHES, trial_path
+from runner.storage.storage import Storage
 from runner.sweep.check import SweepPlan, check_enough_patches, check_enough_pictures, note_on_large_batches
 from runner.sweep.session import Session
 from runner.sweep.waiting import await_resources, stoppable

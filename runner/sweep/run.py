@@ -49,7 +49,7 @@ def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
     from runner.process.home import ensure_home
     from runner.process.lease import Superseded
     from runner.process.stop_request import Stopped, StopRequest
-    from runner.storage.folder import is_full
+    from runner.storage.storage import is_unreachable, takes_nothing
     from runner.sweep.execute import run_trials
     from runner.sweep.outcome import report_outcome
     from runner.sweep.prepare import prepare
@@ -69,8 +69,10 @@ def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
         console.print(f"this command ends: {error}")
         return Exit.STOPPED
     except OSError as error:
-        if not is_full(error):
+        if not takes_nothing(error):
             raise
+        if is_unreachable(error):
+            raise FullError(f"--storage: {error}; the same command goes on from the last checkpoint") from error
         raise FullError(
             f"--storage: there is no room at {plan.storage.shown} ({error}); "
             "make room, and the same command goes on from the last checkpoint"

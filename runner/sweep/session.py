@@ -9,7 +9,7 @@ from runner.errors import StorageError
 from runner.process.lease import Lease
 from runner.process.processes import end_marked
 from runner.process.stop_request import StopRequest, stop_signals
-from runner.storage.folder import is_full
+from runner.storage.storage import takes_nothing
 from runner.sweep.backends import Backend, InProcess, OnRay
 from runner.sweep.check import SweepPlan
 from runner.sweep.ray_watchdog import ray_watchdog
@@ -68,7 +68,7 @@ def _acquire_lease(plan: SweepPlan, stop: StopRequest, console: Console) -> Leas
         )
 
     except OSError as error:
-        if is_full(error):
+        if takes_nothing(error):
             raise
         raise StorageError(
             f"--storage: {plan.folder.root} can't be written ({error.strerror or error}); give a folder that can."

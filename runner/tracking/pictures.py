@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runner.storage.folder import Storage
 from runner.storage.run_folder import image_name
+from runner.storage.storage import Storage
 
 
 def picture_name(trial: Storage, row: Mapping[str, Any]) -> str | None:

@@ -2,8 +2,8 @@
 
 import shlex
 
-from runner.storage.folder import Storage
 from runner.storage.run_folder import TRIALS, WANDB_FOLDER
+from runner.storage.storage import Storage
 
 
 def sync_hint(experiment: Storage) -> str:
@@ -16,7 +16,8 @@ def sync_hint(experiment: Storage) -> str:
     if not patterns:
         return ""
 
-    folder = shlex.quote(experiment.shown)
+    # wandb reads folders of this machine alone.
+    folder = f"COPY_OF_{experiment.name}" if experiment.is_remote else shlex.quote(experiment.shown)
     return " ".join(["wandb sync", *(f"{folder}/{pattern}" for pattern in patterns)])
 
 

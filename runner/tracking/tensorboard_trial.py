@@ -98,7 +98,7 @@ class TensorBoardTrial:
         trial = self._job.trial
         tail = content[-_TAIL_BYTES:]
         note = {"last_step": last_step, "bytes": trial.size(TENSORBOARD_EVENTS), "tail": [len(tail), zlib.crc32(tail)]}
-        with trial.writing_unsynced(TENSORBOARD_NOTE) as stream:
+        with trial.writing(TENSORBOARD_NOTE, synced=False) as stream:
             stream.write(json.dumps(note).encode())
 
     def _noted_step(self) -> int:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.storage.folder import Storage
 from runner.storage.run_folder import WANDB_FOLDER
+from runner.storage.storage import Storage
 from runner.tracking.wandb_session import (
     Identity,
     WandbSession,

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.process.processes import children
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 from runner.storage.run_folder import WANDB_FOLDER
+from runner.storage.storage import Storage
 
 if TYPE_CHECKING:
     import wandb
@@ -92,10 +93,13 @@ class WandbSession:
             TrackingError: there is no key to be online with.
             Exception: whatever wandb raises.
         """
-        self.mode, self._folder, self._identity = mode, folder, identity
+        self.mode, self._trial_folder, self._identity = mode, folder, identity
+        # wandb writes into a folder of this machine: see `close`.
+        self._folder = Folder.at_path(folder.scratch(""))
         # Runs of one id replace each other when they are synced: an older one must not stay, nor its state.json.
         folder.remove(WANDB_FOLDER)
-        folder.make_folder(WANDB_FOLDER)
+        self._folder.remove(WANDB_FOLDER)
+        self._folder.make_folder(WANDB_FOLDER)
         _open_ids.add(identity.id)
         try:
             self._run = self._init(uploads_weights)
@@ -146,7 +150,7 @@ class WandbSession:
 
         artifact = wandb.Artifact(f"generator-{self._identity.id}", type="model", metadata=dict(record))
         with self._staging():
-            artifact.add_file(str(self._folder.local_copy(name)), name.rpartition("/")[2], skip_cache=True)
+            artifact.add_file(str(self._trial_folder.local_copy(name)), name.rpartition("/")[2], skip_cache=True)
             self._run.log_artifact(artifact)
 
     @contextlib.contextmanager
@@ -183,6 +187,7 @@ class WandbSession:
         # wandb's own logs hold a link to a file in the home folder, which is broken in a copy of the results.
         for name in self._folder.names(WANDB_FOLDER):
             self._folder.remove(f"{WANDB_FOLDER}/{name}/logs")
+        self._trial_folder.keep_scratch(WANDB_FOLDER)
 
     def abandon(self) -> None:
         """Closes the run as failed, and ignores all errors."""

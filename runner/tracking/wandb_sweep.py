@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.records.metrics_log import only_finite
 from runner.records.results import ENDED_BADLY
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.tracking.wandb_runs import WandbDestination, WandbRun
 from runner.tracking.wandb_session import Identity
 from runner.tracking.wandb_trial import NOT_FAILURES, run_id

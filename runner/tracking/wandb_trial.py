@@ -14,8 +14,8 @@ from typing import Any
 
 from runner.records.metrics_log import MetricsReader, read_last_row
 from runner.records.results import ENDED_WELL
-from runner.storage.folder import Storage
 from runner.storage.run_folder import WEIGHTS, WEIGHTS_RECORD
+from runner.storage.storage import Storage
 from runner.tracking.pictures import picture_name
 from runner.tracking.wandb_runs import WandbDestination, WandbRun
 from runner.tracking.wandb_session import Identity, WandbSession

@@ -14,7 +14,7 @@ from gan.training.snapshot import Snapshot, is_finite
 from gan.training.state import TrainState
 from runner.records.checkpoints import RunPosition, best_in_checkpoints, remove_old_checkpoints, write_checkpoint
 from runner.records.weights import remove_interim
-from runner.storage.folder import is_full
+from runner.storage.storage import is_full
 from runner.trial.job import TrialJob
 
 SAVE_SHARE = 0.035  # of the time, what saving may cost

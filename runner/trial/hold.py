@@ -37,7 +37,7 @@ def _record(job: TrialJob, now: Callable[[], Hold | None], is_over: threading.Ev
     while (hold := now()) is not None:
         was_over = is_over.is_set()
         if was_over or hold.held_s >= due_at_s:
-            due_at_s = hold.held_s + max(_INTERVAL_S, _SHARE * hold.held_s)
+            due_at_s = hold.held_s + max(_INTERVAL_S, job.trial.row_interval_s, _SHARE * hold.held_s)
             try:
                 with job.committing():
                     record_hold(job.trial, hold)

@@ -11,8 +11,8 @@ from runner.config.halving import Halving
 from runner.config.schema import Experiment
 from runner.process.lease import Superseded, check_held
 from runner.records.starts import Cause, newest_start
-from runner.storage.folder import Storage, is_full
 from runner.storage.run_folder import LOG, trial_path
+from runner.storage.storage import Storage, takes_nothing
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,17 @@ class TrialJob:
     @contextlib.contextmanager
     def committing(self) -> Iterator[None]:
         """Around whatever changes the trial's folder: one process at a time, and only the one that owns it."""
-        with self.trial.locked():
-            # Checked inside the lock: a later worker takes the same lock before it takes over.
-            self.check_current()
+        # Checked inside the lock, where there is one: a later worker takes the same lock before it takes over.
+        with self.trial.exclusive(self.check_current):
             yield
 
     def log_line(self, text: str) -> None:
-        """Adds a line to the trial's log.txt; a full disk is no reason to fail here."""
+        """Adds a line to the trial's log.txt; a storage that takes nothing for now is no reason to fail here."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         try:
             self.trial.append(LOG, f"{stamp} attempt {self.attempt}: {text}\n".encode())
         except OSError as error:
-            if not is_full(error):
+            if not takes_nothing(error):
                 raise
 
 

@@ -22,6 +22,7 @@ from gan.training.loop import BeforeStep, EpochEnd, fit
 from gan.training.process_group import ProcessGroup
 from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
+from runner.data.patch_store import local_patches
 from runner.process.lease import Superseded
 from runner.process.usage import Usage, UsageMeter
 from runner.records.checkpoints import checkpoint_steps, newest_checkpoint, read_checkpoint, remove_old_checkpoints
@@ -36,12 +37,12 @@ from runner.records.starts import (
     record_start,
 )
 from runner.records.weights import write_weights
-from runner.storage.folder import is_full
+from runner.storage.storage import takes_nothing
 from runner.trial.async_checkpointer import AsyncCheckpointer
 from runner.trial.heartbeat import Heartbeat
 from runner.trial.hold import recorded_hold
 from runner.trial.job import TrialJob, first_line
-from runner.trial.outcome import Diverged, OutOfMemory, is_out_of_memory, record_outcome, stop_on_disk_full
+from runner.trial.outcome import Diverged, OutOfMemory, is_out_of_memory, record_outcome, stop_unwritable
 from runner.trial.recorder import EvaluationBrokenOff, Recorder, is_finite
 from runner.trial.runtime import RuntimeSettings, resolve_runtime, set_up_torch
 
@@ -112,8 +113,8 @@ def train_trial(
         if is_out_of_memory(error):
             # Recorded by the worker that has the error, of whatever rank: the others may have none.
             status = record_outcome(job, "out_of_memory", first_line(error))
-        elif isinstance(error, OSError) and is_full(error):
-            status = stop_on_disk_full(job, heartbeat, error)
+        elif isinstance(error, OSError) and takes_nothing(error):
+            status = stop_unwritable(job, heartbeat, error)
         else:
             raise
         # As above: the others wait for this worker.
@@ -139,8 +140,8 @@ class TrialRun:
         self.heartbeat, self.platform = heartbeat, platform
 
         # What is trained, on what.
-        self.train_patches = Patches.open(job.store.local_copy(), "train", config.data.direction)
-        val_patches = Patches.open(job.store.local_copy(), "val", config.data.direction)
+        self.train_patches = Patches.open(local_patches(job.store), "train", config.data.direction)
+        val_patches = Patches.open(local_patches(job.store), "val", config.data.direction)
         self.settings = TrainingSettings(
             precision=runtime.precision,
             log_every_n_steps=config.log_every_n_steps,
@@ -259,8 +260,7 @@ class TrialRun:
 
         # At an epoch's end its row is still to come; it may have been logged before.
         num_steps = steps_per_epoch(len(self.train_patches), self.settings.batch_size)
-        with job.committing():
-            return MetricsLog(job.trial, restored, state.step - (state.epoch_step >= num_steps))
+        return MetricsLog(job.trial, restored, state.step - (state.epoch_step >= num_steps), job.committing)
 
     def train(self) -> str:
         """Runs the loop to its end or to a stop request; how it ended."""
@@ -272,11 +272,13 @@ class TrialRun:
                 self.checkpointer.close()
             # On all workers, though only rank 0 has a manifest. An error of the last write is raised here.
             self._report(self.checkpointer.wait())
+            if self.recorder.log is not None and self.recorder.unwritable is None:
+                self.recorder.log.close()
 
         if self.group.is_rank_zero and is_finished:
             self._finish()
-        if self.recorder.disk_full is not None:
-            return stop_on_disk_full(self.job, self.heartbeat, self.recorder.disk_full)
+        if self.recorder.unwritable is not None:
+            return stop_unwritable(self.job, self.heartbeat, self.recorder.unwritable)
         status, reason = ("finished" if is_finished else "stopped"), self.heartbeat.stop_reason
         if is_finished and self.group.is_rank_zero and self.state.epoch <= self.job.epochs:
             choice, evaluation = self.recorder.best.choice, self.job.config.evaluation  # type: ignore[union-attr]
@@ -337,7 +339,7 @@ class TrialRun:
         pending, self.pending_action = self.pending_action, Action.NONE
 
         # The most important action first. A pending report is not lost with SAVE and STOP, which report as well.
-        if self.heartbeat.stop_reason or self.recorder.disk_full is not None:
+        if self.heartbeat.stop_reason or self.recorder.unwritable is not None:
             return Action.STOP
         if pending == Action.FINISH:
             return Action.FINISH
@@ -403,7 +405,7 @@ class TrialRun:
             except EvaluationBrokenOff:
                 return Action.STOP
         self.recorder.add_row(logged, extra, synced=True)
-        if self.recorder.disk_full is not None:
+        if self.recorder.unwritable is not None:
             return Action.STOP
 
         is_over = self.group.is_rank_zero and self.recorder.is_patience_over
@@ -424,16 +426,16 @@ class TrialRun:
         failure = self.checkpointer.failure()
         if failure is None:
             return
-        if not is_full(failure):
+        if not takes_nothing(failure):
             raise failure
-        self.recorder.disk_full = failure
+        self.recorder.unwritable = failure
 
     def _save(self) -> dict[str, Any] | None:
         """Begins a checkpoint of the state as it is; the manifest of the one before it."""
         manifest = None
         log = self.recorder.log
 
-        if log is not None and self.recorder.disk_full is None:
+        if log is not None and self.recorder.unwritable is None:
             # The thread may read the log when it has more rows: those past this size belong to later steps.
             size = log.size
             try:
@@ -443,9 +445,9 @@ class TrialRun:
                     self.state, lambda: log.first_bytes(size), best.write() if best is not None else lambda: None
                 )
             except OSError as error:
-                if not is_full(error):
+                if not takes_nothing(error):
                     raise
-                self.recorder.disk_full = error
+                self.recorder.unwritable = error
 
         # The time that this took is no step's.
         self.heartbeat.at_work()

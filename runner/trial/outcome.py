@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from runner.records.trial_file import write_outcome
-from runner.storage.folder import is_full
+from runner.storage.storage import is_unreachable, takes_nothing
 from runner.trial.job import TrialJob, first_line
 
 
@@ -39,16 +39,26 @@ def record_outcome(job: TrialJob, status: str, reason: str, *, is_recorder: bool
         try:
             write_outcome(job.trial, status, reason)
         except OSError as error:
-            if not is_full(error):  # without an outcome the trial counts as stopped, which it can go on from
+            if not takes_nothing(error):  # without an outcome the trial counts as stopped, which it can go on from
                 raise
     return status
 
 
-def stop_on_disk_full(job: TrialJob, coordinator: CanRequestStop, error: BaseException) -> str:
-    """Stops all trials of the experiment, which write to the same full disk; the status of this one."""
-    reason = f"there is no room on the disk ({first_line(error)})"
+def why_unwritable(error: BaseException) -> str:
+    """Why a storage takes nothing for now, in one line."""
+    return first_line(error) if is_unreachable(error) else f"there is no room on the disk ({first_line(error)})"
+
+
+def stop_unwritable(job: TrialJob, coordinator: CanRequestStop, error: BaseException) -> str:
+    """Stops all trials of the experiment, which write to the same storage; the status of this one."""
+    reason = why_unwritable(error)
     coordinator.request_stop(reason)
-    return record_outcome(job, "stopped", reason)
+    try:
+        return record_outcome(job, "stopped", reason)
+    except OSError as second:
+        if not takes_nothing(second):
+            raise
+        return "stopped"  # so it counts without an outcome, too
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -21,8 +21,8 @@ from gan.training.state import TrainState
 from runner.records.evaluation_csv import csv_of, final_row, selection_row
 from runner.records.metrics_log import MetricsLog, best_column, log_columns, read_rows, sample_column
 from runner.records.weights import choose, read_interim, remove_interim, write_best, write_interim
-from runner.storage.folder import is_full
 from runner.storage.run_folder import EVALUATION_CSV, IMAGES, image_name
+from runner.storage.storage import takes_nothing
 from runner.trial.heartbeat import Heartbeat
 from runner.trial.job import TrialJob
 from runner.trial.outcome import Diverged
@@ -40,7 +40,7 @@ class Recorder:
     Attributes:
         log: metrics.jsonl; None on all workers but the first.
         clock: the training time that rows have.
-        disk_full: the error of a write for which the disk had no room; from then on nothing more is written.
+        unwritable: the error of a write that the storage could not take; from then on nothing more is written.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Recorder:
         self.log = log
         # The checkpoint may have been taken between two rows.
         self.clock = Clock(max(log.seconds if log else 0.0, trained_s), state.step)
-        self.disk_full: BaseException | None = None
+        self.unwritable: BaseException | None = None
         self._job, self._state, self._val_patches, self._heartbeat = job, state, val_patches, heartbeat
         origins = [val_patches.origin(index) for index in range(len(val_patches))]
         chosen = selection_half(origin.name for origin in origins)
@@ -90,24 +90,32 @@ class Recorder:
             seconds, images_per_second = self.clock.lap(logged.step, pictures)
             row = {"step": logged.step, "epoch": logged.epoch, "seconds": seconds}
             row |= {"images_per_second": images_per_second, **logged.losses, **extra}
-            self._write(lambda: log.add(row, synced=synced))
+            self._unless_unwritable(lambda: log.add(row, synced=synced))
 
         # After the row, which then shows what happened.
         if not is_finite(logged):
             raise Diverged(f"the losses at step {logged.step} are not finite: {logged.losses}")
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Writes as the trial's owner. A full disk stops the run before the next step, so that nothing is saved that
-        was not logged."""
-        if self.disk_full is not None:
-            return
-        try:
+        """Writes as the trial's owner."""
+
+        def write_as_owner() -> None:
             with self._job.committing():
                 write()
+
+        self._unless_unwritable(write_as_owner)
+
+    def _unless_unwritable(self, write: Callable[[], None]) -> None:
+        """A storage that takes nothing stops the run before the next step, so that nothing is saved that was not
+        logged."""
+        if self.unwritable is not None:
+            return
+        try:
+            write()
         except OSError as error:
-            if not is_full(error):
+            if not takes_nothing(error):
                 raise
-            self.disk_full = error
+            self.unwritable = error
 
     def record_epoch(self, epoch: int, *, last: bool, measured: bool = False) -> dict[str, float]:
         """Evaluates and writes the epoch's picture; the columns for its row. Raises EvaluationBrokenOff.

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from runner.records.starts import read_starts
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import assert_same_end, files_of_store, read_metrics
 from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
 
 pytestmark = pytest.mark.slow
 
 MAX_KILLS = 8
-STORAGE = "runner.storage.folder.Storage"
+STORAGE = "runner.storage.folder.Folder"
 # Where a run may die, and at which call at the latest; what writes bytes may die half-way, too.
 PLACES = {
     "gan.training.loop._take_step": 9,

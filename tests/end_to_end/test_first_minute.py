@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import descendants, finish, start, wait_for_step, write_experiment
 from tests.support.ray_endpoints import open_to_other_machines
 from tests.support.wandb_trials import offline_run

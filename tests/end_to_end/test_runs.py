@@ -23,7 +23,7 @@ from gan.training.process_group import ProcessGroup
 from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.process.processes import MARK, is_alive
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.storage.tensor_writer import write_tensors
 from tests.support.commands import (
     ROOT,

@@ -24,7 +24,7 @@ from runner.errors import ResourceError
 from runner.process.stop_request import StopRequest
 from runner.records.trial_file import write_trial_file
 from runner.records.trial_folders import find_trial_folders, recorded_data_fingerprint
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.sweep.outcome import exit_code
 from runner.trial.resources import Node, resolve_resources
 from runner.trial.runtime import RuntimeSettings

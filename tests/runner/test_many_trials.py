@@ -29,8 +29,8 @@ from runner.report.figures import MAX_IN_FULL
 from runner.report.reading import read_results
 from runner.report.writer import Report
 from runner.status.reading import StatusReader
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG, TRIALS, trial_path
+from runner.storage.storage import Storage
 from runner.sweep.backends import InProcess
 from runner.sweep.monitor import Monitor, MonitoredTrial
 from runner.sweep.session import Session

@@ -8,7 +8,7 @@ import pytest
 from runner.on_ray.hang_watchdog import FIRST_STEP_TIMEOUT_S, MIN_TIMEOUT_S, timeout_s
 from runner.process.lease import Lease, Superseded
 from runner.records.starts import ended_for_lack_of_memory, newest_start, read_starts, record_start
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.trial_jobs import job_of
 
 
@@ -44,7 +44,7 @@ def test_one_process_at_a_time_is_in_a_locked_folder(tmp_path: Path) -> None:
     inside, leave, order = threading.Event(), threading.Event(), []
 
     def hold() -> None:
-        with folder.locked():
+        with folder.exclusive():
             inside.set()
             leave.wait(10)
             order.append("first")
@@ -54,7 +54,7 @@ def test_one_process_at_a_time_is_in_a_locked_folder(tmp_path: Path) -> None:
     assert inside.wait(10)
     assert not folder.is_unlocked()
     leave.set()
-    with folder.locked():
+    with folder.exclusive():
         order.append("second")
     thread.join()
     assert order == ["first", "second"]

@@ -21,7 +21,7 @@ from runner import ConfigError, DataError, load_results, run_experiment
 from runner.config.schema import Data
 from runner.data.sources import Source
 from runner.records.trial_folders import least_epochs
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.sweep import disk
 from tests.support.commands import SMALL, read_metrics, write_experiment
 from tests.support.pictures import satellite_and_map

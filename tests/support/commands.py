@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from runner.records.metrics_log import MetricsLog
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 WALL_TIMES = ("seconds", "images_per_second")

@@ -24,8 +24,8 @@ from runner.records.starts import record_start
 from runner.records.trial_file import write_outcome, write_trial_file
 from runner.records.weights import write_weights
 from runner.report.reading import read_results
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG, TRIALS
+from runner.storage.storage import Storage
 
 Grid = Callable[[Mapping[str, Any], int], bytes]
 NUM_PATCHES = 40

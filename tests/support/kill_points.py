@@ -34,7 +34,7 @@ class KillPoint:
     """SIGKILL at the nth call of a function, or SIGTERM.
 
     Attributes:
-        function: dotted, as `runner.storage.folder.Storage.rename`.
+        function: dotted, as `runner.storage.folder.Folder.rename`.
         when: `before` it, `after` it, `half-way` through the bytes that it writes; `stop` is SIGTERM before it.
     """
 

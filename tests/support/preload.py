@@ -16,7 +16,7 @@ import runner.sweep.run
 import runner.train
 import runner.trial.loop
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import TINY
 from tests.support.experiment_folder import with_intervals, write_experiment_folder
 

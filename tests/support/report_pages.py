@@ -9,7 +9,7 @@ from runner.report.reading import read_results
 from runner.report.trials import PageTrial
 from runner.report.verdict.decision import Decision
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 SWEEP = {"batch_size": [2, 8], "lambda_l1": [10, 100]}
 NASTY = """</script><script>document.title="taken over"</script><img src=x onerror='alert(1)'>{{ 7*7 }}&amp;"""

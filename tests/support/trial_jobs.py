@@ -3,7 +3,7 @@
 from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.process.lease import Lease
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.trial.job import TrialJob
 
 

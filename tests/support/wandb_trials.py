@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gan.training.losses import LOSS_NAMES
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_trial import WandbTrial
 from tests.support.commands import reopen_log

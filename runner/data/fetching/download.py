@@ -14,7 +14,7 @@ from runner.data.fetching.progress import shown_progress
 from runner.data.fetching.web import Unreachable, WebAddress, explained, open_address
 from runner.errors import DataError, ResourceError
 from runner.number_format import byte_size, counted
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 
 ARCHIVE = "archive"  # the download's name in its folder, whole or not
 _STATE = "download.json"
@@ -58,7 +58,7 @@ class _State:
     whole: bool = False
 
 
-def download(address: WebAddress, folder: Storage, patience: Patience, max_bytes: int) -> None:
+def download(address: WebAddress, folder: Folder, patience: Patience, max_bytes: int) -> None:
     """Downloads a file to ARCHIVE in a folder, or goes on with what an earlier call has left there.
 
     Raises:
@@ -97,7 +97,7 @@ def _wait_s(error: Unreachable, failures: int, patience: Patience) -> float:
     return min(max(own, error.wait_s or 0.0), patience.longest_wait_s)
 
 
-def _try_once(address: WebAddress, folder: Storage, patience: Patience, max_bytes: int) -> None:
+def _try_once(address: WebAddress, folder: Folder, patience: Patience, max_bytes: int) -> None:
     """One request. Returns when the file is whole. Raises like `download`."""
     state, have = _read_state(folder), _size(folder)
     # Identity: the bytes as they lie on the server, which alone can be counted and continued.
@@ -122,7 +122,7 @@ def _try_once(address: WebAddress, folder: Storage, patience: Patience, max_byte
         _receive(folder, answer, state, have, address, max_bytes)
 
 
-def _end_beyond_range(folder: Storage, state: _State, have: int, content_range: str) -> None:
+def _end_beyond_range(folder: Folder, state: _State, have: int, content_range: str) -> None:
     """The server has no byte after those that are there. Raises Unreachable where they are not the whole file."""
     if content_range.replace(" ", "") != f"bytes*/{have}":
         _forget(folder)
@@ -130,7 +130,7 @@ def _end_beyond_range(folder: Storage, state: _State, have: int, content_range: 
     _write_state(folder, _State(state.tag, have, whole=True))
 
 
-def _continued(folder: Storage, answer: HTTPResponse, state: _State, have: int) -> _State:
+def _continued(folder: Folder, answer: HTTPResponse, state: _State, have: int) -> _State:
     """What is known of the file from an answer that goes on with it.
 
     Raises:
@@ -148,7 +148,7 @@ def _continued(folder: Storage, answer: HTTPResponse, state: _State, have: int) 
 
 
 def _begin(
-    folder: Storage, answer: HTTPResponse, have: int, address: WebAddress, max_bytes: int, patience: Patience
+    folder: Folder, answer: HTTPResponse, have: int, address: WebAddress, max_bytes: int, patience: Patience
 ) -> tuple[_State, int]:
     """Looks at the beginning of an answer that has the file from its first byte, and keeps it.
 
@@ -180,7 +180,7 @@ def _begin(
 
 
 def _receive(
-    folder: Storage, answer: HTTPResponse, state: _State, have: int, address: WebAddress, max_bytes: int
+    folder: Folder, answer: HTTPResponse, state: _State, have: int, address: WebAddress, max_bytes: int
 ) -> None:
     """Appends the rest of an answer. Raises Unreachable where it ends too early."""
     with _opened(folder) as stream, shown_progress("downloading", have, state.total) as show:
@@ -212,7 +212,7 @@ def _read(answer: HTTPResponse, count: int, address: WebAddress) -> bytes:
         raise explained(error, address) from None
 
 
-def _check_room(folder: Storage, total: int, have: int, max_bytes: int) -> None:
+def _check_room(folder: Folder, total: int, have: int, max_bytes: int) -> None:
     """Raises where an archive of this size, and at least as much when it is unpacked, has no room."""
     if total > max_bytes:
         raise DataError(f"it has {byte_size(total)}, and at most {byte_size(max_bytes)} are fetched.")
@@ -234,28 +234,28 @@ def _tag(answer: HTTPResponse) -> str | None:
 # The file that comes, and what is known of it.
 
 
-def _opened(folder: Storage) -> BinaryIO:
+def _opened(folder: Folder) -> BinaryIO:
     return open(folder.local_path / ARCHIVE, "ab")
 
 
-def _size(folder: Storage) -> int:
+def _size(folder: Folder) -> int:
     return folder.size(ARCHIVE) if folder.exists(ARCHIVE) else 0
 
 
-def _forget(folder: Storage) -> None:
+def _forget(folder: Folder) -> None:
     """Drops what is there; the bytes first, so that they are never taken for those of another version."""
     folder.remove(ARCHIVE)
     folder.remove(_STATE)
 
 
-def _read_state(folder: Storage) -> _State:
+def _read_state(folder: Folder) -> _State:
     try:
         return _State(**json.loads(folder.read_text(_STATE)))
     except (FileNotFoundError, ValueError, TypeError):
         return _State()
 
 
-def _write_state(folder: Storage, state: _State) -> None:
+def _write_state(folder: Folder, state: _State) -> None:
     # A file is called whole only once the disk has it.
     if state.whole:
         with _opened(folder) as stream:

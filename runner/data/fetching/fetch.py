@@ -25,7 +25,8 @@ from runner.data.fetching.web import Unreachable
 from runner.data.listing import list_files
 from runner.errors import DataError, Exit, FullError, ResourceError, StorageError, UserError
 from runner.number_format import byte_size, counted
-from runner.storage.folder import TEMPORARY, Storage, is_full
+from runner.storage.folder import TEMPORARY, Folder
+from runner.storage.storage import is_full
 
 _UNPACKED = "unpacked"
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
@@ -57,7 +58,7 @@ def fetch(
     """
     origin, target = find_origin(source), _find_target(directory)
     if _is_complete(origin, target, sha256):
-        Storage(str(target.parent)).remove(_work_name(origin, target))  # of a start that was killed at its very end
+        Folder(str(target.parent)).remove(_work_name(origin, target))  # of a start that was killed at its very end
         print(f"nothing to do: {directory} was fetched from {origin.shown} before, and has all of its files")
         _print_summary(origin, directory, target)
         return
@@ -90,7 +91,7 @@ def _is_complete(origin: Origin, target: Path, sha256: str | None) -> bool:
             return False
     except OSError as error:
         raise DataError(f"{target} can't be read ({error.strerror}): give another folder.") from None
-    record = read_record(Storage(str(target)))
+    record = read_record(Folder(str(target)))
     if record is None:
         raise DataError(f"{target} is not empty: give a folder that is new or empty.")
 
@@ -123,7 +124,7 @@ def _check_place(target: Path, directory: str) -> None:
         inside = Path(directory) / "pairs"
         raise DataError(f"{directory} is {what}, and can't be replaced: give a folder in it, such as {inside}.")
     try:
-        Storage(str(target.parent)).check_writable()
+        Folder(str(target.parent)).check_writable()
     except StorageError as error:
         raise StorageError(f"DIR is {directory}: {error}") from None
 
@@ -138,13 +139,13 @@ def _work_name(origin: Origin, target: Path) -> str:
 
 
 @contextlib.contextmanager
-def _work_folder(origin: Origin, target: Path) -> Iterator[Storage]:
+def _work_folder(origin: Origin, target: Path) -> Iterator[Folder]:
     """A folder beside DIR for this command alone. What is left of it in the end is a download that can go on.
 
     Raises:
         StorageError: another command is using it, or it belongs to somebody else.
     """
-    parent = Storage(str(target.parent))
+    parent = Folder(str(target.parent))
     new_parents = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     work = parent.at(_work_name(origin, target))
     try:
@@ -171,7 +172,7 @@ def _work_folder(origin: Origin, target: Path) -> Iterator[Storage]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, work: Storage) -> None:
+def _lock(descriptor: int, work: Folder) -> None:
     """Raises StorageError where the folder is another command's, or another person's."""
     if os.fstat(descriptor).st_uid != os.geteuid():
         raise StorageError(f"{work.root} belongs to another user: give a folder elsewhere.")
@@ -187,7 +188,7 @@ def _lock(descriptor: int, work: Storage) -> None:
         raise StorageError(f"another command is fetching the same into {work.above(1).shown}: wait until it has ended.")
 
 
-def _kept_bytes(work: Storage) -> int:
+def _kept_bytes(work: Folder) -> int:
     """How much of a download is there."""
     return work.size(ARCHIVE) if work.exists(ARCHIVE) else 0
 
@@ -196,7 +197,7 @@ def _kept_bytes(work: Storage) -> int:
 
 
 @contextlib.contextmanager
-def _errors_named(origin: Origin, work: Storage, directory: str) -> Iterator[None]:
+def _errors_named(origin: Origin, work: Folder, directory: str) -> Iterator[None]:
     """Errors of the block get the origin's name, what is left, and what to do."""
     try:
         yield
@@ -222,14 +223,14 @@ def _errors_named(origin: Origin, work: Storage, directory: str) -> Iterator[Non
         raise _Stopped(_going_on("stopped", work), Exit.STOPPED) from None
 
 
-def _going_on(what: str, work: Storage) -> str:
+def _going_on(what: str, work: Folder) -> str:
     """What the same command will find."""
     if not (kept := _kept_bytes(work)):
         return f"{what}; nothing is left, and the same command begins again"
     return f"{what}; the same command goes on with the {byte_size(kept)} that are kept in {work.shown}"
 
 
-def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: str) -> str:
+def _dead_address(origin: Origin, error: Unreachable, work: Folder, directory: str) -> str:
     """Why an address has brought no archive, and the other ways to get one."""
     lines = [f"{origin.shown}: {error.reason}."]
     if _kept_bytes(work):
@@ -252,7 +253,7 @@ def _dead_address(origin: Origin, error: Unreachable, work: Storage, directory: 
 # The stages.
 
 
-def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limits: Limits, patience: Patience) -> None:
+def _fill(origin: Origin, target: Path, work: Folder, sha256: str | None, limits: Limits, patience: Patience) -> None:
     """Gets the archive, unpacks it, and puts the folder in its place. Raises what `_errors_named` names."""
     if origin.address:
         print(f"fetching {origin.shown}", flush=True)
@@ -281,17 +282,17 @@ def _fill(origin: Origin, target: Path, work: Storage, sha256: str | None, limit
     count, size = measured(top)
     if unpacked.files > count:
         print(f"left out: {counted(unpacked.files - count, 'hidden file')} beside the pictures' folder")
-    write_record(Storage(str(top)), Record(origin.shown, origin.identity, digest, count, size))
+    write_record(Folder(str(top)), Record(origin.shown, origin.identity, digest, count, size))
 
     _put_in_place(top, target, work)
     work.remove(ARCHIVE)
 
 
-def _put_in_place(folder: Path, target: Path, work: Storage) -> None:
+def _put_in_place(folder: Path, target: Path, work: Folder) -> None:
     """Renames a folder that is complete to DIR. Raises StorageError where DIR is not empty any more."""
     _sync_file_system(folder)
     try:
-        Storage(str(target.parent)).rename(f"{work.name}/{folder.relative_to(work.local_path)}", target.name)
+        Folder(str(target.parent)).rename(f"{work.name}/{folder.relative_to(work.local_path)}", target.name)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise StorageError(f"{target} has been filled by another program meanwhile: give another folder.") from None

@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 
 RECORD = ".fetched.json"
 
@@ -30,12 +30,12 @@ class Record:
     size: int
 
 
-def write_record(folder: Storage, record: Record) -> None:
+def write_record(folder: Folder, record: Record) -> None:
     """Writes a folder's record."""
     folder.write(RECORD, json.dumps({"format": _FORMAT, **asdict(record)}, indent=1).encode())
 
 
-def read_record(folder: Storage) -> Record | None:
+def read_record(folder: Folder) -> Record | None:
     """A folder's record; None where it has none that can be read."""
     try:
         fields = json.loads(folder.read_text(RECORD))

@@ -30,7 +30,7 @@ from runner.number_format import significant_or_dash
 from runner.on_ray.connection.address import LOCAL
 from runner.records.goodput import total_goodput
 from runner.report.reading import read_results
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
 from runner.storage.run_folder import EXPERIMENT_FILE, STARTS, TRIALS, WEIGHTS, trial_path
 
 _NAME = "spot"
@@ -113,9 +113,7 @@ def run_trace(arguments: argparse.Namespace) -> Exit:
     return Exit.FINISHED if result.survived else Exit.TRIAL_FAILED
 
 
-def _run_sweeps(
-    folder: Storage, console: Console, seed: int, minutes: float, began: float, result: TraceResult
-) -> None:
+def _run_sweeps(folder: Folder, console: Console, seed: int, minutes: float, began: float, result: TraceResult) -> None:
     """The undisturbed sweep, and that under the trace; fills in what came of them."""
     num_trials = max(round(_TRIALS_A_MINUTE * minutes), _MIN_TRIALS)
     sweep = {"seed": list(range(num_trials))}
@@ -141,7 +139,7 @@ def _run_sweeps(
 
 
 def _run_under_trace(
-    folder: Storage, console: Console, seed: int, trace_s: float, patience_s: float, result: TraceResult
+    folder: Folder, console: Console, seed: int, trace_s: float, patience_s: float, result: TraceResult
 ) -> str:
     """Runs the sweep while nodes come and go; why it did not end, empty where it did."""
     events = draw_trace(seed, trace_s / 60, _NODES)
@@ -170,7 +168,7 @@ def _run_under_trace(
 
 
 @contextlib.contextmanager
-def _command(folder: Storage, storage: str, address: str) -> Any:
+def _command(folder: Folder, storage: str, address: str) -> Any:
     """The sweep's command, which ends with the block."""
     path = str(folder.local_path / EXPERIMENT_FILE)
     options = ["--storage", folder.at(storage).root, "--no-dashboard", "--address", address]
@@ -181,18 +179,18 @@ def _command(folder: Storage, storage: str, address: str) -> Any:
         command.kill_all()
 
 
-def _has_begun(experiment: Storage) -> bool:
+def _has_begun(experiment: Folder) -> bool:
     """Whether a worker of any trial has begun."""
     return any(experiment.exists(f"{trial_path(name)}/{STARTS}") for name in experiment.names(TRIALS))
 
 
-def _rows(folder: Storage, storage: str) -> list[Mapping[str, Any]]:
+def _rows(folder: Folder, storage: str) -> list[Mapping[str, Any]]:
     """The results of one of the sweeps, read from its folder."""
     _, results = read_results(folder.at(f"{storage}/{_NAME}").root)
     return [result.row for result in results]
 
 
-def _compare(folder: Storage, result: TraceResult) -> None:
+def _compare(folder: Folder, result: TraceResult) -> None:
     """Compares each trial with the undisturbed one, byte by byte."""
     for row in result.rows:
         path = f"{_NAME}/{trial_path(row['trial'])}"

@@ -17,8 +17,8 @@ from runner.errors import ResourceError, StorageError, UserError
 from runner.on_ray.connection.capacity import node_name
 from runner.process.lease import read_lease
 from runner.process.machine import Machine, look_at_machine
-from runner.storage.folder import Storage
 from runner.storage.run_folder import LOCK
+from runner.storage.storage import Storage
 
 # A node that starts its first process unpacks this project and loads Python modules.
 _REPLY_TIMEOUT_S = 120.0

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from runner.report.trials import PageTrial
-from runner.storage.folder import Storage
 from runner.storage.run_folder import IMAGES, image_name
+from runner.storage.storage import Storage
 
 # All strips of a page, as text in it; the lines of 24 trials take another megabyte.
 BUDGET_BYTES = 4_400_000

@@ -11,7 +11,7 @@ from gan.evaluation.evaluate import Scores
 from runner.comparison.patch_values import read_patch_values
 from runner.errors import DataError
 from runner.records.evaluation_csv import csv_of
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 ORIGINS = [PatchOrigin(f"{index // 2}.jpg", 0, 64 * (index % 2)) for index in range(10)]
 

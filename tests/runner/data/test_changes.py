@@ -9,7 +9,7 @@ from runner.data.changes import CONTENTS, changes_since
 from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.pictures import encoded, pair_picture
 
 

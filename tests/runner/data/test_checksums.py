@@ -7,8 +7,8 @@ from xxhash import xxh3_64
 
 from runner.data import checksums
 from runner.data.checksums import SyncBehind, file_checksum, first_damaged
-from runner.storage.folder import Storage
 from runner.storage.hashing import HashingStream
+from runner.storage.storage import Storage
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 1234])

@@ -14,7 +14,7 @@ from runner.data.preparation import prepare_patches
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import find_source, store_fingerprint, validation_source
 from runner.errors import DataError
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.pictures import pair_picture, satellite_and_map
 
 COUNTS = {"train": 5, "val": 2}

@@ -10,7 +10,7 @@ from runner.config.schema import Data
 from runner.data.listing import list_files, printable
 from runner.data.shards import cut_in_this_process
 from runner.data.sources import Source, find_source
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.pictures import encoded, pair_picture
 
 PNG = encoded(pair_picture(0))

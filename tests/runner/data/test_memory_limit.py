@@ -14,7 +14,7 @@ import resource, sys
 from runner.data import checksums, patch_store, preparation, shards
 from runner.config.schema import Data
 from runner.data.sources import find_source, store_fingerprint
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from gan.data.patches import Patches
 
 def private_bytes():

@@ -15,7 +15,7 @@ from runner.data.preparation import prepare_patches
 from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source, find_source, store_fingerprint
 from runner.errors import DataError
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.pictures import gradient_png
 
 
@@ -201,6 +201,6 @@ def test_what_a_killed_preparation_left_goes_once_it_is_old_and_nobody_holds_it(
     for name in names[:2]:
         for path in (patches.local_path / name, patches.local_path / name / "train-000000.arrow"):
             os.utime(path, (0, 0))
-    with patches.at(".tmp-held").locked():
+    with patches.at(".tmp-held").exclusive():
         prepare(pairs, tmp_path)
     assert patches.temporary_names() == [".tmp-held", ".tmp-young"]

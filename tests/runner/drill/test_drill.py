@@ -22,8 +22,8 @@ from runner.drill.processes import kill_session, kill_worker_during_write, sessi
 from runner.drill.run import run
 from runner.drill.target_run import TargetRun
 from runner.records.checkpoints import checkpoint_name
-from runner.storage.folder import Storage
 from runner.storage.run_folder import CHECKPOINTS, WEIGHTS
+from runner.storage.storage import Storage
 
 STATE = f"{CHECKPOINTS}/{checkpoint_name(20)}/generator_optimizer.safetensors"
 LOG = [{"step": 10, "seconds": 1.5, "l1_loss": 0.5}, {"step": 20, "seconds": 3.0, "l1_loss": 0.25}]

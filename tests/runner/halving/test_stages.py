@@ -15,8 +15,8 @@ from runner.halving.stages import Stage, check_recorded, describe_rung, next_sta
 from runner.records.metrics_log import encode_row
 from runner.records.trial_file import write_outcome
 from runner.records.trial_folders import Trial
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG, RUNGS, WEIGHTS_RECORD, trial_path
+from runner.storage.storage import Storage
 
 BY_SWD = Halving("swd", 2, 2)
 EPOCHS = 12  # rungs at 2, 4 and 8

@@ -135,7 +135,7 @@ def test_without_patches_and_source_it_says_what_to_do(trial: Path, capsys: Capt
     yaml = (moved / "trial.yaml").read_text()
     assert f"seed: {TINY['data']['synthetic']['seed']}" in yaml
     from runner.records.trial_file import read_trial_file, record_digest
-    from runner.storage.folder import Storage
+    from runner.storage.storage import Storage
 
     content = read_trial_file(Storage.open(moved))
     assert content is not None

@@ -27,7 +27,8 @@ from runner.config.loading import plan_trials, validate
 from runner.models.trained import open_trained_model
 from runner.records.trial_file import write_trial_file
 from runner.records.weights import write_weights
-from runner.storage.folder import TEMPORARY, Storage
+from runner.storage.folder import TEMPORARY
+from runner.storage.storage import Storage
 from runner.storage.tensor_reader import read_tensors
 from tests.support.commands import ROOT, run
 from tests.support.kill_points import tiny_trial

@@ -14,8 +14,8 @@ import yaml
 import runner.export
 import runner.reproduce
 from runner.records.trial_file import record_digest
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG
+from runner.storage.storage import Storage
 from tests.support.commands import read_metrics, weights_digest
 from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
 from tests.support.sharing import made_once

@@ -21,7 +21,7 @@ from runner.models.picture_files import PictureFile
 from runner.models.png import PngWriter
 from runner.models.trained import open_trained_model
 from runner.models.translation import TranslationJob, read_source, translate_files
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.kill_points import tiny_trial
 from tests.support.pictures import smooth_picture
 

@@ -12,7 +12,7 @@ import sys, tempfile, threading, time
 from runner.config.schema import Data, Synthetic
 from runner.console import Console
 from runner.data.sources import find_source
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.sweep.backends import CUT_THREAD, OnRay
 
 data = Data(synthetic=Synthetic(train=2, val=1), patch_size=64)

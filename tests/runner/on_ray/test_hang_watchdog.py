@@ -13,7 +13,7 @@ from runner.on_ray import hang_watchdog
 from runner.process.lease import Lease
 from runner.process.stop_request import StopRequest
 from runner.records.trial_file import read_outcome, write_outcome
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.sweep import monitor
 from runner.sweep.backends import InProcess
 from runner.sweep.monitor import Monitor, MonitoredTrial

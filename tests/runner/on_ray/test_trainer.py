@@ -7,7 +7,7 @@ import pytest
 from runner.on_ray.placement import Placement
 from runner.on_ray.trainer import new_trainer
 from runner.process.lease import Lease
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.trial.resources import TrialResources
 from tests.support.trial_jobs import job_of
 

@@ -14,7 +14,7 @@ import runner.process.lease
 from runner.errors import StorageError
 from runner.process.lease import Lease, Superseded, check_current, check_held, read_lease
 from runner.process.stop_request import Stopped
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from runner.process.stop_request import StopRequest, stop_signals
 from runner.records.trial_file import read_outcome
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import ROOT, read_metrics, write_experiment
 
 # Prints more than fits into any buffer, by `print` and by the rich of our screen, and says how it ended by a file.

@@ -20,7 +20,8 @@ from runner.records.checkpoints import (
     remove_old_checkpoints,
     write_checkpoint,
 )
-from runner.storage.folder import Storage
+from runner.storage.folder import Folder
+from runner.storage.storage import Storage
 from runner.storage.tensor_writer import write_tensors
 from tests.support.damage import FILE_DAMAGES
 
@@ -132,14 +133,14 @@ def test_a_checkpoint_that_was_being_replaced_stands_in(trial: Storage) -> None:
 
 
 def test_replacing_a_checkpoint_may_break_off_anywhere(trial: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Storage.rename
+    rename = Folder.rename
 
-    def break_off(storage: Storage, name: str, new_name: str) -> None:
+    def break_off(storage: Folder, name: str, new_name: str) -> None:
         if new_name == "step_00000010":
             raise KeyboardInterrupt
         rename(storage, name, new_name)
 
-    monkeypatch.setattr(Storage, "rename", break_off)
+    monkeypatch.setattr(Folder, "rename", break_off)
     with pytest.raises(KeyboardInterrupt):
         write(trial, 10)
     monkeypatch.undo()

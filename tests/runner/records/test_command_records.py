@@ -14,7 +14,7 @@ from runner.records.commands import (
     read_commands,
     record_command,
 )
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support import inline_sweep
 from tests.support.commands import write_experiment
 

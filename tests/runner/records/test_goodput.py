@@ -15,7 +15,7 @@ from runner.records.goodput import Hold, goodput, newest_hold, record_hold, tota
 from runner.records.results import read_trial_row
 from runner.records.starts import WORKER_LOST, read_starts, record_start
 from runner.report.reading import read_results
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.trial import hold
 from tests.support.commands import TINY, assert_same_end, read_metrics
 from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny

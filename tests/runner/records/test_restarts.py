@@ -11,7 +11,7 @@ import pytest
 import runner.train
 from runner.records.starts import WORKER_LOST, cause_of, count_faults, describe_start, read_starts, record_start
 from runner.records.trial_file import read_outcome, write_outcome
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import TINY, write_experiment
 
 Capture = pytest.CaptureFixture[str]
@@ -85,7 +85,7 @@ def test_a_command_that_was_killed_while_it_stopped_was_stopped(tmp_path: Path, 
     write_outcome(Storage.open(experiment / "trials" / "trial"), "running")
     # Takes the lease, announces the stop, and is over without giving the lease back.
     code = (
-        "import os, sys; from runner.process.lease import Lease; from runner.storage.folder import Storage; "
+        "import os, sys; from runner.process.lease import Lease; from runner.storage.storage import Storage; "
         "Lease.acquire(Storage.open(sys.argv[1])).announce_stop('Ctrl-C'); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, experiment], check=True)

@@ -19,7 +19,7 @@ from runner.report.reading import read_results
 from runner.report.seeds import over_seeds
 from runner.report.verdict.decision import decide
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.experiment_folder import write_experiment_folder
 from tests.support.report_pages import said, trial
 

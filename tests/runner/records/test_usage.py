@@ -12,7 +12,7 @@ from runner.records.goodput import Hold, cores_used, newest_hold, record_hold
 from runner.records.results import read_trial_row
 from runner.records.starts import read_starts, record_start
 from runner.report.reading import read_results
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import assert_same_end
 from tests.support.experiment_folder import write_experiment_folder
 from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny

@@ -12,7 +12,7 @@ from runner.report.figures import STUDY_METRICS
 from runner.report.reading import read_results
 from runner.report.trials import PageTrial
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.experiment_folder import write_experiment_folder
 from tests.support.report_pages import page_of, trial
 

@@ -10,7 +10,7 @@ import pytest
 
 from runner.records import commands
 from runner.records.commands import Revision, record_command
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.experiment_folder import write_experiment_folder
 from tests.support.report_pages import page_of
 

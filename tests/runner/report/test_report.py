@@ -26,7 +26,7 @@ from runner.report.live import LiveReport
 from runner.report.reading import read_results
 from runner.report.trials import PageTrial
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.experiment_folder import as_image, grid_png, with_intervals, write_experiment_folder
 from tests.support.report_pages import NASTY, SWEEP, page_of, trial, undated
 

@@ -11,7 +11,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from runner.records.results import TrialResult
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.browser import chromium, requested
 from tests.support.experiment_folder import with_intervals, write_experiment_folder
 from tests.support.report_pages import NASTY, SWEEP

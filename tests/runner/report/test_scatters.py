@@ -8,7 +8,7 @@ from runner.config.search_space import Range
 from runner.report.charts.scatters import draw_scatters
 from runner.report.figures import STUDY_METRICS
 from runner.report.reading import read_drawn
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.experiment_folder import write_experiment_folder
 from tests.support.report_pages import page_of, trial
 

@@ -18,7 +18,7 @@ from runner.process.lease import Lease
 from runner.records.trial_file import write_outcome
 from runner.status.__main__ import main
 from runner.status.reading import StatusReader
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import read_until, start
 from tests.support.experiment_folder import write_experiment_folder
 

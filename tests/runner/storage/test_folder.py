@@ -11,7 +11,7 @@ import runner
 import runner.records.metrics_log
 from runner.errors import StorageError
 from runner.records.metrics_log import MetricsReader, read_last_row, read_rows
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.commands import reopen_log
 
 
@@ -100,7 +100,7 @@ def test_what_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path: Path)
     """In a process of its own, which may not write files of more than 150 bytes."""
     program = (
         "import resource, sys\n"
-        "from runner.storage.folder import Storage, is_full\n"
+        "from runner.storage.storage import Storage, is_full\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150))\n"
         "folder = Storage.open(sys.argv[1])\n"
         "folder.append('log', bytes(100))\n"
@@ -170,7 +170,7 @@ def test_a_large_file_is_in_memory_once_while_it_is_read(tmp_path: Path) -> None
         stream.truncate(size_mb << 20)
     program = (
         "import resource, sys\n"
-        "from runner.storage.folder import Storage\n"
+        "from runner.storage.storage import Storage\n"
         "peak_kb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak_kb()\n"
         "content = Storage.open(sys.argv[1]).read('file')\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runner.records.metrics_log import MetricsReader
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.tracking.wandb_runs import resolve_mode
 from runner.tracking.wandb_session import KEPT_VARIABLES, without_side_effects
 from runner.tracking.wandb_trial import run_id

@@ -18,8 +18,8 @@ from gan.training.state import TrainState
 from gan.training.step import train_step
 from runner.process.lease import Superseded
 from runner.records.trial_file import read_outcome
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG
+from runner.storage.storage import Storage
 from runner.tracking.tracker import Tracker
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_session import upload_failure
@@ -73,7 +73,7 @@ def test_where_a_server_fails_from_the_start_all_runs_are_kept_offline_and_sent_
     trial: Storage, server: LocalServer, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     break_server(server, fault, monkeypatch)
-    second = Storage(f"{trial.root}0")
+    second = Storage.open(f"{trial.root}0")
     second.make_folder()
     said: list[str] = []
     destination = WandbDestination("online", said.append)
@@ -128,7 +128,7 @@ def test_what_a_server_has_whole_is_not_kept_offline_when_it_fails_later(
     log_steps(trial, range(3))
     track(trial, "finished", mode="online")
     before = files_of(trial)
-    second = Storage(f"{trial.root}0")
+    second = Storage.open(f"{trial.root}0")
     second.make_folder()
     log_steps(second, range(3))
     destination = WandbDestination("online", lambda line: None)
@@ -214,7 +214,7 @@ def test_nothing_is_tracked_by_a_start_that_another_has_followed(trial: Storage)
 
 
 def test_a_start_that_is_followed_in_the_middle_touches_no_further_trial(trial: Storage) -> None:
-    second = Storage(f"{trial.root}0")
+    second = Storage.open(f"{trial.root}0")
     second.make_folder()
     places = (trial, second)
 
@@ -238,7 +238,7 @@ def test_closing_waits_for_what_is_being_done_and_begins_nothing_more(trial: Sto
         may_go_on.wait()
 
     log_steps(trial, range(3))
-    unlogged = Storage(f"{trial.root}0")
+    unlogged = Storage.open(f"{trial.root}0")
     unlogged.make_folder()
     log_steps(unlogged, range(3))
     trackings = {place.name: [tracking_of(place)] for place in (trial, unlogged)}

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from runner.process.lease import Lease, Superseded
 from runner.records.starts import record_start
-from runner.storage.folder import Storage
 from runner.storage.run_folder import IMAGES, TENSORBOARD_EVENTS, TENSORBOARD_NOTE, image_name
+from runner.storage.storage import Storage
 from runner.tracking.tensorboard_trial import TensorBoardTrial
 from runner.trial.job import TrialJob
 from tests.support.commands import read_metrics, reopen_log
@@ -188,7 +188,7 @@ def test_each_piece_is_noted_so_that_a_start_goes_on_behind_it(job: TrialJob, mo
         pytest.param(KillPoint("runner.tracking.tensorboard_trial.TensorBoardTrial._note", 1), id="behind the header"),
         pytest.param(KillPoint("runner.tracking.tensorboard_trial.TensorBoardTrial._note", 2), id="behind rows"),
         pytest.param(KillPoint("runner.tracking.tensorboard_trial.TensorBoardTrial._note", 2, "after"), id="noted"),
-        pytest.param(KillPoint("runner.storage.folder.Storage.append", 5, "half-way"), id="within a row"),
+        pytest.param(KillPoint("runner.storage.folder.Folder.append", 5, "half-way"), id="within a row"),
     ],
 )
 def test_a_command_that_was_killed_in_its_writing_has_each_row_and_picture_once(

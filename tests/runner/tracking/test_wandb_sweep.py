@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.tracking.sync_hint import sync_hint
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_sweep import WandbSweep

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from runner.records.metrics_log import encode_row
-from runner.storage.folder import Storage
 from runner.storage.run_folder import METRICS_LOG, WEIGHTS, WEIGHTS_RECORD
+from runner.storage.storage import Storage
 from runner.tracking.wandb_runs import resolve_mode
 from runner.tracking.wandb_trial import ROWS_PER_UPDATE, run_id
 from tests.support.commands import ROOT, reopen_log
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("wandb_unconfigured", "patient")
 def track_elsewhere(trial: Storage, then: str) -> "subprocess.CompletedProcess[str]":
     """Tracks what there is in a process of its own, which goes on to do what `then` says."""
     start = (
-        "import sys; from runner.storage.folder import Storage; from runner.tracking.wandb_trial import WandbTrial\n"
+        "import sys; from runner.storage.storage import Storage; from runner.tracking.wandb_trial import WandbTrial\n"
         "from runner.tracking.wandb_runs import WandbDestination\n"
         "tracking = WandbTrial(Storage.open(sys.argv[1]), 'sweep', {}, WandbDestination('offline', sys.exit))\n"
         "tracking.update()\n"

@@ -12,7 +12,7 @@ from gan.networks.model import ModelSettings
 from gan.training.settings import TrainingSettings
 from gan.training.state import TrainState
 from runner.process.lease import Lease
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from runner.trial.async_checkpointer import AsyncCheckpointer, StepTimes
 from tests.support.trial_jobs import job_of
 

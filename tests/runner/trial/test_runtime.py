@@ -12,8 +12,8 @@ from gan.training.process_group import ProcessGroup
 from runner.errors import ResourceError
 from runner.process.lease import Lease
 from runner.records.trial_file import read_trial_file
-from runner.storage.folder import Storage
 from runner.storage.run_folder import LOG
+from runner.storage.storage import Storage
 from runner.trial import runtime
 from runner.trial.job import TrialJob
 from runner.trial.runtime import refuse_earlier_workers

@@ -8,7 +8,7 @@ from runner.on_ray.driver import is_memory_monitor, record_external_end
 from runner.on_ray.private import causes
 from runner.process.lease import Lease
 from runner.records.trial_file import read_outcome, write_outcome
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.trial_jobs import job_of
 
 

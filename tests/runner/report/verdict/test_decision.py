@@ -21,7 +21,7 @@ from runner.report.trials import PageTrial
 from runner.report.verdict.compared import MAX_CELLS
 from runner.report.verdict.decision import decide
 from runner.report.writer import Report
-from runner.storage.folder import Storage
+from runner.storage.storage import Storage
 from tests.support.experiment_folder import write_experiment_folder
 from tests.support.report_pages import page_of, said, trial
 
