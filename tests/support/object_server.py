@@ -17,7 +17,10 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the server does without
+    from obstore.store import S3Store
 
 ROOT = Path(__file__).parents[2]
 REGION = "us-east-1"
@@ -109,6 +112,28 @@ def client_environment(endpoint: str) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
+
+
+def open_bucket(endpoint: str, bucket: str, *, max_retries: int = 0, timeout: str = "30s", **config: Any) -> "S3Store":
+    """A client of one bucket.
+
+    Args:
+        max_retries: how often it asks again by itself; 10 is obstore's default.
+        timeout: for one request, from its beginning to the end of its answer; obstore's default.
+        config: more of what S3Store takes.
+    """
+    from obstore.store import S3Store
+
+    return S3Store(
+        bucket,
+        endpoint=endpoint,
+        access_key_id=ACCESS_KEY_ID,
+        secret_access_key=SECRET_ACCESS_KEY,
+        region=REGION,
+        client_options={"allow_http": True, "timeout": timeout},
+        retry_config={"max_retries": max_retries},
+        **config,
+    )
 
 
 class _WholeRequests:
