@@ -14,6 +14,8 @@ from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
 from runner.storage.storage import Storage
 from tests.support.commands import end_what_was_started
 from tests.support.kill_points import train_tiny
+from tests.support.object_proxy import FaultProxy
+from tests.support.object_server import ObjectServer, make_bucket, object_server
 from tests.support.sharing import deal, made_once
 from tests.support.wandb_log import LocalServer
 
@@ -151,6 +153,26 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalServer]:
     with LocalServer() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)
         yield running
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[ObjectServer]:
+    """An object store for one of the test run's processes."""
+    with object_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(s3_server: ObjectServer) -> str:
+    """The name of an empty bucket for the test alone."""
+    return make_bucket(s3_server.endpoint)
+
+
+@pytest.fixture
+def fault_proxy(s3_server: ObjectServer) -> Iterator[FaultProxy]:
+    """A proxy in front of the object store, for the test alone."""
+    with FaultProxy(s3_server.endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture
