@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import runner.storage.requests
 from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
 from runner.storage.cache import CACHE_VARIABLE
 from runner.storage.requests import RETRY_VARIABLE
@@ -189,8 +190,9 @@ def bucket_storage(
 
 @pytest.fixture
 def troubled(bucket_storage: Storage, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
-    """The same behind the proxy; requests are given up after a second."""
+    """The same behind the proxy; requests are tried again at once, and given up after a second."""
     monkeypatch.setenv(RETRY_VARIABLE, "1")
+    monkeypatch.setattr(runner.storage.requests, "_FIRST_PAUSE_S", 0.01)
     with pointed_at(fault_proxy.endpoint, monkeypatch):
         yield bucket_storage
 

@@ -21,6 +21,7 @@ import obstore
 import obstore.exceptions
 import obstore.store
 
+from runner.errors import StorageError
 from runner.storage.storage import UNREACHABLE, Unreachable
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ _CAUSES = (
 )
 # The addresses at which a machine of a cloud is asked for its own credentials.
 _MACHINES_OWN = re.compile(r"/latest/(?:api/token|meta-data)|/computeMetadata/|/metadata/identity")
+_ENDPOINT = re.compile(r"https?://(?:[^/\s\[\]]+|\[[\da-f:.]+\](?::\d+)?)(?:/\S*)?", re.I)
+_SECRETS = ("KEY", "SECRET", "TOKEN", "SAS")
 _ADDRESS = re.compile(r"\S+://\S+")
 
 # They may be over by the time of the next try: where credentials are renewed, an old pair is refused for a while; and
@@ -85,6 +88,8 @@ def store_of(bucket: str) -> Any:
 
 @functools.lru_cache
 def _client(bucket: str, longest_s: float) -> Any:
+    if bucket.startswith("s3://"):
+        _check_endpoint()
     return obstore.store.from_url(
         bucket,
         client_options={"connect_timeout": "5s", "timeout": f"{longest_s:g}s", "allow_http": _allows_http()},
@@ -92,9 +97,27 @@ def _client(bucket: str, longest_s: float) -> Any:
         retry_config={
             "max_retries": 2,
             "retry_timeout": timedelta(seconds=10),
-            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2},
+            "backoff": {
+                "init_backoff": timedelta(seconds=_FIRST_PAUSE_S / 2),
+                "max_backoff": timedelta(seconds=5 * _FIRST_PAUSE_S),
+                "base": 2,
+            },
         },
     )
+
+
+def _check_endpoint() -> None:
+    """Raises StorageError for an address of which the library says nothing, or panics; it may have a password in it."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        value = os.environ.get(name, "")
+        if value and not re.fullmatch(
+            r"https?://[^/\s\[\]]+(/\S*)?|https?://\[[\da-f:.]+\](:\d+)?(/\S*)?", value, re.I
+        ):
+            raise StorageError(
+                f"{name} is no address of an object store: give one such as https://objects.example.org."
+            )
+        if value.lower().startswith("http://") and not _allows_http():
+            raise StorageError(f"{name} begins with http://: set AWS_ALLOW_HTTP=true if that is meant.")
 
 
 def _allows_http() -> bool:
@@ -165,7 +188,16 @@ def describe(error: BaseException) -> str:
     for cause, words in _CAUSES:
         if cause in text:
             return words
-    return _ADDRESS.sub("...", text.splitlines()[0])[:200] if text else type(error).__name__
+    first, *_ = [*text.splitlines(), type(error).__name__]
+    return _ADDRESS.sub("...", _without_secrets(first.partition(" error: ")[2] or first))[:200]
+
+
+def _without_secrets(text: str) -> str:
+    """The text without what the environment has for a store alone to know."""
+    for name, value in os.environ.items():
+        if name.startswith(("AWS_", "AZURE_", "GOOGLE_")) and value and any(word in name for word in _SECRETS):
+            text = text.replace(value, "...")
+    return text
 
 
 def code_of(error: BaseException) -> str:
