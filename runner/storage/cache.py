@@ -68,8 +68,8 @@ def cache_folder(given: str) -> Path:
         probe.unlink()
     except OSError as error:
         raise StorageError(
-            f"{'--cache' if given else 'the cache folder'}: {folder} can't be written ({error.strerror}): it takes "
-            "local copies of what is in the bucket; give a folder that can with --cache."
+            f"the cache folder {folder} can't be written ({error.strerror}): it takes local copies of what is in the "
+            "bucket; give a folder that can with --cache."
         ) from error
     return folder
 
@@ -115,7 +115,13 @@ def _verified(copy: Path, root: str, objects: list[Remote], fetch: Callable[[str
     files.mkdir(exist_ok=True)
 
     with _locked(copy / _LOCK):
-        index = _read_index(copy)
+        # What the store does not have any more must not be taken for a part of it, nor be in the way.
+        names = {known.name for known in objects}
+        for path in list(files.rglob("*")):
+            if path.is_dir() if path.relative_to(files).as_posix() in names else path.is_file():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+        index = {name: entry for name, entry in _read_index(copy).items() if name in names}
         missing = [known for known in objects if not _is_good(files, known, index)]
         if missing:
             make_room(sum(known.size for known in missing), keep=copy)
@@ -123,13 +129,6 @@ def _verified(copy: Path, root: str, objects: list[Remote], fetch: Callable[[str
                 checksums = list(pool.map(lambda known: _fetch(files, root, known, fetch), missing))
             for known, checksum in zip(missing, checksums, strict=True):
                 index[known.name] = {"tag": known.tag, "size": known.size, "xxh3": checksum}
-
-        # What the store does not have any more must not be taken for a part of it.
-        names = {known.name for known in objects}
-        for path in [path for path in files.rglob("*") if path.is_file()]:
-            if path.relative_to(files).as_posix() not in names:
-                path.unlink()
-        index = {name: entry for name, entry in index.items() if name in names}
         _write(copy / _INDEX, json.dumps(index).encode())
     os.utime(copy / _USED)
     return files
@@ -186,10 +185,10 @@ def _is_good(files: Path, known: Remote, index: Mapping[str, Mapping[str, object
     """True where the copy of an object is the one that was fetched, and the object has not changed since."""
     entry = index.get(known.name)
     path = files / known.name
-    if entry is None or (entry["tag"], entry["size"]) != (known.tag, known.size) or not path.is_file():
+    if entry is None or (entry.get("tag"), entry.get("size")) != (known.tag, known.size) or not path.is_file():
         return False
     try:
-        return path.stat().st_size == known.size and _checksum(path) == entry["xxh3"]
+        return path.stat().st_size == known.size and _checksum(path) == entry.get("xxh3")
     except OSError:
         return False
 
@@ -227,7 +226,8 @@ def _read_index(copy: Path) -> dict[str, dict[str, object]]:
         index = json.loads((copy / _INDEX).read_bytes())
     except (OSError, ValueError):
         return {}
-    return index if isinstance(index, dict) else {}
+    entries = index.items() if isinstance(index, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -246,10 +246,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _total_bytes(folder: Path) -> int:
+    """Bytes of the files below a folder, which others may be deleting."""
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
-            total += path.stat().st_size
+            total += path.stat().st_size if path.is_file() else 0
     return total
 
 

@@ -1,6 +1,5 @@
 """What is true of a bucket alone: its faults, other writers between two requests, and what is refused at the start."""
 
-import contextlib
 import errno
 import os
 import socket
@@ -16,7 +15,6 @@ from obstore.store import S3Store
 import runner.storage.bucket
 import runner.storage.requests
 from runner.errors import StorageError
-from runner.storage.bucket import Bucket
 from runner.storage.requests import RETRY_VARIABLE, describe, forget_clients
 from runner.storage.storage import (
     Changed,
@@ -32,7 +30,6 @@ from tests.support.object_server import (
     ACCESS_KEY_ID,
     SECRET_ACCESS_KEY,
     ObjectServer,
-    client_environment,
     open_bucket,
 )
 from tests.support.other_process import as_another_process
@@ -660,11 +657,3 @@ def test_an_error_of_the_library_is_told_without_addresses_and_secrets(monkeypat
     text = f"Generic X error: no {ACCESS_KEY_ID} nor c2VjcmV0 at https://me:pw@x.example.org/a?sig=1"
     assert describe(RuntimeError(f"{text}\nDebug source: c2VjcmV0")) == "no ... nor ... at ..."
     assert describe(RuntimeError()) == "RuntimeError"
-
-
-def test_the_environment_of_a_command_reaches_the_client_alone(bucket_storage: Storage) -> None:
-    assert set(client_environment("")) <= set(os.environ)
-    assert isinstance(bucket_storage, Bucket)
-    assert SECRET_ACCESS_KEY not in repr(bucket_storage)
-    with contextlib.suppress(FileNotFoundError):
-        bucket_storage.read("nothing")
