@@ -31,17 +31,11 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from runner.errors import StorageError, UserError
-from runner.storage.cache import CACHE_VARIABLE, Remote, cache_folder, copy_folder, scratch_folder
+from runner.storage.cache import Remote, cache_folder, copy_folder, scratch_folder
 from runner.storage.requests import PastEnd, describe, is_refusal, request, store_of, trying_for
 from runner.storage.storage import UNREACHABLE, Changed, NewFolder, Storage, Unreachable, unfenced
 
-# Where the library looks for credentials, by scheme.
-_VARIABLES = {
-    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, the path of a key's file",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
-}
-SCHEMES = tuple(_VARIABLES)
+SCHEMES = ("s3", "gs", "az")
 _URI = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<prefix>.*)")
 _LOG_MARK, _WRITES = "log", "writes"  # in an object's metadata
 _NUM_WRITES = 8  # whose marks are kept
@@ -90,7 +84,7 @@ class Bucket(Storage):
         if any(part in (".", "..") for part in parts):
             raise StorageError(f"{uri}: a prefix can't have the parts `.` and `..`.")
         root = "/".join([f"{found['scheme']}://{found['bucket']}", *parts])
-        return cls(root, str(Path(cache).absolute()) if cache else os.environ.get(CACHE_VARIABLE, ""))
+        return cls(root, str(Path(cache).absolute()) if cache else "")
 
     @property
     def _bucket(self) -> str:
@@ -198,9 +192,9 @@ class Bucket(Storage):
                 self._probe()
         except OSError as error:
             raise StorageError(
-                f"{self.root}: {error.strerror or error}. Taken from the environment: "
-                f"{_VARIABLES[self.root.partition('://')[0]]}. Check them, the bucket's name, and that they may read, "
-                "write, list and delete there."
+                f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
+                "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
+                "them, the bucket's name, and that they may read, write, list and delete there."
             ) from error
 
     def _check_prefix(self) -> None:
