@@ -22,8 +22,8 @@ RETRIES = 10
 
 @pytest.fixture
 def store(fault_proxy: FaultProxy, bucket: str) -> S3Store:
-    """The test's bucket behind the proxy, by a client that asks once."""
-    return open_bucket(fault_proxy.endpoint, bucket)
+    """The test's bucket behind the proxy, by a client that asks once, and would wait for an answer for ever."""
+    return open_bucket(fault_proxy.endpoint, bucket, timeout="1h")
 
 
 @pytest.fixture
