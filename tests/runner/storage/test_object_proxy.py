@@ -62,7 +62,8 @@ def test_without_rules_all_comes_through(fault_proxy: FaultProxy, store: S3Store
         assert (got.bytes(), got.attributes["generation"]) == (b"345", "8")
         assert obstore.head(client, "folder/a key+%")["size"] == 8
         assert [found["path"] for found in obstore.list(client).collect()] == ["folder/a key+%"]
-    assert fault_proxy.requests[0][2:] == ("", 200, ())
+    first = fault_proxy.requests[0]
+    assert (first.key, *first[2:]) == ("folder/a key+%", "", 200, ())
 
 
 def test_requests_are_counted_by_method_and_kind(fault_proxy: FaultProxy, store: S3Store) -> None:
@@ -115,6 +116,7 @@ def test_a_connection_serves_many_requests(fault_proxy: FaultProxy, bucket: str)
         connection.request("PUT", f"/{bucket}/key", body=iter([b"in ", b"chunks"]), headers=SIGNED)
         assert connection.getresponse().read() == b""
         first = connection.sock
+        assert first is not None
         with fault_proxy.status("SlowDown", on("put")):
             connection.request("PUT", f"/{bucket}/key", body=b"other", headers=SIGNED)
             assert connection.getresponse().read().count(b"<Code>SlowDown</Code>") == 1
