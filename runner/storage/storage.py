@@ -314,6 +314,12 @@ def is_unreachable(error: BaseException | None) -> bool:
     return False
 
 
+def raise_unreachable(error: BaseException) -> None:
+    """Raises an error again that tells nothing of the object that was asked for: it may well be there, and good."""
+    if is_unreachable(error):
+        raise error
+
+
 def takes_nothing(error: BaseException | None) -> bool:
     """True where a storage is full or can't be reached: nothing can be written for now, and nothing is lost."""
     return is_full(error) or is_unreachable(error)
