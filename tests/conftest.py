@@ -12,6 +12,7 @@ import torch
 
 from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
 from runner.storage.storage import Storage
+from tests.support.bucket_runs import BucketRuns
 from tests.support.commands import end_what_was_started
 from tests.support.kill_points import train_tiny
 from tests.support.object_proxy import FaultProxy
@@ -173,6 +174,12 @@ def fault_proxy(s3_server: ObjectServer) -> Iterator[FaultProxy]:
     """A proxy in front of the object store, for the test alone."""
     with FaultProxy(s3_server.endpoint) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def bucket_runs(tmp_path: Path, s3_server: ObjectServer, bucket: str) -> BucketRuns:
+    """Runs of the TINY experiment on an empty bucket."""
+    return BucketRuns(tmp_path, bucket, s3_server.endpoint, s3_server.endpoint)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import gc
 import importlib
 import itertools
 import os
+import random
 import resource
 import signal
 import sys
@@ -41,6 +42,18 @@ class KillPoint:
     function: str
     call: int
     when: str = "before"
+
+
+def random_kill_point(draw: random.Random, places: Mapping[str, int], half_way: Sequence[str] = ()) -> KillPoint:
+    """One of these places.
+
+    Args:
+        places: functions, each with the call at which a run dies at the latest.
+        half_way: those that write bytes, and may die in the middle of that.
+    """
+    function = draw.choice(list(places))
+    when = draw.choice(["before", "after", "half-way"] if function in half_way else ["before", "after"])
+    return KillPoint(function, draw.randint(1, places[function]), when)
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ def run_forked(
 
 
 def train_tiny(
-    folder: Path, *options: str, storage: Path | None = None, changes: Mapping[str, Any] | None = None, **how: Any
+    folder: Path, *options: str, storage: Path | str | None = None, changes: Mapping[str, Any] | None = None, **how: Any
 ) -> Run:
     """One start of the command on the TINY experiment.
 
