@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support.bucket_files import FoundObject, download, list_objects, read_object, upload
 from tests.support.kill_points import Run, tiny_trial, train_tiny
-from tests.support.object_server import client_environment
+from tests.support.object_server import client_environment, make_bucket
 
 PREFIX = "results"
 
@@ -31,6 +31,12 @@ class BucketRuns:
     def through(self, endpoint: str) -> "BucketRuns":
         """The same bucket behind a proxy."""
         return replace(self, endpoint=endpoint)
+
+    def of_another_bucket(self) -> "BucketRuns":
+        """An empty bucket, with a folder of its own beside this one's."""
+        folder = self.folder / "elsewhere"
+        folder.mkdir()
+        return replace(self, folder=folder, bucket=make_bucket(self.server))
 
     @property
     def storage(self) -> str:
