@@ -39,6 +39,9 @@ _PASSING_CODES = ("ExpiredToken", "ExpiredTokenException", "RequestTimeTooSkewed
 
 # How many requests this process has made of each kind.
 num_requests: Counter[str] = Counter()
+
+# The kinds of which the last request was given up: an end that writes a dozen objects must not wait for each of them.
+_given_up: set[str] = set()
 _counting = threading.Lock()
 _patience = threading.local()
 
@@ -85,28 +88,38 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
     Raises:
         FileNotFoundError: there is no such object.
         obstore.exceptions.AlreadyExistsError, PreconditionError, NotModifiedError: the condition does not hold.
-        Unreachable: the store refuses, or has not answered for RETRY_S.
+        Unreachable: the store refuses, or has not answered for RETRY_S; at once where that is known from the request
+            of this kind before.
         OSError: with ENOSPC where the store has no room.
     """
-    retry_s = getattr(_patience, "seconds", None)
-    retry_s = float(os.environ.get(RETRY_VARIABLE, RETRY_S)) if retry_s is None else retry_s
+    patience_s = getattr(_patience, "seconds", None)
+    retry_s = float(os.environ.get(RETRY_VARIABLE, RETRY_S)) if patience_s is None else patience_s
+    if patience_s is None and kind in _given_up:
+        retry_s = 0.0
     give_up_at = time.monotonic() + retry_s
     pause_s = _FIRST_PAUSE_S
     while True:
         with _counting:
             num_requests[kind] += 1
         try:
-            return work()
+            result = work()
+            _given_up.discard(kind)
+            return result
         except (
             obstore.exceptions.AlreadyExistsError,
             obstore.exceptions.PreconditionError,
             obstore.exceptions.NotModifiedError,
         ):
+            _given_up.discard(kind)
             raise
         except obstore.exceptions.BaseError as error:
             problem = _translated(error, kind, shown)
-            if not isinstance(problem, Unreachable) or not _may_pass(error) or time.monotonic() > give_up_at:
+            if not isinstance(problem, Unreachable) or not _may_pass(error):
                 raise problem from None  # the store's own text is long, and names the key of who asked
+            if time.monotonic() > give_up_at:
+                if patience_s is None:
+                    _given_up.add(kind)
+                raise problem from None
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -95,8 +95,10 @@ class Tracker:
     def _run(self) -> None:
         with contextlib.suppress(Superseded):
             while not self._is_over.wait(INTERVAL_S):
-                self._pass_on(is_last=False)
-            self._pass_on(is_last=True)
+                with contextlib.suppress(OSError):  # a store out of reach: the next time makes up for it
+                    self._pass_on(is_last=False)
+            with contextlib.suppress(OSError):  # of which the run hears, too
+                self._pass_on(is_last=True)
 
     def _check_still_ours(self) -> None:
         """Raises Superseded where this thread must do no more. Asked before each run, which may take minutes."""
