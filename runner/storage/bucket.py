@@ -285,8 +285,8 @@ class Bucket(Storage):
             if tag is None:
                 with contextlib.suppress(FileNotFoundError):
                     tag = _tag_of(self._head(name))
-                # Once more, after the tag is known: whoever owns the folder by now may have written already.
-                check()
+                    # Once more, after the tag is known: whoever owns the folder by now may have written already.
+                    check()
             new_tag = self._put(name, bytes(data), "create" if tag is None else _mode_of(tag), mark)
             self._remember(uri, new_tag)
             if new_tag is not None:
@@ -328,12 +328,12 @@ class Bucket(Storage):
             with _remembering:
                 seen = _seen_logs.get(uri) if not attempt else None
             if seen is None:
-                try:
+                seen = (b"", "", "")
+                with contextlib.suppress(FileNotFoundError):
                     seen = self._get(name)
-                except FileNotFoundError:
-                    seen = (b"", "", "")
-                if attempt and (check := getattr(_fences, "check", None)) is not None:
-                    check()
+                    # After the tag is known, as in `write`.
+                    if (check := getattr(_fences, "check", None)) is not None:
+                        check()
             content, tag, mark = seen
             content, mark = content + data, mark or secrets.token_hex(8)
             new_tag = self._put(name, content, _mode_of(tag) if tag else "create", mark)
@@ -347,6 +347,9 @@ class Bucket(Storage):
     def remove(self, name: str) -> None:
         """The object, and all that is below that prefix."""
         keys = [self._key(name), *(f"{self._key(name)}/{known.name}" for known in self._objects(name))]
+        # After the list: what a later owner of the folder writes is not on it.
+        if (check := getattr(_fences, "check", None)) is not None:
+            check()
 
         def work() -> None:
             with contextlib.suppress(FileNotFoundError):

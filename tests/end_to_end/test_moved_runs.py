@@ -1,4 +1,4 @@
-"""A run that has begun in a folder goes on in a bucket, and the other way, copied by a tool that knows nothing of it."""
+"""A run begun in a folder goes on in a bucket, and the other way, copied by a tool that knows nothing of it."""
 
 import signal
 from pathlib import Path

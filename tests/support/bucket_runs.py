@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.bucket_files import FoundObject, download, list_objects, read_object, upload
-from tests.support.kill_points import Run, tiny_trial, train_tiny
+from tests.support.kill_points import Begun, Run, begin_tiny, tiny_trial
 from tests.support.object_server import client_environment, make_bucket
 
 PREFIX = "results"
@@ -32,6 +32,12 @@ class BucketRuns:
         """The same bucket behind a proxy."""
         return replace(self, endpoint=endpoint)
 
+    def on_another_machine(self) -> "BucketRuns":
+        """The same bucket, with a folder of its own beside this one's."""
+        folder = self.folder / "another_machine"
+        folder.mkdir(exist_ok=True)
+        return replace(self, folder=folder)
+
     def of_another_bucket(self) -> "BucketRuns":
         """An empty bucket, with a folder of its own beside this one's."""
         folder = self.folder / "elsewhere"
@@ -49,8 +55,12 @@ class BucketRuns:
         return {**client_environment(self.endpoint), "PIX2PIX_CACHE": str(self.folder / "cache")}
 
     def train(self, *options: str, environment: Mapping[str, str] | None = None, **how: Any) -> Run:
-        """One start of the command; see train_tiny."""
-        return train_tiny(
+        """One start of the command, to its end; see begin_tiny."""
+        return self.begin(*options, environment=environment, **how).finish()
+
+    def begin(self, *options: str, environment: Mapping[str, str] | None = None, **how: Any) -> Begun:
+        """One start of the command; see begin_tiny."""
+        return begin_tiny(
             self.folder, *options, storage=self.storage, environment=self.environment | dict(environment or {}), **how
         )
 
