@@ -33,7 +33,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from runner.errors import StorageError, UserError
 from runner.storage.cache import CACHE_VARIABLE, Remote, cache_folder, copy_folder, scratch_folder
 from runner.storage.requests import request, store_of, trying_for
-from runner.storage.storage import Changed, NewFolder, Storage, Unreachable, unfenced
+from runner.storage.storage import Changed, NewFolder, Storage, Unreachable, is_full, unfenced
 
 SCHEMES = ("s3", "gs", "az")
 _URI = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<prefix>.*)")
@@ -180,6 +180,8 @@ class Bucket(Storage):
                 self._check_prefix()
                 self._probe()
         except OSError as error:
+            if is_full(error):
+                raise StorageError(f"{self.root}: there is no room in it: raise its quota, or make room.") from error
             raise StorageError(
                 f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
                 "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
