@@ -10,13 +10,16 @@ import pyarrow as pa
 import pytest
 import torch
 
+import runner.storage.requests
 from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
+from runner.storage.cache import CACHE_VARIABLE
+from runner.storage.requests import RETRY_VARIABLE
 from runner.storage.storage import Storage
 from tests.support.bucket_runs import BucketRuns
 from tests.support.commands import end_what_was_started
 from tests.support.kill_points import train_tiny
 from tests.support.object_proxy import FaultProxy
-from tests.support.object_server import ObjectServer, make_bucket, object_server
+from tests.support.object_server import ObjectServer, make_bucket, object_server, pointed_at
 from tests.support.sharing import deal, made_once
 from tests.support.wandb_log import LocalServer
 
@@ -180,6 +183,35 @@ def fault_proxy(s3_server: ObjectServer) -> Iterator[FaultProxy]:
 def bucket_runs(tmp_path: Path, s3_server: ObjectServer, bucket: str) -> BucketRuns:
     """Runs of the TINY experiment on an empty bucket."""
     return BucketRuns(tmp_path, bucket, s3_server.endpoint, s3_server.endpoint)
+
+
+@pytest.fixture
+def bucket_storage(
+    s3_server: ObjectServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Storage]:
+    """A prefix of an empty bucket; local copies are the test's own."""
+    with pointed_at(s3_server.endpoint, monkeypatch):
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+        yield Storage.open(f"s3://{bucket}/some/results")
+
+
+@pytest.fixture
+def troubled(bucket_storage: Storage, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    """The same behind the proxy; requests are tried again at once, and given up after a second."""
+    monkeypatch.setenv(RETRY_VARIABLE, "1")
+    monkeypatch.setattr(runner.storage.requests, "_FIRST_PAUSE_S", 0.01)
+    with pointed_at(fault_proxy.endpoint, monkeypatch):
+        yield bucket_storage
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty folder, and a prefix of an empty bucket: what is true of both can be relied on."""
+    if request.param == "folder":
+        (tmp_path / "results").mkdir()
+        return Storage.open(tmp_path / "results")
+    bucket: Storage = request.getfixturevalue("bucket_storage")
+    return bucket
 
 
 @pytest.fixture

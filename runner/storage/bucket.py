@@ -8,8 +8,8 @@ There are no locks, no renames and no appends. What takes their place:
   put last, where there is none, or in the place of the one that was seen.
 - A log is one object, which is replaced by a longer one. Its metadata has a mark that stays the same as it grows.
 
-An answer may be lost after the store has done what it was asked. So a conditional request that fails reads the object
-back: what was to be written there has been written.
+An answer may be lost after the store has done what it was asked. So each conditional write leaves a mark of its own in
+the object's metadata, and one that fails reads the object back: where its mark is there, it has been done.
 """
 
 import contextlib
@@ -25,19 +25,26 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from runner.errors import StorageError, UserError
 from runner.storage.cache import CACHE_VARIABLE, Remote, cache_folder, copy_folder, scratch_folder
-from runner.storage.requests import request, store_of, trying_for
-from runner.storage.storage import Changed, NewFolder, Storage, Unreachable, is_full, unfenced
+from runner.storage.requests import PastEnd, describe, is_refusal, request, store_of, trying_for
+from runner.storage.storage import UNREACHABLE, Changed, NewFolder, Storage, Unreachable, is_full, unfenced
 
-SCHEMES = ("s3", "gs", "az")
+# Where the library looks for credentials, by scheme.
+_VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, the path of a key's file",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
+}
+SCHEMES = tuple(_VARIABLES)
 _URI = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<prefix>.*)")
-_LOG_MARK = "log"
+_LOG_MARK, _WRITES = "log", "writes"  # in an object's metadata
+_NUM_WRITES = 8  # whose marks are kept
 _TRIES = 10
 _IN_MEMORY_BYTES = 64 * 2**20
 _INTERVAL_S = 15.0
@@ -45,7 +52,7 @@ _PATIENCE_AT_START_S = 5.0
 
 # By URI, what this process has seen last of objects that it writes: tags, and logs with their tags and marks.
 _seen_tags: dict[str, str] = {}
-_seen_logs: dict[str, tuple[bytes, str, str]] = {}
+_seen_logs: dict[str, "_Found"] = {}
 _remembering = threading.Lock()
 _fences = threading.local()
 
@@ -67,15 +74,16 @@ class Bucket(Storage):
     @classmethod
     def at_uri(cls, uri: str, cache: str | None = None) -> "Bucket":
         """The storage at a URI. Raises StorageError for a scheme that is unknown, or a URI without a bucket."""
+        scheme, _, rest = uri.partition("://")
+        if "@" in rest.partition("/")[0] or "?" in rest:
+            raise StorageError(
+                f"{scheme}://...: credentials and options belong into the environment; give the bucket and "
+                "the prefix alone."
+            )
         found = _URI.fullmatch(uri)
         if found is None or found["scheme"] not in SCHEMES:
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise StorageError(f"{uri}: its scheme is unknown; give a folder, or a bucket by one of {known}.")
-        if "@" in found["bucket"] or "?" in uri:
-            raise StorageError(
-                f"{found['scheme']}://...: credentials and options belong into the environment; give the bucket and "
-                "the prefix alone."
-            )
         if not found["bucket"]:
             raise StorageError(f"{uri}: it names no bucket; give {found['scheme']}://BUCKET/PREFIX.")
         parts = [part for part in found["prefix"].split("/") if part]
@@ -132,7 +140,16 @@ class Bucket(Storage):
         return int(self._head(name)["size"])
 
     def _head(self, name: str) -> Any:
-        return request("head", self._uri(name), lambda: obstore.head(self._store, self._key(name)))
+        def work() -> Any:
+            try:
+                return obstore.head(self._store, self._key(name))
+            except obstore.exceptions.BaseError as error:
+                if not is_refusal(error):
+                    raise
+                # The answer to HEAD has no body, and so does not say why: the one to GET does.
+                return obstore.get(self._store, self._key(name)).meta
+
+        return request("head", self._uri(name), work)
 
     def names(self, name: str = "") -> list[str]:
         """By one listing."""
@@ -183,9 +200,9 @@ class Bucket(Storage):
             if is_full(error):
                 raise StorageError(f"{self.root}: there is no room in it: raise its quota, or make room.") from error
             raise StorageError(
-                f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
-                "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
-                "them, the bucket's name, and that they may read, write, list and delete there."
+                f"{self.root}: {error.strerror or error}. Taken from the environment: "
+                f"{_VARIABLES[self.root.partition('://')[0]]}. Check them, the bucket's name, and that they may read, "
+                "write, list and delete there."
             ) from error
 
     def _check_prefix(self) -> None:
@@ -199,21 +216,22 @@ class Bucket(Storage):
     def _probe(self) -> None:
         """Raises StorageError where the store ignores conditions, and OSError where it refuses a request."""
         name = f".probe-{secrets.token_hex(8)}"
-        first = secrets.token_hex(8).encode()
-        if not self.create(name, first):
+        if self._put(name, b"1", "create", log="probe") is None:
             raise StorageError(f"{self.root}: a new object was taken for one that was there already.")
         try:
-            _, tag = self.read_tagged(name)
+            found = self._get(name)
+            if found.log != "probe":
+                raise StorageError(f"{self.root}: the store does not keep objects' metadata, which logs need.")
             ignored = self._put(name, b"another", "create") is not None
-            new_tag = self.replace(name, first + b"2", tag)
-            ignored |= self._put(name, b"a third", _mode_of(tag)) is not None
-            if ignored or self.read(name) != first + b"2":
+            with contextlib.suppress(Changed):
+                self.replace(name, b"22", found.tag)
+            ignored |= self._put(name, b"a third", _mode_of(found.tag)) is not None
+            if ignored or self.read(name) != b"22":
                 raise StorageError(
                     f"{self.root}: the store ignores conditions (If-None-Match, If-Match), so that two runs could "
                     "overwrite each other; use one that keeps to them, such as S3, Google Cloud Storage, Azure, R2 or "
                     "a recent MinIO or Ceph."
                 )
-            self.replace(name, first + b"3", new_tag)
             self.names()
         finally:
             request("delete", self._uri(name), lambda: obstore.delete(self._store, self._key(name)))
@@ -222,64 +240,78 @@ class Bucket(Storage):
 
     def read_tagged(self, name: str) -> tuple[bytes, str]:
         """The tag is the store's."""
-        content, tag, _ = self._get(name)
-        return content, tag
+        found = self._get(name)
+        return found.content, found.tag
 
-    def _get(self, name: str, start: int = 0) -> tuple[bytes, str, str]:
-        """Content from a byte on, tag and log mark."""
+    def _get(self, name: str, start: int = 0) -> "_Found":
+        """An object, its content from a byte on."""
 
-        def work() -> tuple[bytes, str, str]:
+        def work() -> _Found:
             options: Any = {"range": {"offset": start}} if start else {}
             found = obstore.get(self._store, self._key(name), options=options)
-            return bytes(found.bytes()), _tag_of(found.meta), str(found.attributes.get(_LOG_MARK, ""))
+            log, writes = (str(found.attributes.get(kind, "")) for kind in (_LOG_MARK, _WRITES))
+            return _Found(bytes(found.bytes()), _tag_of(found.meta), log, writes)
 
         return request("get", self._uri(name), work)
 
     def read_from(self, name: str, start: int) -> tuple[bytes, str]:
         """The text is a mark in the object's metadata, which a log keeps as it grows."""
-        if not start:
-            content, _, mark = self._get(name)
-            return content, mark
         try:
             # A byte more: a store refuses a range that begins at the end.
-            content, _, mark = self._get(name, start - 1)
-        except Unreachable as error:
-            if "416" not in str(error):
-                raise
+            found = self._get(name, max(start - 1, 0))
+        except PastEnd:
             return b"", f"shorter than {start}"
-        return content[1:], mark
+        return found.content[1:] if start else found.content, found.log
 
     # Writing.
 
     def _put(
-        self, name: str, data: bytes | memoryview | IO[bytes], mode: Any = "overwrite", mark: str = ""
+        self, name: str, data: bytes | memoryview | IO[bytes], mode: Any = "overwrite", log: str = "", writes: str = ""
     ) -> str | None:
-        """The new tag; None where the condition does not hold, and what is there is not what was to be written."""
+        """Puts an object.
+
+        Args:
+            mode: "overwrite", "create", or the tag that it must have.
+            log: see `_Found`.
+            writes: see `_Found`; the last one is this write's.
+
+        Returns:
+            The new tag; "" where others have added to it meanwhile; None where the condition does not hold.
+        """
+        writes = writes or _one_more("")
+        attributes = {_WRITES: writes} | ({_LOG_MARK: log} if log else {})
 
         def work() -> str:
             if hasattr(data, "seek"):
                 data.seek(0)
-            attributes = {_LOG_MARK: mark} if mark else None
-            put = obstore.put(self._store, self._key(name), data, mode=mode, attributes=attributes)
-            return _tag_of(put)
+            return _tag_of(obstore.put(self._store, self._key(name), data, mode=mode, attributes=attributes))
 
         try:
             return request("put", self._uri(name), work)
-        except (AlreadyExistsError, PreconditionError):
-            with contextlib.suppress(FileNotFoundError):
-                content, tag, _ = self._get(name)
-                if content == data:  # it was written, and the answer got lost
-                    return tag
-            return None
-        except FileNotFoundError:  # some stores say so of an object that was to be replaced
-            return None
+        except (
+            AlreadyExistsError,
+            PreconditionError,
+            FileNotFoundError,
+        ) as error:  # the last of what was to be replaced
+            if mode == "overwrite":
+                raise Unreachable(f"{UNREACHABLE}: put of {self._uri(name)} failed ({describe(error)})") from None
+        with contextlib.suppress(FileNotFoundError):
+            found = self._get(name)
+            if found.writes == writes:  # it was done, and the answer got lost
+                return found.tag
+            if writes.rpartition("-")[2] in found.writes.split("-"):
+                return ""
+        return None
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Inside `exclusive` by compare and swap, elsewhere whatever is there."""
-        uri, mark = self._uri(name), secrets.token_hex(8)
+        self._replace_any(name, bytes(data))
+
+    def _replace_any(self, name: str, data: bytes) -> None:
+        uri, log = self._uri(name), secrets.token_hex(8)
         check = getattr(_fences, "check", None)
         if check is None:
-            self._remember(uri, self._put(name, data, mark=mark))
+            self._remember(uri, self._put(name, data, log=log))
             return
 
         for _ in range(_TRIES):
@@ -289,7 +321,7 @@ class Bucket(Storage):
                     tag = _tag_of(self._head(name))
                     # Once more, after the tag is known: whoever owns the folder by now may have written already.
                     check()
-            new_tag = self._put(name, bytes(data), "create" if tag is None else _mode_of(tag), mark)
+            new_tag = self._put(name, data, "create" if tag is None else _mode_of(tag), log)
             self._remember(uri, new_tag)
             if new_tag is not None:
                 return
@@ -306,11 +338,19 @@ class Bucket(Storage):
 
     @contextlib.contextmanager
     def writing(self, name: str, *, synced: bool = True) -> Iterator[BinaryIO]:
-        """Into memory or, where that is large, into a file of this machine; it is put at the end of the block."""
+        """Into memory or, where that is large, into a file of this machine; it is put at the end of the block.
+
+        What is large is put in parts, and replaces whatever is there, after one more check.
+        """
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as stream:
             yield stream  # type: ignore[misc]
+            if stream.seek(0, os.SEEK_END) > _IN_MEMORY_BYTES:
+                if (check := getattr(_fences, "check", None)) is not None:
+                    check()
+                self._remember(self._uri(name), self._put(name, stream, log=secrets.token_hex(8)))
+                return
             stream.seek(0)
-            self._remember(self._uri(name), self._put(name, stream, mark=secrets.token_hex(8)))
+            self._replace_any(name, stream.read())
 
     def create(self, name: str, data: bytes) -> bool:
         """By If-None-Match."""
@@ -325,39 +365,48 @@ class Bucket(Storage):
 
     def append(self, name: str, data: bytes, *, synced: bool = True) -> None:
         """Replaces the log by a longer one; reads it again where another process has added to it."""
-        uri = self._uri(name)
-        for attempt in range(_TRIES):
-            with _remembering:
-                seen = _seen_logs.get(uri) if not attempt else None
+        uri, check = self._uri(name), getattr(_fences, "check", None)
+        with _remembering:
+            seen = _seen_logs.get(uri)
+        for _ in range(_TRIES):
             if seen is None:
-                seen = (b"", "", "")
+                seen = _Found(b"", "", secrets.token_hex(8), "")
                 with contextlib.suppress(FileNotFoundError):
                     seen = self._get(name)
-                    # After the tag is known, as in `write`.
-                    if (check := getattr(_fences, "check", None)) is not None:
+                    # After the tag is known, as for `write`.
+                    if check is not None:
                         check()
-            content, tag, mark = seen
-            content, mark = content + data, mark or secrets.token_hex(8)
-            new_tag = self._put(name, content, _mode_of(tag) if tag else "create", mark)
-            if new_tag is not None:
+            content = seen.content + data
+            log, writes = seen.log or secrets.token_hex(8), _one_more(seen.writes)
+            new_tag = self._put(name, content, _mode_of(seen.tag) if seen.tag else "create", log, writes)
+            self._remember(uri, new_tag or None)
+            if new_tag:
                 with _remembering:
-                    _seen_logs[uri] = (content, new_tag, mark)
-                    _seen_tags[uri] = new_tag
+                    _seen_logs[uri] = _Found(content, new_tag, log, writes)
+            if new_tag is not None:
                 return
+            seen = None
         raise OSError(f"{uri}: it is replaced again and again by others")
 
     def remove(self, name: str) -> None:
         """The object, and all that is below that prefix."""
-        keys = [self._key(name), *(f"{self._key(name)}/{known.name}" for known in self._objects(name))]
+
+        def delete(keys: str | list[str]) -> None:
+            request("delete", self._uri(name), lambda: obstore.delete(self._store, keys))
+
+        below = [f"{self._key(name)}/{known.name}" for known in self._objects(name)]
         # After the list: what a later owner of the folder writes is not on it.
         if (check := getattr(_fences, "check", None)) is not None:
             check()
-
-        def work() -> None:
-            with contextlib.suppress(FileNotFoundError):
-                obstore.delete(self._store, keys)
-
-        request("delete", self._uri(name), work)
+        try:
+            if below:
+                delete(below)
+        except FileNotFoundError:  # some stores say so of what is gone already: the others are still there
+            for key in below:
+                with contextlib.suppress(FileNotFoundError):
+                    delete(key)
+        with contextlib.suppress(FileNotFoundError):
+            delete(self._key(name))
         with _remembering:
             for seen in (_seen_tags, _seen_logs):
                 for uri in [uri for uri in seen if uri == self._uri(name) or uri.startswith(f"{self._uri(name)}/")]:
@@ -392,25 +441,38 @@ class Bucket(Storage):
             raise Changed(f"{folder.root} is there already")
 
         new = _BucketFolder(folder, secrets.token_hex(4))
+        is_put = False
         try:
             yield new
             with committing():
+                is_put = True
                 if tag:
                     folder.replace(last, new.last_content, tag)
                 elif not folder.create(last, new.last_content):
                     raise Changed(f"{folder.root} is there already")
         except BaseException as error:
-            # Files with the writer's own names are nobody else's. Others may be in use by who writes the same.
-            if new.written or isinstance(error, UserError):
+            # Where no answer came to the last file, it may be there, and the folder may count.
+            if not is_put or isinstance(error, Changed):
                 with contextlib.suppress(OSError):
-                    for known in folder._objects():
-                        if known.name in new.written or (isinstance(error, UserError) and not tag):
-                            folder.remove(known.name)
+                    folder._remove_what_is_new(new, last, with_shared=isinstance(error, UserError))
             raise
         if tag:
-            for known in folder._objects():
-                if known.name != last and known.name not in new.written:
-                    folder.remove(known.name)
+            # It counts by now, whether the older one's files can be deleted or not.
+            with contextlib.suppress(OSError):
+                for known in folder._objects():
+                    if known.name != last and known.name not in new.written:
+                        folder.remove(known.name)
+
+    def _remove_what_is_new(self, new: "_BucketFolder", last: str, *, with_shared: bool) -> None:
+        """Removes the files of a folder that was not finished.
+
+        Args:
+            with_shared: those too whose names are not their writer's own, unless they belong to a folder that counts.
+        """
+        there = [known.name for known in self._objects()] if new.written or with_shared else []
+        for name in there:
+            if name in new.written or (with_shared and last not in there):
+                self.remove(name)
 
     def is_unfinished(self, name: str, last: str) -> bool:
         """True where it is without its last file."""
@@ -437,15 +499,17 @@ class Bucket(Storage):
     def local_copy(self, name: str = "") -> Path:
         """A verified copy in the cache folder."""
         parent, _, last = name.rpartition("/")
+        folder, of_file = self.at(name), f"{self._uri(name)}#"
+        known = []
         if name:
             with contextlib.suppress(FileNotFoundError):
                 head = self._head(name)
-                # Under its own name in a folder of its own: libraries look at the suffix.
-                known = Remote(last, int(head["size"]), _tag_of(head))
-                copy = copy_folder(self.cache, f"{self._uri(name)}#", [known], self.at(parent)._fetch)
-                return copy / last
-        folder = self.at(name)
-        return copy_folder(self.cache, folder.root, folder._objects(), folder._fetch)
+                known = [Remote(last, int(head["size"]), _tag_of(head))]
+        if not known and ((objects := folder._objects()) or not name):
+            return copy_folder(self.cache, folder.root, objects, folder._fetch)
+        # A file is under its own name in a folder of its own, for libraries look at the suffix. Where there is nothing,
+        # nothing is at that path.
+        return copy_folder(self.cache, of_file, known, self.at(parent)._fetch) / last
 
     def _fetch(self, name: str, stream: IO[bytes]) -> None:
         def work() -> None:
@@ -471,6 +535,26 @@ class Bucket(Storage):
         for known in self._objects(name):
             if known.name not in here:
                 self.remove(f"{name}/{known.name}")
+
+
+class _Found(NamedTuple):
+    """An object that was read.
+
+    Attributes:
+        log: a mark that stays the same while a log grows; "" for what is no log.
+        writes: the marks of the last conditional writes that it is made of, the newest last, joined by hyphens.
+    """
+
+    content: bytes
+    tag: str
+    log: str
+    writes: str
+
+
+def _one_more(writes: str) -> str:
+    """The marks with one of a new write."""
+    kept = writes.split("-")[1 - _NUM_WRITES :] if writes else []
+    return "-".join([*kept, secrets.token_hex(4)])
 
 
 class _BucketFolder(NewFolder):

@@ -20,6 +20,7 @@ from typing import IO, NamedTuple
 from xxhash import xxh3_64
 
 from runner.errors import StorageError
+from runner.storage.storage import is_unreachable
 
 CACHE_VARIABLE = "PIX2PIX_CACHE"  # as --cache
 MAX_BYTES = 100 * 10**9
@@ -67,8 +68,8 @@ def cache_folder(given: str) -> Path:
         probe.unlink()
     except OSError as error:
         raise StorageError(
-            f"{'--cache' if given else 'the cache folder'}: {folder} can't be written ({error.strerror}): it takes "
-            "local copies of what is in the bucket; give a folder that can with --cache."
+            f"the cache folder {folder} can't be written ({error.strerror}): it takes local copies of what is in the "
+            "bucket; give a folder that can with --cache."
         ) from error
     return folder
 
@@ -89,29 +90,45 @@ def copy_folder(given: str, root: str, objects: list[Remote], fetch: Callable[[s
         fetch: writes an object's bytes to a stream, by its name.
 
     Raises:
-        OSError: an object can't be fetched, or the disk has no room.
+        OSError: an object can't be fetched.
+        StorageError: the cache folder can't be written, or has no room.
     """
-    copy = cache_folder(given) / "copies" / _digest(root)
+    cache = cache_folder(given)
+    copy = cache / "copies" / _digest(root)
+    try:
+        return _verified(copy, root, objects, fetch)
+    except OSError as error:
+        # Not the object store's: of it all errors have been put into its own words, with an object's URI.
+        if "://" in str(error.filename or error) or is_unreachable(error):
+            raise
+        size = sum(known.size for known in objects)
+        raise StorageError(
+            f"the cache folder {cache} can't take a copy of {root.rstrip('#')} of {size:,} bytes "
+            f"({error.strerror or error}): make room, or give another folder with --cache."
+        ) from error
+
+
+def _verified(copy: Path, root: str, objects: list[Remote], fetch: Callable[[str, IO[bytes]], None]) -> Path:
+    """The folder in which the copy's files are, all of them good."""
     files = copy / "files"
-    files.mkdir(parents=True, exist_ok=True)
     _keep_in_use(copy)
+    files.mkdir(exist_ok=True)
 
     with _locked(copy / _LOCK):
-        index = _read_index(copy)
+        # What the store does not have any more must not be taken for a part of it, nor be in the way.
+        names = {known.name for known in objects}
+        for path in list(files.rglob("*")):
+            if path.is_dir() if path.relative_to(files).as_posix() in names else path.is_file():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+        index = {name: entry for name, entry in _read_index(copy).items() if name in names}
         missing = [known for known in objects if not _is_good(files, known, index)]
         if missing:
             make_room(sum(known.size for known in missing), keep=copy)
             with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
-                checksums = list(pool.map(lambda known: _fetch(files, known, fetch), missing))
+                checksums = list(pool.map(lambda known: _fetch(files, root, known, fetch), missing))
             for known, checksum in zip(missing, checksums, strict=True):
                 index[known.name] = {"tag": known.tag, "size": known.size, "xxh3": checksum}
-
-        # What the store does not have any more must not be taken for a part of it.
-        names = {known.name for known in objects}
-        for path in [path for path in files.rglob("*") if path.is_file()]:
-            if path.relative_to(files).as_posix() not in names:
-                path.unlink()
-        index = {name: entry for name, entry in index.items() if name in names}
         _write(copy / _INDEX, json.dumps(index).encode())
     os.utime(copy / _USED)
     return files
@@ -141,27 +158,42 @@ def make_room(size: int, keep: Path) -> None:
 
 
 def _keep_in_use(copy: Path) -> None:
-    """Keeps a copy from being deleted by others as long as this process runs."""
-    if copy not in _in_use or not (copy / _USED).exists():
-        descriptor = os.open(copy / _USED, os.O_WRONLY | os.O_CREAT)  # open until the process ends
+    """Makes a copy's folder, and keeps it from being deleted by others as long as this process runs."""
+    while not _is_kept(copy):
+        copy.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(copy / _USED, os.O_WRONLY | os.O_CREAT, 0o666)  # open until the process ends
+        except FileNotFoundError:  # another process has just deleted the folder
+            continue
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if (older := _in_use.pop(copy, None)) is not None:
+            os.close(older)
         _in_use[copy] = descriptor
+
+
+def _is_kept(copy: Path) -> bool:
+    """True where this process holds the lock of the copy that is there, and not of one that was deleted."""
+    try:
+        there, held = (copy / _USED).stat(), os.fstat(_in_use[copy])
+    except (KeyError, FileNotFoundError):
+        return False
+    return os.path.samestat(there, held)
 
 
 def _is_good(files: Path, known: Remote, index: Mapping[str, Mapping[str, object]]) -> bool:
     """True where the copy of an object is the one that was fetched, and the object has not changed since."""
     entry = index.get(known.name)
     path = files / known.name
-    if entry is None or (entry["tag"], entry["size"]) != (known.tag, known.size) or not path.is_file():
+    if entry is None or (entry.get("tag"), entry.get("size")) != (known.tag, known.size) or not path.is_file():
         return False
     try:
-        return path.stat().st_size == known.size and _checksum(path) == entry["xxh3"]
+        return path.stat().st_size == known.size and _checksum(path) == entry.get("xxh3")
     except OSError:
         return False
 
 
-def _fetch(files: Path, known: Remote, fetch: Callable[[str, IO[bytes]], None]) -> str:
+def _fetch(files: Path, root: str, known: Remote, fetch: Callable[[str, IO[bytes]], None]) -> str:
     """Fetches one object; its checksum."""
     path = files / known.name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +202,9 @@ def _fetch(files: Path, known: Remote, fetch: Callable[[str, IO[bytes]], None]) 
         with open(temporary, "wb") as stream:
             fetch(known.name, stream)
         if (size := temporary.stat().st_size) != known.size:
-            raise OSError(f"{known.name}: {size} bytes came instead of {known.size}")
+            raise OSError(
+                f"{root}: of {known.name} {size} bytes came instead of {known.size}; has it changed meanwhile?"
+            )
         checksum = _checksum(temporary)
         temporary.replace(path)
     finally:
@@ -192,7 +226,8 @@ def _read_index(copy: Path) -> dict[str, dict[str, object]]:
         index = json.loads((copy / _INDEX).read_bytes())
     except (OSError, ValueError):
         return {}
-    return index if isinstance(index, dict) else {}
+    entries = index.items() if isinstance(index, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict)}
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -211,10 +246,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _total_bytes(folder: Path) -> int:
+    """Bytes of the files below a folder, which others may be deleting."""
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
-            total += path.stat().st_size
+            total += path.stat().st_size if path.is_file() else 0
     return total
 
 

@@ -47,7 +47,11 @@ def test_no_credential_is_in_what_a_run_leaves_or_prints(
     assert process.returncode == (0 if how == "finished" else 75), printed
 
     left = {"what was printed": printed.encode(), **dict(contents(runs))}
-    kinds = ["/wandb/", "/events.out.tfevents", "/report.html", "/log.txt", "/cache/"] if how == "finished" else ["/log.txt"]
+    kinds = (
+        ["/wandb/", "/events.out.tfevents", "/report.html", "/log.txt", "/cache/"]
+        if how == "finished"
+        else ["/log.txt"]
+    )
     for kind in kinds:
         assert any(kind in name for name in left), (kind, sorted(left))
     for name, content in left.items():

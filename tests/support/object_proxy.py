@@ -36,6 +36,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "SignatureDoesNotMatch": (403, "The request signature we calculated does not match the signature you provided."),
     "RequestTimeTooSkewed": (403, "The difference between the request time and the current time is too large."),
     "NoSuchBucket": (404, "The specified bucket does not exist"),
+    "NoSuchKey": (404, "The specified key does not exist."),
     "ConditionalRequestConflict": (409, "A conflicting operation occurred during the upload."),
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "NotImplemented": (501, "A header you provided implies functionality that is not implemented."),

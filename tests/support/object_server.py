@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the server does without
+    import pytest
     from obstore.store import S3Store
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,18 @@ def client_environment(endpoint: str) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
+
+
+@contextlib.contextmanager
+def pointed_at(endpoint: str, monkeypatch: "pytest.MonkeyPatch") -> Iterator[None]:
+    """This process and what it starts find the server there."""
+    from runner.storage.requests import forget_clients
+
+    for name, value in client_environment(endpoint).items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+    yield
+    forget_clients()
 
 
 def open_bucket(endpoint: str, bucket: str, *, max_retries: int = 0, timeout: str = "30s", **config: Any) -> "S3Store":

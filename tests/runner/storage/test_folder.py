@@ -11,6 +11,7 @@ import runner
 import runner.records.metrics_log
 from runner.errors import StorageError
 from runner.records.metrics_log import MetricsReader, read_last_row, read_rows
+from runner.storage.folder import open_folder
 from runner.storage.storage import Storage
 from tests.support.commands import reopen_log
 
@@ -210,9 +211,9 @@ def test_a_folder_is_shown_as_one_would_type_it_even_where_the_working_folder_is
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_uri_is_refused_wherever_a_folder_is_given() -> None:
-    with pytest.raises(StorageError, match="s3://bucket/run: object stores are not supported yet"):
-        Storage.open("s3://bucket/run")
+def test_a_uri_is_refused_where_only_a_folder_will_do() -> None:
+    with pytest.raises(StorageError, match="--out is s3://bucket/run: it must be a folder of this machine"):
+        open_folder("s3://bucket/run", "--out")
 
 
 @pytest.mark.parametrize("has_files_without_names", [True, False])
