@@ -87,7 +87,7 @@ def record_command(experiment: Storage, attempt: int, text: str) -> None:
 def read_commands(experiment: Storage) -> list[Command]:
     """The rows so far, without those that are damaged; none where an earlier release ran it."""
     commands = []
-    for line in experiment.read(COMMANDS).splitlines() if experiment.exists(COMMANDS) else []:
+    for line in experiment.read_if_there(COMMANDS).splitlines():
         try:
             row = json.loads(line)
             commands.append(_command_of(row))

@@ -33,7 +33,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from runner.errors import StorageError, UserError
 from runner.storage.cache import Remote, cache_folder, copy_folder, scratch_folder
 from runner.storage.requests import PastEnd, describe, is_refusal, request, store_of, trying_for
-from runner.storage.storage import UNREACHABLE, Changed, NewFolder, Storage, Unreachable, unfenced
+from runner.storage.storage import UNREACHABLE, Changed, NewFolder, Storage, Unreachable, is_full, unfenced
 
 SCHEMES = ("s3", "gs", "az")
 _URI = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<prefix>.*)")
@@ -191,6 +191,8 @@ class Bucket(Storage):
                 self._check_prefix()
                 self._probe()
         except OSError as error:
+            if is_full(error):
+                raise StorageError(f"{self.root}: there is no room in it: raise its quota, or make room.") from error
             raise StorageError(
                 f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
                 "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
@@ -311,8 +313,8 @@ class Bucket(Storage):
             if tag is None:
                 with contextlib.suppress(FileNotFoundError):
                     tag = _tag_of(self._head(name))
-                # Once more, after the tag is known: whoever owns the folder by now may have written already.
-                check()
+                    # Once more, after the tag is known: whoever owns the folder by now may have written already.
+                    check()
             new_tag = self._put(name, data, "create" if tag is None else _mode_of(tag), log)
             self._remember(uri, new_tag)
             if new_tag is not None:
@@ -362,13 +364,12 @@ class Bucket(Storage):
             seen = _seen_logs.get(uri)
         for _ in range(_TRIES):
             if seen is None:
-                try:
+                seen = _Found(b"", "", secrets.token_hex(8), "")
+                with contextlib.suppress(FileNotFoundError):
                     seen = self._get(name)
-                except FileNotFoundError:
-                    seen = _Found(b"", "", secrets.token_hex(8), "")
-                # As for `write`.
-                if check is not None:
-                    check()
+                    # After the tag is known, as for `write`.
+                    if check is not None:
+                        check()
             content = seen.content + data
             log, writes = seen.log or secrets.token_hex(8), _one_more(seen.writes)
             new_tag = self._put(name, content, _mode_of(seen.tag) if seen.tag else "create", log, writes)
@@ -388,6 +389,9 @@ class Bucket(Storage):
             request("delete", self._uri(name), lambda: obstore.delete(self._store, keys))
 
         below = [f"{self._key(name)}/{known.name}" for known in self._objects(name)]
+        # After the list: what a later owner of the folder writes is not on it.
+        if (check := getattr(_fences, "check", None)) is not None:
+            check()
         try:
             if below:
                 delete(below)
