@@ -86,8 +86,13 @@ def record_command(experiment: Storage, attempt: int, text: str) -> None:
 
 def read_commands(experiment: Storage) -> list[Command]:
     """The rows so far, without those that are damaged; none where an earlier release ran it."""
+    try:
+        content = experiment.read(COMMANDS)
+    except FileNotFoundError:
+        return []
+
     commands = []
-    for line in experiment.read(COMMANDS).splitlines() if experiment.exists(COMMANDS) else []:
+    for line in content.splitlines():
         try:
             row = json.loads(line)
             commands.append(_command_of(row))

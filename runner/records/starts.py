@@ -102,8 +102,13 @@ def record_start(
 
 def read_starts(trial: Storage) -> list[dict[str, Any]]:
     """The rows so far, without those that are damaged."""
+    try:
+        content = trial.read(STARTS)
+    except FileNotFoundError:
+        return []
+
     rows = []
-    for line in trial.read(STARTS).splitlines() if trial.exists(STARTS) else []:
+    for line in content.splitlines():
         try:
             row = json.loads(line)
         except ValueError:

@@ -33,7 +33,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from runner.errors import StorageError, UserError
 from runner.storage.cache import CACHE_VARIABLE, Remote, cache_folder, copy_folder, scratch_folder
 from runner.storage.requests import request, store_of, trying_for
-from runner.storage.storage import Changed, NewFolder, Storage, Unreachable, unfenced
+from runner.storage.storage import LOOKED_UP, Changed, NewFolder, Storage, Unreachable, unfenced
 
 SCHEMES = ("s3", "gs", "az")
 _URI = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<prefix>.*)")
@@ -114,10 +114,34 @@ class Bucket(Storage):
         return replace(self, root=f"{self.root}/{name}") if name else self
 
     def above(self, levels: int) -> "Bucket":
-        """What is below a shorter prefix."""
-        return replace(self, root="/".join(self.root.split("/")[:-levels]))
+        """What is below a shorter prefix: at most the whole bucket."""
+        parts = self.root.split("/")
+        return replace(self, root="/".join(parts[: max(len(parts) - levels, len(self._bucket.split("/")))]))
 
     # What there is.
+
+    def absence(self) -> str:
+        """By one listing, which is not tried for long."""
+        try:
+            with trying_for(_PATIENCE_AT_START_S):
+                if self._objects(limit=1):
+                    return ""
+        except OSError as error:
+            raise self._refused(error, "read and list") from error
+        bucket, prefix = self._bucket.partition("://")[2], self._key("")
+        return f"the bucket {bucket} has nothing below {prefix}/" if prefix else f"the bucket {bucket} is empty"
+
+    def _refused(self, error: OSError, rights: str) -> StorageError:
+        """What to tell a person whom the store has refused a first request."""
+        if "NoSuchBucket" in str(error):
+            return StorageError(
+                f"{self.root}: there is no bucket {self._bucket.partition('://')[2]}: a URI begins with the bucket, "
+                f"{self._bucket.partition('://')[0]}://BUCKET/PREFIX. {LOOKED_UP}"
+            )
+        return StorageError(
+            f"{self.root}: {error.strerror or error}. {LOOKED_UP} Check them, the bucket's name, and that they may "
+            f"{rights} there."
+        )
 
     def exists(self, name: str = "") -> bool:
         """An object or, as there are no folders, anything below that prefix."""
@@ -180,11 +204,7 @@ class Bucket(Storage):
                 self._check_prefix()
                 self._probe()
         except OSError as error:
-            raise StorageError(
-                f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
-                "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
-                "them, the bucket's name, and that they may read, write, list and delete there."
-            ) from error
+            raise self._refused(error, "read, write, list and delete") from error
 
     def _check_prefix(self) -> None:
         """Raises StorageError where the prefix is an object's name."""
