@@ -118,10 +118,12 @@ def read_rungs(experiment: Storage) -> tuple[Halving, list[Rung]] | None:
     Raises:
         StorageError: the file is not as it was written.
     """
-    if not experiment.exists(RUNGS):
+    try:
+        content = experiment.read(RUNGS)
+    except FileNotFoundError:
         return None
     try:
-        record = json.loads(experiment.read(RUNGS))
+        record = json.loads(content)
         if record.pop("digest") != record_digest(record):
             raise ValueError("its digest is another")
         rungs = [_rung(entry) for entry in record.pop("rungs")]

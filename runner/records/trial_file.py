@@ -15,7 +15,7 @@ from runner.config.loading import validate
 from runner.config.schema import Experiment
 from runner.errors import ConfigError, DataError
 from runner.storage.run_folder import OUTCOME, TRIAL_FILE, WEIGHTS, WEIGHTS_RECORD
-from runner.storage.storage import Storage
+from runner.storage.storage import Storage, Unreachable
 
 # The packages whose kernels or file formats a trial's bits depend on.
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
@@ -40,6 +40,8 @@ def read_trial_file(trial: Storage) -> dict[str, Any] | None:
             return None
         content["config"] = fill_in_defaults(content["config"])
         return dict(content)
+    except Unreachable:
+        raise
     except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
         return None
 
@@ -210,6 +212,8 @@ def read_finished_weights(trial: Storage, fingerprints: Fingerprints) -> Finishe
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             return None
         return FinishedWeights(int(record["epochs"]), int(record["step"]), content)
+    except Unreachable:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -223,6 +227,8 @@ def recorded_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
             fingerprints.data,
         )
         return int(record["epochs"]) if is_its_own else 0
+    except Unreachable:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -21,7 +21,8 @@ from runner.storage.run_folder import EXPERIMENT_FILE, LOCK, PATCHES, RAY_FOLDER
 from runner.storage.storage import Storage
 from runner.trial.progress import TrialProgress, next_ones
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # The outcomes of trials that nobody is training: they wait for their turn, or have ended.
 _AT_REST = ("", "cut_off", "stopped", "paused", *ENDED)
@@ -60,6 +61,8 @@ class _WatchedTrial:
 
     def read(self) -> None:
         """Takes in what is new."""
+        if self.is_read and self.outcome in _AT_REST and not self._has_run():
+            return
         # First what the trial writes last.
         self.is_settled = recorded_epochs(self._folder, self.trial.fingerprints) >= self.trial.config.training.epochs
         self.outcome = read_outcome(self._folder)["status"]
@@ -67,6 +70,11 @@ class _WatchedTrial:
         self.starts = read_starts(self._folder)
         self.hold = newest_hold(self._folder, self.starts)
         self.is_read = True
+
+    def _has_run(self) -> bool:
+        """True where the trial has begun again since it was seen at rest: it may rest again by now."""
+        is_same = read_outcome(self._folder)["status"] == self.outcome
+        return not is_same or len(read_starts(self._folder)) != len(self.starts)
 
 
 class StatusReader:
@@ -97,6 +105,8 @@ class StatusReader:
         Raises:
             ConfigError: experiment.yaml or a trial is not what a run leaves.
         """
+        # Patches that were not there are looked for again.
+        self._patches_of = {fingerprint: count for fingerprint, count in self._patches_of.items() if count}
         holder = find_holder(self.experiment)
         is_held = holder is not None and (holder.is_alive or self._has_pulse(holder))
         self._find_trials()
