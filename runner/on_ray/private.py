@@ -46,6 +46,10 @@ MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # controller is gone, which Ray itself does for a group whose maker, as ours, is no detached actor.
 NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 PREEMPTION_CALLBACK = "PreemptionCallback"
+
+# Of the variables that Tune copies, those that are secret.
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+
 _THREAD = threading.local()  # num_workers: of the group that a thread is starting
 
 
@@ -279,6 +283,19 @@ def prestart_actors(*, tracks_state: bool) -> None:
             from ray.train.v2._internal.state.state_actor import get_or_create_state_actor
 
             get_or_create_state_actor()
+
+
+def propagate_no_credentials() -> None:
+    """Keeps Tune from copying AWS credentials into its drivers' runtime environment, which Ray logs.
+
+    A driver does not need them, and workers have those of their machine. In a release that has the list elsewhere they
+    are copied, as Ray's own way is.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray.tune.execution import class_cache
+
+        for name in CREDENTIALS:
+            class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from ray import tune
 from ray.tune.search import BasicVariantGenerator
 
 from runner.on_ray.controllers import start_controllers
-from runner.on_ray.private import HEAD_NODE
+from runner.on_ray.private import HEAD_NODE, propagate_no_credentials
 from runner.records.trial_file import read_outcome
 from runner.trial.heartbeat import Coordinator
 from runner.trial.job import TrialJob
@@ -47,6 +47,7 @@ def run_tune(
         is_stopping: whether the command was asked to stop.
     """
     by_name = {job.name: job for job in jobs}
+    propagate_no_credentials()
     controllers = start_controllers()
 
     # The jobs go with the function: tune.with_parameters would put them into Ray's store, and a process that

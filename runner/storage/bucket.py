@@ -15,7 +15,6 @@ back: what was to be written there has been written.
 import contextlib
 import functools
 import json
-import os
 import re
 import secrets
 import sys
@@ -31,7 +30,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from runner.errors import StorageError, UserError
-from runner.storage.cache import CACHE_VARIABLE, Remote, cache_folder, copy_folder, scratch_folder
+from runner.storage.cache import Remote, cache_folder, copy_folder, scratch_folder
 from runner.storage.requests import request, store_of, trying_for
 from runner.storage.storage import LOOKED_UP, Changed, NewFolder, Storage, Unreachable, unfenced
 
@@ -82,7 +81,7 @@ class Bucket(Storage):
         if any(part in (".", "..") for part in parts):
             raise StorageError(f"{uri}: a prefix can't have the parts `.` and `..`.")
         root = "/".join([f"{found['scheme']}://{found['bucket']}", *parts])
-        return cls(root, str(Path(cache).absolute()) if cache else os.environ.get(CACHE_VARIABLE, ""))
+        return cls(root, str(Path(cache).absolute()) if cache else "")
 
     @property
     def _bucket(self) -> str:

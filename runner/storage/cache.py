@@ -29,7 +29,7 @@ _FETCHES_AT_ONCE = 8
 _BLOCK_BYTES = 2**20
 
 # Locks of copies that this process uses: they are held until it ends, and keep others from deleting these copies.
-_in_use: dict[Path, IO[bytes]] = {}
+_in_use: dict[Path, int] = {}
 
 
 class Remote(NamedTuple):
@@ -143,10 +143,10 @@ def make_room(size: int, keep: Path) -> None:
 def _keep_in_use(copy: Path) -> None:
     """Keeps a copy from being deleted by others as long as this process runs."""
     if copy not in _in_use or not (copy / _USED).exists():
-        stream = open(copy / _USED, "ab")  # noqa: SIM115 - until the process ends
+        descriptor = os.open(copy / _USED, os.O_WRONLY | os.O_CREAT)  # open until the process ends
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(stream, fcntl.LOCK_SH)
-        _in_use[copy] = stream
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        _in_use[copy] = descriptor
 
 
 def _is_good(files: Path, known: Remote, index: Mapping[str, Mapping[str, object]]) -> bool:

@@ -97,6 +97,17 @@ def test_the_two_callbacks_that_start_processes_are_left_out() -> None:
     assert type(watch).__name__ == "PreemptionCallbackHere"
 
 
+def test_tune_copies_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray's list is renamed, this fails: they would be in its log."""
+    from ray.tune.execution import class_cache
+
+    for name in private.CREDENTIALS:
+        monkeypatch.setenv(name, "planted")
+    private.propagate_no_credentials()
+    drive = class_cache._ActorClassCache().get(type("Driver", (), {}))
+    assert "planted" not in str(drive._default_options["runtime_env"])
+
+
 @pytest.mark.usefixtures("other_release")
 def test_a_release_with_another_watcher_keeps_its_own() -> None:
     _, watch = Trainer()._create_default_callbacks()
