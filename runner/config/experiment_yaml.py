@@ -17,8 +17,8 @@ from yaml.reader import ReaderError
 from runner.config.messages import describe
 from runner.config.scalars import plain_value
 from runner.config.schema import TEXT_FIELDS
-from runner.errors import ConfigError, UserError
-from runner.storage.storage import Storage, Unreachable, is_uri
+from runner.errors import ConfigError, StorageError, UserError
+from runner.storage.storage import LOOKED_UP, Storage, Unreachable, is_uri
 
 _MAX_BYTES = 500_000  # a sweep of 10,000 values has 200,000
 _MAX_VALUES = 50_000
@@ -111,13 +111,16 @@ def read_yaml(path: str) -> WrittenExperiment:
 
     Raises:
         ConfigError: it can't be read, or holds no fields.
-        StorageError: the URI is none.
+        StorageError: the URI is none, or its bucket can't be read.
     """
     try:
         return parse_yaml(_read_object(path) if is_uri(path) else _read_file(path), path)
+    except Unreachable as error:
+        raise StorageError(f"{path}: it can't be read ({error}). {LOOKED_UP}") from None
     except OSError as error:
-        remedy = "" if isinstance(error, Unreachable) else " Give the path of an experiment file."
-        raise ConfigError(f"{path}: it can't be read ({error.strerror or error}).{remedy}") from None
+        raise ConfigError(
+            f"{path}: it can't be read ({error.strerror}). Give the path of an experiment file."
+        ) from None
 
 
 def _read_file(path: str) -> bytes:

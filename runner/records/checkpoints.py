@@ -150,7 +150,7 @@ def _read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dic
         digest = manifest.pop("digest")
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest") from None
-    except Unreachable:
+    except Unreachable:  # it may be sound
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"its manifest can't be read ({type(error).__name__})") from None
@@ -187,7 +187,7 @@ def read_checkpoint(
 
         try:
             content = folder.read(entry.get("path", name))
-        except Unreachable:
+        except Unreachable:  # it may be sound
             raise
         except OSError as error:
             raise DamagedCheckpoint(f"{name} can't be read ({type(error).__name__})") from None
@@ -268,7 +268,7 @@ def finished_epoch(trial: Storage, step: int) -> int:
     """The epoch at whose end a checkpoint was taken; 0 in the middle of one, or where the manifest can't be read."""
     try:
         return int(json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))["finished_epoch"])
-    except Unreachable:
+    except Unreachable:  # it may be one to keep
         raise
     except (OSError, ValueError, KeyError, TypeError):
         return 0

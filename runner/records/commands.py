@@ -89,13 +89,8 @@ def record_command(experiment: Storage, attempt: int, text: str) -> None:
 
 def read_commands(experiment: Storage) -> list[Command]:
     """The rows so far, without those that are damaged; none where an earlier release ran it."""
-    try:
-        content = experiment.read(COMMANDS)
-    except FileNotFoundError:
-        return []
-
     commands = []
-    for line in content.splitlines():
+    for line in experiment.read_if_there(COMMANDS).splitlines():
         try:
             row = json.loads(line)
             commands.append(_command_of(row))

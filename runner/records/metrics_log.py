@@ -48,10 +48,7 @@ def log_columns(split: str, mode: str, metric: str, parts: Mapping[str, float]) 
 
 def read_rows(trial: Storage) -> list[dict[str, Any]]:
     """The rows of a trial's log, up to the first that is damaged."""
-    try:
-        return _parse(trial.read(METRICS_LOG))[0]
-    except FileNotFoundError:
-        return []
+    return _parse(trial.read_if_there(METRICS_LOG))[0]
 
 
 def read_last_row(trial: Storage) -> dict[str, Any] | None:
@@ -61,6 +58,7 @@ def read_last_row(trial: Storage) -> dict[str, Any] | None:
         data, _ = trial.read_from(METRICS_LOG, start)
     except FileNotFoundError:
         return None
+
     # The first line of the end may have begun before it.
     rows = _parse(data.partition(b"\n")[2] if start else data)[0] or read_rows(trial)
     return rows[-1] if rows else None

@@ -40,7 +40,7 @@ def read_trial_file(trial: Storage) -> dict[str, Any] | None:
             return None
         content["config"] = fill_in_defaults(content["config"])
         return dict(content)
-    except Unreachable:
+    except Unreachable:  # it may be there, and sound
         raise
     except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
         return None
@@ -184,6 +184,8 @@ def read_outcome(trial: Storage) -> dict[str, str]:
     try:
         outcome = json.loads(trial.read(OUTCOME))
         return {"status": str(outcome["status"]), "reason": str(outcome["reason"])}
+    except Unreachable:  # as above
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return {"status": "", "reason": ""}
 
@@ -212,7 +214,7 @@ def read_finished_weights(trial: Storage, fingerprints: Fingerprints) -> Finishe
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             return None
         return FinishedWeights(int(record["epochs"]), int(record["step"]), content)
-    except Unreachable:
+    except Unreachable:  # as above
         raise
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -227,7 +229,7 @@ def recorded_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
             fingerprints.data,
         )
         return int(record["epochs"]) if is_its_own else 0
-    except Unreachable:
+    except Unreachable:  # as above
         raise
     except (OSError, ValueError, KeyError, TypeError):
         return 0

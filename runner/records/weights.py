@@ -99,7 +99,7 @@ def read_interim(trial: Storage, epoch: int, sha256: str) -> bytes | None:
     for name in (interim_name(epoch), BEST_WEIGHTS):
         try:
             content = trial.read(name)
-        except Unreachable:
+        except Unreachable:  # it may be there
             raise
         except OSError:
             continue
@@ -148,7 +148,7 @@ def read_best(trial: Storage, fingerprints: Fingerprints) -> BestWeights | None:
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             return None
         return BestWeights(int(record["epoch"]), int(record["step"]), content)
-    except Unreachable:
+    except Unreachable:  # as above
         raise
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -126,20 +126,20 @@ class Bucket(Storage):
                 if self._objects(limit=1):
                     return ""
         except OSError as error:
-            raise self._refused(error, "read and list") from error
+            raise self._unreadable(error) from error
         bucket, prefix = self._bucket.partition("://")[2], self._key("")
         return f"the bucket {bucket} has nothing below {prefix}/" if prefix else f"the bucket {bucket} is empty"
 
-    def _refused(self, error: OSError, rights: str) -> StorageError:
-        """What to tell a person whom the store has refused a first request."""
+    def _unreadable(self, error: OSError) -> StorageError:
+        scheme, _, bucket = self._bucket.partition("://")
         if "NoSuchBucket" in str(error):
             return StorageError(
-                f"{self.root}: there is no bucket {self._bucket.partition('://')[2]}: a URI begins with the bucket, "
-                f"{self._bucket.partition('://')[0]}://BUCKET/PREFIX. {LOOKED_UP}"
+                f"{self.root}: there is no bucket {bucket}: a URI begins with the bucket, {scheme}://BUCKET/PREFIX. "
+                f"{LOOKED_UP}"
             )
         return StorageError(
             f"{self.root}: {error.strerror or error}. {LOOKED_UP} Check them, the bucket's name, and that they may "
-            f"{rights} there."
+            "read and list there."
         )
 
     def exists(self, name: str = "") -> bool:
@@ -203,7 +203,11 @@ class Bucket(Storage):
                 self._check_prefix()
                 self._probe()
         except OSError as error:
-            raise self._refused(error, "read, write, list and delete") from error
+            raise StorageError(
+                f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
+                "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
+                "them, the bucket's name, and that they may read, write, list and delete there."
+            ) from error
 
     def _check_prefix(self) -> None:
         """Raises StorageError where the prefix is an object's name."""

@@ -103,7 +103,7 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
             obstore.exceptions.NotModifiedError,
         ):
             raise
-        except obstore.exceptions.BaseError as error:
+        except (obstore.exceptions.BaseError, FileNotFoundError) as error:
             problem = _translated(error, kind, shown)
             if not isinstance(problem, Unreachable) or not _may_pass(error) or time.monotonic() > give_up_at:
                 raise problem from None  # the store's own text is long, and names the key of who asked
@@ -131,7 +131,7 @@ def code_of(error: BaseException) -> str:
 def _translated(error: BaseException, kind: str, shown: str) -> OSError:
     if _FULL.search(str(error)):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), shown)
-    if isinstance(error, obstore.exceptions.NotFoundError) and code_of(error) != "NoSuchBucket":
+    if isinstance(error, FileNotFoundError) and code_of(error) != "NoSuchBucket":
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown)
     return Unreachable(f"{UNREACHABLE}: {kind} of {shown} failed ({describe(error)})")
 
@@ -141,7 +141,7 @@ def _may_pass(error: BaseException) -> bool:
     if code_of(error) in _PASSING_CODES:
         return True
     refused = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
-    if isinstance(error, (*refused, obstore.exceptions.NotFoundError)):
+    if isinstance(error, (*refused, FileNotFoundError)):
         return False
     found = _STATUS.search(str(error))
     return found is None or found[1].startswith(("5", "408", "429"))

@@ -152,6 +152,13 @@ class Storage(ABC):
         """The content of an object. Raises FileNotFoundError where there is none."""
         return self.read_tagged(name)[0]
 
+    def read_if_there(self, name: str) -> bytes:
+        """The content of an object; b"" where there is none."""
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return b""
+
     def read_text(self, name: str) -> str:
         """The content of a UTF-8 object. Raises FileNotFoundError or UnicodeDecodeError."""
         return self.read(name).decode()
