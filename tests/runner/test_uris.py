@@ -356,9 +356,9 @@ def test_watching_a_bucket_asks_little_however_many_trials_there_are(own: Traine
             reader.read()
             # But for the lease's own.
             seen = Counter(seen.kind for seen in proxy.requests if not seen.key.endswith("/lock"))
-            # experiment.yaml, and one listing; all of the two that run; of a dozen that rest, whether they do.
+            # experiment.yaml, and one listing; all of the two that run; of 22 that rest, whether they do.
             assert seen["list"] == 1
-            assert seen.total() <= 2 + 2 * 6 + 12 * 2, proxy.requests
+            assert seen.total() <= 2 + 2 * 6 + 22 * 2, proxy.requests
     finally:
         lease.release()
 
