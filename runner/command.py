@@ -60,7 +60,7 @@ def user_path(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
-def local_path(text: str) -> str:
+def machine_path(text: str) -> str:
     """As `user_path`, for what has to be a file or a folder of this machine."""
     path = user_path(text)
     if is_uri(path):
@@ -95,7 +95,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         metavar="DIR",
-        type=local_path,
+        type=machine_path,
         help="where local copies of what is in a bucket live (default: PIX2PIX_CACHE, else your cache folder)",
     )
     add_address(parser, "a new local one; `local` for that in any case")

@@ -34,7 +34,7 @@ HOME = Path("/home/ada")
         (["--storage", "s3://bucket/results?token=1&x=2"], "--storage 's3://bucket/results?...'"),
         (["--storage", "s3://bucket/a@lab/b (1)/c"], "--storage 's3://bucket/a@lab/b (1)/c'"),
         (["--storage=gs://home/ada", "az://keys/token=1/x"], "--storage=gs://home/ada az://keys/token=1/x"),
-        (["--set", "data.source=s3://b/home/ada/é/x"], "--set 'data.source=s3://b/home/ada/é/x'"),
+        (["--set", "data.source=s3://b/home/ada/é/x"], "--set data.source=s3://b/home/ada/é/x"),
         (["--password=s3://bucket/1234", "s3://key:sec/ret@b/x"], "--password=... s3://...@b/x"),
         (["--set", "tracking.API_KEY=1234"], "--set tracking.API_KEY=..."),
         (["--password=1234", "--set", "a.token_count=5"], "--password=... --set a.token_count=..."),
