@@ -14,12 +14,12 @@ test: .venv  ## all tests; a test that needs the real pairs skips where they are
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 # A third of the time for each of the drill's faults, spot machines, and runs that are killed at random places, of which
-# each takes some four seconds with two at once.
+# each takes some four seconds with two at once; a quarter as many, on a bucket, take five.
 soak: .venv  ## an hour of faults (make soak MINUTES=600 for a night): the drill's, nodes that come and go, kills at random places, broken files
 	.venv/bin/python -m runner.drill --minutes $$(($(MINUTES) / 3 + 1))
 	.venv/bin/python -m runner.drill --trace spot --minutes $$(($(MINUTES) / 3 + 1))
 	.venv/bin/python -m pytest -m soak
-	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/end_to_end/test_crashes.py --kill-seeds $$(($(MINUTES) * 7))
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/end_to_end/test_crashes.py tests/end_to_end/test_crashes_on_a_bucket.py --kill-seeds $$(($(MINUTES) * 5))
 	.venv/bin/python -m pytest tests/runner/config/test_mutations.py --mutations $$(($(MINUTES) * 10))
 
 check: .venv  ## lint, format, types

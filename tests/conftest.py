@@ -15,6 +15,7 @@ from gan.data.patches import Patches, PatchRows, patch_batch, shard_name
 from runner.storage.cache import CACHE_VARIABLE
 from runner.storage.requests import RETRY_VARIABLE
 from runner.storage.storage import Storage
+from tests.support.bucket_runs import BucketRuns
 from tests.support.commands import end_what_was_started
 from tests.support.kill_points import train_tiny
 from tests.support.object_proxy import FaultProxy
@@ -176,6 +177,12 @@ def fault_proxy(s3_server: ObjectServer) -> Iterator[FaultProxy]:
     """A proxy in front of the object store, for the test alone."""
     with FaultProxy(s3_server.endpoint) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def bucket_runs(tmp_path: Path, s3_server: ObjectServer, bucket: str) -> BucketRuns:
+    """Runs of the TINY experiment on an empty bucket."""
+    return BucketRuns(tmp_path, bucket, s3_server.endpoint, s3_server.endpoint)
 
 
 @pytest.fixture

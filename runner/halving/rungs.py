@@ -118,14 +118,14 @@ def read_rungs(experiment: Storage) -> tuple[Halving, list[Rung]] | None:
     Raises:
         StorageError: the file is not as it was written.
     """
-    if not experiment.exists(RUNGS):
-        return None
     try:
         record = json.loads(experiment.read(RUNGS))
         if record.pop("digest") != record_digest(record):
             raise ValueError("its digest is another")
         rungs = [_rung(entry) for entry in record.pop("rungs")]
         return Halving(**record), rungs
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
             f"{experiment.shown}/{RUNGS}: it is not as it was written ({type(error).__name__}: {error}). Move it away: "

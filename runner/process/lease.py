@@ -188,8 +188,8 @@ class Lease:
 
         # The number stays when the lock is gone: with the folder, or in a bucket with a file in it.
         experiment.make_folder(lease.ray_folder)
-        if experiment.is_remote:
-            experiment.create(f"{lease.ray_folder}/{_STARTED}", lease.token.encode())
+        while experiment.is_remote and not experiment.create(f"{lease.ray_folder}/{_STARTED}", lease.token.encode()):
+            lease.attempt += 1  # another start has come and gone since the numbers were read
         lease._thread.start()
         return lease
 
@@ -208,8 +208,7 @@ class Lease:
                 break
 
             # A lease that was given back has left no lock, but its folder of Ray's files still has its number.
-            starts = [name.removeprefix(_START_PREFIX) for name in experiment.names(RAY_FOLDER)]
-            numbers = [int(start) for start in starts if start.isdigit()] + [int(previous.get("attempt", 0))]
+            numbers = [*_starts(experiment), int(previous.get("attempt", 0))]
             lease = cls(experiment, max(numbers, default=0) + 1, on_loss)
             lease.left_stopping = str(previous.get("stopping", ""))
 
@@ -225,8 +224,15 @@ class Lease:
         return f"{RAY_FOLDER}/{_START_PREFIX}{self.attempt:04d}"
 
     def check_current(self) -> None:
-        """Raises Superseded where another start has taken over."""
-        check_current(self._experiment, self.token)
+        """Raises Superseded where another start has taken over, or has come and gone."""
+        self._refuse_other(read_lease(self._experiment))
+
+    def _refuse_other(self, lease: Mapping[str, Any] | None) -> None:
+        """Raises Superseded where a lease is another start's, or there is none and a later start had one."""
+        if lease is not None:
+            _refuse_other(lease, self.token)
+        elif (latest := max(_starts(self._experiment), default=0)) > self.attempt:
+            raise Superseded(f"attempt {latest} had taken over, and has ended")
 
     def announce_stop(self, reason: str) -> None:
         """Notes in the lock that this start is about to stop, in case it is killed before it is done.
@@ -276,9 +282,9 @@ class Lease:
             for _ in range(_TRIES):
                 if self._tag is None:
                     # A lock that somebody has removed by mistake is written again.
-                    lease, self._tag = _read_tagged(self._experiment)
-                    if lease is not None:
-                        _refuse_other(lease, self.token)
+                    lease, tag = _read_tagged(self._experiment)
+                    self._refuse_other(lease)
+                    self._tag = tag
                 try:
                     self._put(self._tag)
                     return
@@ -294,6 +300,12 @@ class Lease:
                 return
             except OSError:
                 continue  # a full disk or a slow network drive: the next heartbeat may succeed
+
+
+def _starts(experiment: Storage) -> list[int]:
+    """The numbers of the starts that have left a folder."""
+    starts = [name.removeprefix(_START_PREFIX) for name in experiment.names(RAY_FOLDER)]
+    return [int(start) for start in starts if start.isdigit()]
 
 
 def _read_tagged(experiment: Storage) -> tuple[dict[str, Any] | None, str | None]:

@@ -76,10 +76,15 @@ def checkpoint_name(step: int) -> str:
 
 def checkpoint_steps(trial: Storage) -> list[int]:
     """The steps of a trial's checkpoints, newest first, damaged ones included."""
-    folder = trial.at(CHECKPOINTS)
+    return _list_checkpoints(trial.at(CHECKPOINTS))[0]
+
+
+def _list_checkpoints(folder: Storage) -> tuple[list[int], list[str]]:
+    """The steps of checkpoints, newest first, and the names of those whose write was broken off."""
     names = [name for name in folder.names() if name.startswith(_STEP_PREFIX)]
-    steps = [name.removeprefix(_STEP_PREFIX) for name in names if not folder.is_unfinished(name, MANIFEST)]
-    return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
+    unfinished = [name for name in names if folder.is_unfinished(name, MANIFEST)]
+    steps = [name.removeprefix(_STEP_PREFIX) for name in names if name not in unfinished]
+    return sorted((int(step) for step in steps if step.isdigit()), reverse=True), unfinished
 
 
 def write_checkpoint(
@@ -253,13 +258,13 @@ def remove_old_checkpoints(trial: Storage, keep: int, keeps_epoch: Callable[[int
         keeps_epoch: whether an older checkpoint is kept as well, by the epoch at whose end it was taken, 0 for none.
     """
     folder = trial.at(CHECKPOINTS)
-    for step in checkpoint_steps(trial)[keep:]:
+    steps, unfinished = _list_checkpoints(folder)
+    for step in steps[keep:]:
         if not keeps_epoch(finished_epoch(trial, step)):
             folder.remove(checkpoint_name(step))
     folder.remove_unfinished(MANIFEST)
-    for name in folder.names():
-        if name.startswith(_STEP_PREFIX) and folder.is_unfinished(name, MANIFEST):
-            folder.remove(name)
+    for name in unfinished:
+        folder.remove(name)
 
 
 def finished_epoch(trial: Storage, step: int) -> int:

@@ -48,16 +48,17 @@ def log_columns(split: str, mode: str, metric: str, parts: Mapping[str, float]) 
 
 def read_rows(trial: Storage) -> list[dict[str, Any]]:
     """The rows of a trial's log, up to the first that is damaged."""
-    return _parse(trial.read(METRICS_LOG))[0] if trial.exists(METRICS_LOG) else []
+    return _parse(trial.read_if_there(METRICS_LOG))[0]
 
 
 def read_last_row(trial: Storage) -> dict[str, Any] | None:
     """The last row of a trial's log; None where there is none. Of a long log only the end is read."""
-    if not trial.exists(METRICS_LOG):
+    try:
+        start = max(trial.size(METRICS_LOG) - _TAIL_BYTES, 0)
+        data, _ = trial.read_from(METRICS_LOG, start)
+    except FileNotFoundError:
         return None
 
-    start = max(trial.size(METRICS_LOG) - _TAIL_BYTES, 0)
-    data, _ = trial.read_from(METRICS_LOG, start)
     # The first line of the end may have begun before it.
     rows = _parse(data.partition(b"\n")[2] if start else data)[0] or read_rows(trial)
     return rows[-1] if rows else None

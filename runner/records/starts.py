@@ -94,7 +94,7 @@ def record_start(
         **hold_row(hold),
     }
 
-    content = trial.read(STARTS) if trial.exists(STARTS) else b""
+    content = trial.read_if_there(STARTS)
     # A worker that died while it wrote its row has left a part of a line.
     torn = b"\n" if content and not content.endswith(b"\n") else b""
     trial.append(STARTS, torn + json.dumps(row).encode() + b"\n")
@@ -103,7 +103,7 @@ def record_start(
 def read_starts(trial: Storage) -> list[dict[str, Any]]:
     """The rows so far, without those that are damaged."""
     rows = []
-    for line in trial.read(STARTS).splitlines() if trial.exists(STARTS) else []:
+    for line in trial.read_if_there(STARTS).splitlines():
         try:
             row = json.loads(line)
         except ValueError:

@@ -33,7 +33,16 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from runner.errors import StorageError, UserError
 from runner.storage.cache import Remote, cache_folder, copy_folder, scratch_folder
 from runner.storage.requests import PastEnd, describe, is_refusal, request, store_of, trying_for
-from runner.storage.storage import UNREACHABLE, Changed, NewFolder, Storage, Unreachable, unfenced
+from runner.storage.storage import (
+    LOOKED_UP,
+    UNREACHABLE,
+    Changed,
+    NewFolder,
+    Storage,
+    Unreachable,
+    is_full,
+    unfenced,
+)
 
 SCHEMES = ("s3", "gs", "az")
 _URI = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<prefix>.*)")
@@ -116,10 +125,34 @@ class Bucket(Storage):
         return replace(self, root=f"{self.root}/{name}") if name else self
 
     def above(self, levels: int) -> "Bucket":
-        """What is below a shorter prefix."""
-        return replace(self, root="/".join(self.root.split("/")[:-levels]))
+        """What is below a shorter prefix: at most the whole bucket."""
+        parts = self.root.split("/")
+        return replace(self, root="/".join(parts[: max(len(parts) - levels, len(self._bucket.split("/")))]))
 
     # What there is.
+
+    def absence(self) -> str:
+        """By one listing, which is not tried for long."""
+        try:
+            with trying_for(_PATIENCE_AT_START_S):
+                if self._objects(limit=1):
+                    return ""
+        except OSError as error:
+            raise self._unreadable(error) from error
+        bucket, prefix = self._bucket.partition("://")[2], self._key("")
+        return f"the bucket {bucket} has nothing below {prefix}/" if prefix else f"the bucket {bucket} is empty"
+
+    def _unreadable(self, error: OSError) -> StorageError:
+        scheme, _, bucket = self._bucket.partition("://")
+        if "NoSuchBucket" in str(error):
+            return StorageError(
+                f"{self.root}: there is no bucket {bucket}: a URI begins with the bucket, {scheme}://BUCKET/PREFIX. "
+                f"{LOOKED_UP}"
+            )
+        return StorageError(
+            f"{self.root}: {error.strerror or error}. {LOOKED_UP} Check them, the bucket's name, and that they may "
+            "read and list there."
+        )
 
     def exists(self, name: str = "") -> bool:
         """An object or, as there are no folders, anything below that prefix."""
@@ -191,10 +224,11 @@ class Bucket(Storage):
                 self._check_prefix()
                 self._probe()
         except OSError as error:
+            if is_full(error):
+                raise StorageError(f"{self.root}: there is no room in it: raise its quota, or make room.") from error
             raise StorageError(
-                f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
-                "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
-                "them, the bucket's name, and that they may read, write, list and delete there."
+                f"{self.root}: {error.strerror or error}. {LOOKED_UP} Check them, the bucket's name, and that they may "
+                "read, write, list and delete there."
             ) from error
 
     def _check_prefix(self) -> None:
@@ -311,8 +345,8 @@ class Bucket(Storage):
             if tag is None:
                 with contextlib.suppress(FileNotFoundError):
                     tag = _tag_of(self._head(name))
-                # Once more, after the tag is known: whoever owns the folder by now may have written already.
-                check()
+                    # Once more, after the tag is known: whoever owns the folder by now may have written already.
+                    check()
             new_tag = self._put(name, data, "create" if tag is None else _mode_of(tag), log)
             self._remember(uri, new_tag)
             if new_tag is not None:
@@ -362,13 +396,12 @@ class Bucket(Storage):
             seen = _seen_logs.get(uri)
         for _ in range(_TRIES):
             if seen is None:
-                try:
+                seen = _Found(b"", "", secrets.token_hex(8), "")
+                with contextlib.suppress(FileNotFoundError):
                     seen = self._get(name)
-                except FileNotFoundError:
-                    seen = _Found(b"", "", secrets.token_hex(8), "")
-                # As for `write`.
-                if check is not None:
-                    check()
+                    # After the tag is known, as for `write`.
+                    if check is not None:
+                        check()
             content = seen.content + data
             log, writes = seen.log or secrets.token_hex(8), _one_more(seen.writes)
             new_tag = self._put(name, content, _mode_of(seen.tag) if seen.tag else "create", log, writes)
@@ -384,7 +417,11 @@ class Bucket(Storage):
     def remove(self, name: str) -> None:
         """The object, and all that is below that prefix."""
         folder = self.at(name)
-        folder._delete([known.name for known in folder._objects()])
+        below = [known.name for known in folder._objects()]
+        # After the list: what a later owner of the folder writes is not on it.
+        if (check := getattr(_fences, "check", None)) is not None:
+            check()
+        folder._delete(below)
         self._delete([name])
         with _remembering:
             for seen in (_seen_tags, _seen_logs):

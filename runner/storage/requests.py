@@ -73,6 +73,9 @@ _REFUSED = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.Unauthe
 
 # How many requests this process has made of each kind.
 num_requests: Counter[str] = Counter()
+
+# The kinds of which the last request was given up: an end that writes a dozen objects must not wait for each of them.
+_given_up: set[str] = set()
 _counting = threading.Lock()
 _patience = threading.local()
 
@@ -140,6 +143,7 @@ def trying_for(seconds: float) -> Iterator[None]:
 def forget_clients() -> None:
     """The next request looks at the environment again."""
     _client.cache_clear()
+    _given_up.clear()
 
 
 def request(kind: str, shown: str, work: Callable[[], T]) -> T:
@@ -153,24 +157,33 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
         FileNotFoundError: there is no such object.
         obstore.exceptions.AlreadyExistsError, PreconditionError, NotModifiedError: the condition does not hold.
         PastEnd: see there.
-        Unreachable: the store refuses, or has not answered for RETRY_S.
+        Unreachable: the store refuses, or has not answered for RETRY_S; at once where that is known from the request
+            of its kind before.
         OSError: with ENOSPC where the store has no room.
     """
     patience_s = getattr(_patience, "seconds", None)
     retry_s = float(os.environ.get(RETRY_VARIABLE, RETRY_S)) if patience_s is None else patience_s
+    is_known = patience_s is None and kind in _given_up
     started = time.monotonic()
     pause_s = _FIRST_PAUSE_S
     for tries in itertools.count(1):
         with _counting:
             num_requests[kind] += 1
         try:
-            return work()
+            result = work()
+            _given_up.discard(kind)
+            return result
         except (obstore.exceptions.BaseError, FileNotFoundError) as error:
             if isinstance(error, _CONDITIONS) and code_of(error) not in _PASSING_CODES:
+                _given_up.discard(kind)
                 raise
             took_s = time.monotonic() - started
             is_last = took_s + pause_s > retry_s and (tries > 1 or patience_s is not None)
-            if is_last or not _may_pass(error):
+            if not _may_pass(error):
+                _given_up.discard(kind)
+            elif (is_last or is_known) and patience_s is None:
+                _given_up.add(kind)
+            if is_last or is_known or not _may_pass(error):
                 # The store's own text is long, and may name the key of who asked.
                 raise _translated(error, kind, shown, tries, took_s) from None
         time.sleep(pause_s)

@@ -25,7 +25,7 @@ from runner.sweep.prepare import Prepared
 from runner.sweep.session import Session
 from runner.sweep.waiting import ResourceWatch
 from runner.tracking.tensorboard_trial import TensorBoardTrial
-from runner.tracking.tracker import Tracker, TrialTracking
+from runner.tracking.tracker import INTERVAL_S, Tracker, TrialTracking
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_sweep import WandbSweep
 from runner.tracking.wandb_trial import WandbTrial
@@ -40,10 +40,11 @@ def run_trials(plan: SweepPlan, prepared: Prepared, session: Session) -> list[Tr
     lease, console = session.lease, session.console
     _print_what_is_not_run(plan, console)
     # Reports and the Python interface read an experiment from its folder alone.
-    plan.folder.write(EXPERIMENT_FILE, to_yaml(plan.experiment))
-    record_command(plan.folder, lease.attempt, plan.options.command)
-    if plan.halving is None:
-        plan.folder.remove(RUNGS)  # of an earlier start: no rung decides anything now
+    with plan.folder.exclusive(lease.check_current):
+        plan.folder.write(EXPERIMENT_FILE, to_yaml(plan.experiment))
+        record_command(plan.folder, lease.attempt, plan.options.command)
+        if plan.halving is None:
+            plan.folder.remove(RUNGS)  # of an earlier start: no rung decides anything now
     to_run = {trial.name for trial in plan.pending}
     trials = [_monitored(trial, plan, prepared, lease, is_pending=trial.name in to_run) for trial in plan.trials]
 
@@ -112,10 +113,10 @@ def _decide(plan: SweepPlan, halving: Halving, trials: Sequence[MonitoredTrial],
     Done again it changes nothing, so that it may be broken off anywhere.
     """
     stage = next_stage(plan.folder, plan.trials, halving)
-    session.lease.check_current()
     before = read_rungs(plan.folder)
     if before != (halving, stage.rungs) and (stage.rungs or before is not None):
-        write_rungs(plan.folder, halving, stage.rungs)
+        with plan.folder.exclusive(session.lease.check_current):
+            write_rungs(plan.folder, halving, stage.rungs)
         for rung in stage.rungs:
             if before is None or rung not in before[1]:
                 session.console.print(describe_rung(rung, halving))
@@ -194,4 +195,5 @@ def _new_tracker(plan: SweepPlan, jobs: Sequence[TrialJob], session: Session) ->
         config, artifacts = job.config.model_dump(), experiment.tracking.artifacts
         trials[job.name].append(WandbTrial(job.trial, experiment.name, config, destination, artifacts=artifacts))
     sweep = WandbSweep(plan.folder, experiment.model_dump(), destination) if experiment.sweep else None
-    return Tracker(trials, sweep, session.lease.check_current, notify)
+    interval_s = max(INTERVAL_S, plan.storage.poll_interval_s)
+    return Tracker(trials, sweep, session.lease.check_current, notify, interval_s)

@@ -202,8 +202,9 @@ class Monitor:
                     settle_outcome(trial.job.trial, self._stop.reason)
                 trial.read({})
         results = self._results(over=True)
-        write_results(self._experiment, [*results, *self._left])
-        self._report.write([*results, *self._left])
+        with self._experiment.exclusive(self._lease.check_current):
+            write_results(self._experiment, [*results, *self._left])
+            self._report.write([*results, *self._left])
         return results
 
     def _run(self) -> None:
@@ -221,10 +222,10 @@ class Monitor:
 
     def _update_results(self) -> None:
         """Files of results, page and W&B as the trials are now; raises Superseded where they are not ours to write."""
-        self._lease.check_current()
         results = self._results(over=False)
-        write_results(self._experiment, [*results, *self._left])
-        self._report.update([*results, *self._left])
+        with self._experiment.exclusive(self._lease.check_current):
+            write_results(self._experiment, [*results, *self._left])
+            self._report.update([*results, *self._left])
         self._tracker.follow([result.row for result in results])
 
     def _forward_stop(self) -> None:

@@ -10,6 +10,7 @@ import time
 from runner.config.loading import ExperimentSource, load_experiment, read_experiment
 from runner.console import Console
 from runner.errors import Exit, FullError
+from runner.storage.storage import is_unreachable, takes_nothing
 from runner.sweep.check import Options, SweepPlan, check_experiment
 
 
@@ -22,9 +23,31 @@ def run_experiment(source: ExperimentSource, options: Options, console: Console)
     Raises:
         UserError: something is wrong with the experiment, the data, the storage or the machine; nothing was
             run, and nothing is half-written.
-        FullError: the disk is full.
+        FullError: the disk is full, or the object store can't be used.
     """
     started = time.monotonic()
+    try:
+        return _run_experiment(source, options, console, started)
+    except OSError as error:
+        if not takes_nothing(error):
+            raise
+        if is_unreachable(error):
+            raise FullError(
+                f"--storage: {error}; when it answers again and takes the credentials, the same command goes on from "
+                "the last checkpoint"
+            ) from error
+        raise FullError(
+            f"--storage: there is no room at {options.storage} ({error}); "
+            "make room, and the same command goes on from the last checkpoint"
+        ) from error
+
+
+def _run_experiment(source: ExperimentSource, options: Options, console: Console, started: float) -> Exit:
+    """As above.
+
+    Args:
+        started: when the command began, by time.monotonic(), for its time limit.
+    """
     written = read_experiment(source, options.overrides)
     with written.errors_name_lines():
         experiment = load_experiment(written)
@@ -40,16 +63,11 @@ def run_experiment(source: ExperimentSource, options: Options, console: Console)
 
 
 def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
-    """Prepares, runs and reports; ends early where it is asked to, where another start takes over, or for a full disk.
-
-    Args:
-        started: when the command began, by time.monotonic(), for its time limit.
-    """
+    """Prepares, runs and reports; ends early where it is asked to, or where another start takes over."""
     # What follows loads libraries for a second: not before the input is sound.
     from runner.process.home import ensure_home
     from runner.process.lease import Superseded
     from runner.process.stop_request import Stopped, StopRequest
-    from runner.storage.storage import is_unreachable, takes_nothing
     from runner.sweep.execute import run_trials
     from runner.sweep.outcome import report_outcome
     from runner.sweep.prepare import prepare
@@ -68,12 +86,3 @@ def _run(plan: SweepPlan, console: Console, started: float) -> Exit:
     except Superseded as error:
         console.print(f"this command ends: {error}")
         return Exit.STOPPED
-    except OSError as error:
-        if not takes_nothing(error):
-            raise
-        if is_unreachable(error):
-            raise FullError(f"--storage: {error}; the same command goes on from the last checkpoint") from error
-        raise FullError(
-            f"--storage: there is no room at {plan.storage.shown} ({error}); "
-            "make room, and the same command goes on from the last checkpoint"
-        ) from error

@@ -39,6 +39,7 @@ class Tracker:
         sweep: WandbSweep | None,
         check_current: Callable[[], None],
         notify: Callable[[str], None],
+        interval_s: float = INTERVAL_S,
     ) -> None:
         """Prepares the thread.
 
@@ -47,8 +48,10 @@ class Tracker:
             sweep: the table of all trials, None for an experiment that sweeps nothing.
             check_current: raises Superseded where another start of the command has taken over the experiment.
             notify: called with a line where W&B is given up.
+            interval_s: seconds between two looks at the trials.
         """
         self._trials, self._sweep, self._check_current, self._notify = trials, sweep, check_current, notify
+        self._interval_s = interval_s
         self._rows: Sequence[Mapping[str, Any]] = []
         self._at_work: Collection[str] = trials.keys()
         self._ended: set[str] = set()
@@ -94,9 +97,11 @@ class Tracker:
 
     def _run(self) -> None:
         with contextlib.suppress(Superseded):
-            while not self._is_over.wait(INTERVAL_S):
-                self._pass_on(is_last=False)
-            self._pass_on(is_last=True)
+            while not self._is_over.wait(self._interval_s):
+                with contextlib.suppress(OSError):  # a store out of reach: the next time makes up for it
+                    self._pass_on(is_last=False)
+            with contextlib.suppress(OSError):  # of which the run hears, too
+                self._pass_on(is_last=True)
 
     def _check_still_ours(self) -> None:
         """Raises Superseded where this thread must do no more. Asked before each run, which may take minutes."""

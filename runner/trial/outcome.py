@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from runner.records.trial_file import write_outcome
-from runner.storage.storage import is_unreachable, takes_nothing
+from runner.storage.storage import Unreachable, is_unreachable, takes_nothing
 from runner.trial.job import TrialJob, first_line
 
 
@@ -46,7 +46,9 @@ def record_outcome(job: TrialJob, status: str, reason: str, *, is_recorder: bool
 
 def why_unwritable(error: BaseException) -> str:
     """Why a storage takes nothing for now, in one line."""
-    return first_line(error) if is_unreachable(error) else f"there is no room on the disk ({first_line(error)})"
+    if is_unreachable(error):
+        return str(error) if isinstance(error, Unreachable) else first_line(error)
+    return f"there is no room on the disk ({first_line(error)})"
 
 
 def stop_unwritable(job: TrialJob, coordinator: CanRequestStop, error: BaseException) -> str:

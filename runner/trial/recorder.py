@@ -248,6 +248,7 @@ class BestSoFar:
         def work() -> Mapping[str, Any] | None:
             if written is not None or weights is None:
                 return written
+            self._job.check_current()
             sha256 = write_interim(self._job.trial, choice.epoch, weights)
             record = {"epoch": choice.epoch, "step": step, "sha256": sha256}
             if self.choice.epoch == choice.epoch:

@@ -10,7 +10,7 @@ import pytest
 from runner.records.starts import read_starts
 from runner.storage.storage import Storage
 from tests.support.commands import assert_same_end, files_of_store, read_metrics
-from tests.support.kill_points import SAVE_ALWAYS, KillPoint, tiny_trial, train_tiny
+from tests.support.kill_points import SAVE_ALWAYS, KillPoint, random_kill_point, tiny_trial, train_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +34,6 @@ PLACES = {
 HALF_WAY = (f"{STORAGE}.write", f"{STORAGE}.append")
 
 
-def random_kill_point(draw: random.Random) -> KillPoint:
-    function = draw.choice(list(PLACES))
-    when = draw.choice(["before", "after", "half-way"] if function in HALF_WAY else ["before", "after"])
-    return KillPoint(function, draw.randint(1, PLACES[function]), when)
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each seed of `--kill-seeds` draws another series of kills."""
     if "seed" in metafunc.fixturenames:
@@ -53,7 +47,7 @@ def test_killed_at_random_places_and_started_again_it_ends_with_the_same_bits(
     shutil.copytree(undisturbed / "results" / "patches", tmp_path / "results" / "patches")
     history = []
     for _ in range(MAX_KILLS):
-        kill_point = random_kill_point(draw)
+        kill_point = random_kill_point(draw, PLACES, HALF_WAY)
         cadence = draw.choice([None, SAVE_ALWAYS])
         every = draw.choice([1, 2, 5])
         ended = train_tiny(

@@ -9,6 +9,7 @@ import gc
 import importlib
 import itertools
 import os
+import random
 import resource
 import signal
 import sys
@@ -31,16 +32,29 @@ SAVE_ALWAYS = {"runner.trial.async_checkpointer.MIN_INTERVAL_S": 0.0, "runner.tr
 
 @dataclass(frozen=True)
 class KillPoint:
-    """SIGKILL at the nth call of a function, or SIGTERM.
+    """SIGKILL at the nth call of a function, or another signal.
 
     Attributes:
         function: dotted, as `runner.storage.folder.Folder.rename`.
-        when: `before` it, `after` it, `half-way` through the bytes that it writes; `stop` is SIGTERM before it.
+        when: `before` it, `after` it, `half-way` through the bytes that it writes; `stop` is SIGTERM before it, and
+            `pause` SIGSTOP.
     """
 
     function: str
     call: int
     when: str = "before"
+
+
+def random_kill_point(draw: random.Random, places: Mapping[str, int], half_way: Sequence[str] = ()) -> KillPoint:
+    """One of these places.
+
+    Args:
+        places: functions, each with the call at which a run dies at the latest.
+        half_way: those that write bytes, and may die in the middle of that.
+    """
+    function = draw.choice(list(places))
+    when = draw.choice(["before", "after", "half-way"] if function in half_way else ["before", "after"])
+    return KillPoint(function, draw.randint(1, places[function]), when)
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,48 @@ def start_fork(target: Callable[..., object], *arguments: object) -> BaseProcess
     return process
 
 
-def run_forked(
+class Begun:
+    """A run in a process of its own that may go on."""
+
+    def __init__(self, process: BaseProcess, output: Path) -> None:
+        self._process, self._output = process, output
+
+    def wait_until_paused(self) -> bool:
+        """Returns once the process is stopped by SIGSTOP, True, or has ended, False."""
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while self._process.is_alive():
+            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "T":
+                return True
+            assert time.monotonic() < give_up_at, f"it was not stopped:\n{self._output.read_text()}"
+            time.sleep(0.01)  # a poll
+        return False
+
+    def go_on(self) -> None:
+        """Ends what SIGSTOP has begun."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def finish(self) -> Run:
+        """Waits for the end.
+
+        Raises:
+            AssertionError: it does not come.
+        """
+        self._process.join(TIMEOUT_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise AssertionError(f"the run did not end within {TIMEOUT_S} s:\n{self._output.read_text()}")
+        return Run(self._process.exitcode, self._output.read_text())
+
+
+def run_forked(argv: Sequence[object], output: Path, **how: Any) -> Run:
+    """Runs a command in a process of its own; see begin_forked."""
+    return begin_forked(argv, output, **how).finish()
+
+
+def begin_forked(
     argv: Sequence[object],
     output: Path,
     *,
@@ -69,8 +124,8 @@ def run_forked(
     max_file_bytes: int | None = None,
     module: str = "runner.train",
     environment: Mapping[str, str] | None = None,
-) -> Run:
-    """Runs a command in a process of its own.
+) -> Begun:
+    """Begins a command in a process of its own.
 
     Args:
         settings: module-level values to replace, by dotted name.
@@ -78,28 +133,27 @@ def run_forked(
         environment: what the process has in its environment beside what this one has.
     """
     arguments = ([str(part) for part in argv], output, kill_points, settings or {}, max_file_bytes, module)
-    process = start_fork(_child, *arguments, environment or {})
-    process.join(TIMEOUT_S)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise AssertionError(f"the run did not end within {TIMEOUT_S} s:\n{output.read_text()}")
-    return Run(process.exitcode, output.read_text())
+    return Begun(start_fork(_child, *arguments, environment or {}), output)
 
 
-def train_tiny(
-    folder: Path, *options: str, storage: Path | None = None, changes: Mapping[str, Any] | None = None, **how: Any
-) -> Run:
+def train_tiny(folder: Path, *options: str, **how: Any) -> Run:
+    """One start of the command on the TINY experiment, to its end; see begin_tiny."""
+    return begin_tiny(folder, *options, **how).finish()
+
+
+def begin_tiny(
+    folder: Path, *options: str, storage: Path | str | None = None, changes: Mapping[str, Any] | None = None, **how: Any
+) -> Begun:
     """One start of the command on the TINY experiment.
 
     Args:
         folder: holds the experiment's file, what was printed, and, unless `storage` is another, `results`.
         changes: to the experiment.
-        how: as run_forked takes it.
+        how: as begin_forked takes it.
     """
     arguments = [write_experiment(folder, **{**TINY, **(changes or {})}), "--storage", storage or folder / "results"]
     in_process = [] if "module" in how else ["--in-process"]
-    return run_forked([*arguments, *in_process, *options], folder / "output.txt", **how)
+    return begin_forked([*arguments, *in_process, *options], folder / "output.txt", **how)
 
 
 def tiny_trial(folder: Path) -> Path:
@@ -161,6 +215,8 @@ def _arm(kill_point: KillPoint) -> None:
         call = next(calls)
         if call == kill_point.call and kill_point.when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
+        if call == kill_point.call and kill_point.when == "pause":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if call == kill_point.call and kill_point.when == "stop":
             os.kill(os.getpid(), signal.SIGTERM)
             _wait_until_the_loop_knows()

@@ -618,7 +618,7 @@ class _Connection(BaseHTTPRequestHandler):
         if in_chunks:
             self.send_header("Transfer-Encoding", "chunked")
         if cut and not has_body:
-            head = b"".join(self._headers_buffer)  # type: ignore[attr-defined]
+            head = b"".join(self._headers_buffer)
             self._headers_buffer: list[bytes] = []
             self.wfile.write(head[: len(head) // 2])
             raise _Cut
