@@ -227,9 +227,8 @@ class Bucket(Storage):
             if is_full(error):
                 raise StorageError(f"{self.root}: there is no room in it: raise its quota, or make room.") from error
             raise StorageError(
-                f"{self.root}: {error.strerror or error}. Looked up from the environment: endpoint, region and "
-                "credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY). Check "
-                "them, the bucket's name, and that they may read, write, list and delete there."
+                f"{self.root}: {error.strerror or error}. {LOOKED_UP} Check them, the bucket's name, and that they may "
+                "read, write, list and delete there."
             ) from error
 
     def _check_prefix(self) -> None:
