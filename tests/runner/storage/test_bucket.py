@@ -195,7 +195,7 @@ KINDS: list[Kind] = ["get", "head", "put", "list", "delete"]
 PASSING = {
     "500": partial(FaultProxy.status, code="InternalError"),
     "503": partial(FaultProxy.status, code="SlowDown"),
-    "429": partial(FaultProxy.status, code="SlowDown", status=429),
+    "429": partial(FaultProxy.status, code="ServiceUnavailable", status=429),
     "expired": partial(FaultProxy.status, code="ExpiredToken"),
     "expired, as S3 says it": partial(FaultProxy.status, code="ExpiredToken", status=400),
     "clock": partial(FaultProxy.status, code="RequestTimeTooSkewed"),
