@@ -411,8 +411,13 @@ WRITES: dict[str, Callable[[Storage, str, bytes], None]] = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("known", ["written before", "written by another", "absent"])
-@pytest.mark.parametrize("loses_at", [1, 2])
+@pytest.mark.parametrize(
+    ("known", "loses_at"),
+    [
+        *((known, loses_at) for known in ("written before", "written by another") for loses_at in (1, 2)),
+        ("absent", 1),  # it is created, by the first to do so: no second check comes before that
+    ],
+)
 def test_who_has_lost_the_folder_writes_nothing_over_the_new_owner(
     bucket_storage: Storage, direct: S3Store, write: str, known: str, loses_at: int
 ) -> None:
