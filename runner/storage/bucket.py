@@ -260,7 +260,7 @@ class Bucket(Storage):
                 )
             self.names()
         finally:
-            request("delete", self._uri(name), lambda: obstore.delete(self._store, self._key(name)))
+            self._delete([name])
 
     # Reading.
 
@@ -416,27 +416,33 @@ class Bucket(Storage):
 
     def remove(self, name: str) -> None:
         """The object, and all that is below that prefix."""
-
-        def delete(keys: str | list[str]) -> None:
-            request("delete", self._uri(name), lambda: obstore.delete(self._store, keys))
-
-        below = [f"{self._key(name)}/{known.name}" for known in self._objects(name)]
+        folder = self.at(name)
+        below = [known.name for known in folder._objects()]
         # After the list: what a later owner of the folder writes is not on it.
         if (check := getattr(_fences, "check", None)) is not None:
             check()
-        try:
-            if below:
-                delete(below)
-        except FileNotFoundError:  # some stores say so of what is gone already: the others are still there
-            for key in below:
-                with contextlib.suppress(FileNotFoundError):
-                    delete(key)
-        with contextlib.suppress(FileNotFoundError):
-            delete(self._key(name))
+        folder._delete(below)
+        self._delete([name])
         with _remembering:
             for seen in (_seen_tags, _seen_logs):
                 for uri in [uri for uri in seen if uri == self._uri(name) or uri.startswith(f"{self._uri(name)}/")]:
                     del seen[uri]
+
+    def _delete(self, names: list[str]) -> None:
+        """Deletes objects by as few requests as the store takes; those that are gone already do not matter."""
+        keys = [key for name in names if (key := self._key(name))]
+
+        def delete(keys: str | list[str]) -> None:
+            shown = self._uri(names[0] if len(names) == 1 else "")
+            request("delete", shown, lambda: obstore.delete(self._store, keys))
+
+        try:
+            if keys:
+                delete(keys[0] if len(keys) == 1 else keys)
+        except FileNotFoundError:  # some stores say so of one that is gone: the others are still there
+            for key in keys if len(keys) > 1 else []:
+                with contextlib.suppress(FileNotFoundError):
+                    delete(key)
 
     def set_aside(self, name: str, new_name: str) -> None:
         """By copies: all objects are under the new name before the first is deleted."""
@@ -485,9 +491,8 @@ class Bucket(Storage):
         if tag:
             # It counts by now, whether the older one's files can be deleted or not.
             with contextlib.suppress(OSError):
-                for known in folder._objects():
-                    if known.name != last and known.name not in new.written:
-                        folder.remove(known.name)
+                there = [known.name for known in folder._objects()]
+                folder._delete([name for name in there if name != last and name not in new.written])
 
     def _remove_what_is_new(self, new: "_BucketFolder", last: str, *, with_shared: bool) -> None:
         """Removes the files of a folder that was not finished.
@@ -496,9 +501,7 @@ class Bucket(Storage):
             with_shared: those too whose names are not their writer's own, unless they belong to a folder that counts.
         """
         there = [known.name for known in self._objects()] if new.written or with_shared else []
-        for name in there:
-            if name in new.written or (with_shared and last not in there):
-                self.remove(name)
+        self._delete([name for name in there if name in new.written or (with_shared and last not in there)])
 
     def is_unfinished(self, name: str, last: str) -> bool:
         """True where it is without its last file."""
@@ -558,9 +561,7 @@ class Bucket(Storage):
         for path in paths:
             with open(path, "rb") as stream:
                 self._put(f"{name}/{path.relative_to(folder).as_posix()}", stream)
-        for known in self._objects(name):
-            if known.name not in here:
-                self.remove(f"{name}/{known.name}")
+        self._delete([f"{name}/{known.name}" for known in self._objects(name) if known.name not in here])
 
 
 class _Found(NamedTuple):

@@ -276,6 +276,7 @@ def test_a_store_that_does_not_recover_is_given_up_in_words_that_say_what_was_tr
     troubled.write("file", b"1")
     _, tag = troubled.read_tagged("file")
     for work in operations(troubled)[kind]:
+        forget_clients()  # and that this kind was given up
         with fault_proxy.status("InternalError", on(kind)), pytest.raises(Unreachable) as given_up:
             work()
         assert is_unreachable(given_up.value)
@@ -425,6 +426,8 @@ def test_who_has_lost_the_folder_writes_nothing_over_the_new_owner(
         with bucket_storage.exclusive():
             WRITES[write](bucket_storage, "file", b"old\n")
         loses_at = 1  # nothing is checked any more before the write
+    elif known == "absent":
+        loses_at = 1  # nor before a creation, which fails where the new owner has written
     elif known == "written by another":
         obstore.put(direct, f"{PREFIX}/file", b"old\n")
 
@@ -432,6 +435,50 @@ def test_who_has_lost_the_folder_writes_nothing_over_the_new_owner(
     with pytest.raises(PermissionError, match="another has it"), bucket_storage.exclusive(owner.check):
         WRITES[write](bucket_storage, "file", b"late\n")
     assert bucket_storage.read("file") == b"the new owner's\n"
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_who_has_lost_the_folder_creates_nothing_over_what_the_new_owner_has_just_created(
+    bucket_storage: Storage, direct: S3Store, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    owner = Owner(1, lambda: None)
+    put = obstore.put
+
+    def put_second(*values: Any, **options: Any) -> object:
+        monkeypatch.setattr(obstore, "put", put)
+        put(direct, f"{PREFIX}/file", b"the new owner's\n")
+        return put(*values, **options)
+
+    monkeypatch.setattr(obstore, "put", put_second)
+    with pytest.raises(PermissionError, match="another has it"), bucket_storage.exclusive(owner.check):
+        WRITES[write](bucket_storage, "file", b"late\n")
+    assert bucket_storage.read("file") == b"the new owner's\n"
+
+
+def test_who_has_lost_the_folder_removes_nothing(bucket_storage: Storage, direct: S3Store) -> None:
+    bucket_storage.write("folder/file", b"1")
+    owner = Owner(1, lambda: obstore.put(direct, f"{PREFIX}/folder/new", b"1"))
+    with pytest.raises(PermissionError), bucket_storage.exclusive(owner.check):
+        bucket_storage.remove("folder")
+    assert bucket_storage.names("folder") == ["file", "new"]
+
+
+def test_a_store_that_was_given_up_is_asked_once_until_it_answers(
+    troubled: Storage, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RETRY_VARIABLE, "0.1")
+    with fault_proxy.expired(on("put")):
+        with pytest.raises(Unreachable, match="tried "):
+            troubled.write("file", b"1")
+        fault_proxy.clear()
+        monkeypatch.setenv(RETRY_VARIABLE, "60")
+        with pytest.raises(Unreachable):
+            troubled.write("file", b"1")
+        assert len(fault_proxy.requests) == 1
+    troubled.write("file", b"1")
+    fault_proxy.status("ExpiredToken", on("put"), times=3)
+    troubled.write("file", b"2")
+    assert troubled.read("file") == b"2"
 
 
 def test_an_owner_goes_on_where_somebody_else_has_written_its_file(bucket_storage: Storage, direct: S3Store) -> None:

@@ -277,6 +277,9 @@ def test_removing_takes_an_object_or_a_folder_and_no_neighbour(storage: Storage)
     storage.remove("nothing")
     assert storage.names() == ["b", "folders"]
     assert storage.read("folders/e") == b"12"
+    storage.at("folders").remove("")
+    storage.remove("b")
+    assert storage.names() == []
 
 
 def test_what_was_removed_can_be_written_again(storage: Storage) -> None:
