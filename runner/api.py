@@ -24,7 +24,7 @@ from runner.records.results_files import cell_row
 from runner.records.seeds import repeated_cells
 from runner.records.trial_file import read_outcome
 from runner.report.reading import read_results
-from runner.storage.run_folder import image_name, trial_path
+from runner.storage.run_folder import IMAGES, image_name, trial_path
 from runner.storage.storage import Storage
 from runner.sweep.check import Options
 from runner.sweep.run import run_experiment as run
@@ -42,6 +42,7 @@ def run_experiment(
     *,
     overrides: Mapping[str, Any] | Sequence[str] = (),
     storage: str | Path = "results",
+    cache: str | Path | None = None,
     in_process: bool = False,
     address: str | None = None,
     time_limit_s: float | None = None,
@@ -57,9 +58,10 @@ def run_experiment(
     status. The same call goes on with the trials that can go on.
 
     Args:
-        experiment: the path of an experiment file, or the mapping that such a file holds.
+        experiment: the path or URI of an experiment file, or the mapping that such a file holds.
         overrides: fields to set, as {"training.epochs": 2} or as ["training.epochs=2"].
-        storage: the folder below which results go.
+        storage: the folder below which results go, or the URI of a bucket or of a prefix in it, as a text.
+        cache: the folder for local copies of what is in a bucket; by default PIX2PIX_CACHE, else your cache folder.
         in_process: trains one trial after the other in this process, without Ray. Errors in the code are raised.
         address: an existing Ray cluster; by default RAY_ADDRESS, else a new local one, as with "local".
         time_limit_s: stops cleanly before this many seconds have passed.
@@ -81,6 +83,7 @@ def run_experiment(
     options = Options(
         overrides=tuple(overrides),
         storage=str(storage),
+        cache=None if cache is None else str(cache),
         address=None if in_process else cluster_address(address),
         time_limit_s=time_limit_s,
         wait_s=wait_s,
@@ -102,36 +105,61 @@ def run_experiment(
 
     if code == Exit.INTERRUPTED:
         raise KeyboardInterrupt("interrupted; the same call goes on from the last checkpoint")
-    return load_results(Path(storage) / name)
+    return load_results(Storage.open(storage, options.cache).at(name).root, cache=cache)
 
 
-def load_results(folder: str | Path) -> "Results":
-    """Reads the results in an experiment's folder, STORAGE/EXPERIMENT, whether the experiment is finished or not.
+def load_results(folder: str | Path, *, cache: str | Path | None = None) -> "Results":
+    """Reads the results of an experiment, STORAGE/EXPERIMENT, whether it is finished or not.
+
+    Args:
+        folder: the experiment's folder, or its URI as a text.
+        cache: as `run_experiment` takes it.
 
     Raises:
         DataError: it is not an experiment's folder.
         ConfigError: the files in it are not those of a run.
+        StorageError: the URI is none, or its bucket can't be read.
     """
-    experiment, results = read_results(str(folder))
-    trials = [
-        TrialResults(experiment.local_copy(trial_path(result.row["trial"])), result.params, result.row)
-        for result in results
-    ]
-    return Results(experiment.local_copy(), trials)
+    experiment, results = read_results(str(folder), None if cache is None else str(cache))
+    trials = []
+    for params, row in results:
+        trial = experiment.at(trial_path(row["trial"]))
+        trials.append(TrialResults(trial.root, trial, params, row))
+    return Results(experiment.root, experiment, trials)
 
 
 @dataclass(frozen=True)
-class TrialResults:
+class _Located:
+    """What lies in a folder, or in a bucket.
+
+    Attributes:
+        location: the folder's absolute path, or the URI.
+    """
+
+    location: str
+    _storage: Storage = field(repr=False)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The folder; of a bucket a copy of all of its files on this machine, made when this is asked for first.
+
+        Raises:
+            OSError: the bucket can't be read, or the disk has no room.
+        """
+        return self._storage.local_copy()
+
+
+@dataclass(frozen=True)
+class TrialResults(_Located):
     """A trial's folder, its swept parameters and its row of results.csv."""
 
-    folder: Path
     parameters: Mapping[str, Any]
     row: Mapping[str, Any] = field(repr=False)
 
     @property
     def name(self) -> str:
         """The name of the trial and of its folder: `batch_size=4,lambda_l1=100`."""
-        return self.folder.name
+        return self._storage.name
 
     @property
     def status(self) -> str:
@@ -147,19 +175,24 @@ class TrialResults:
     @property
     def reason(self) -> str:
         """Why its last run ended; empty for a trial that has finished."""
-        return read_outcome(Storage.open(self.folder))["reason"]
+        return read_outcome(self._storage)["reason"]
 
     @property
     def metrics(self) -> pa.Table:
         """The present rows of metrics.jsonl, null where a row does not have a column."""
-        return _as_table(read_rows(Storage.open(self.folder)))
+        return _as_table(read_rows(self._storage))
 
     @property
     def images(self) -> dict[int, Path]:
-        """The pictures by their epoch: PNGs with a row source | target | generated for each tile."""
+        """The pictures by their epoch: PNGs with a row source | target | generated for each tile.
+
+        Of a bucket they are copies on this machine, of which those that are missing are fetched.
+        """
         from runner.report.charts.pictures import picture_epochs
 
-        return {epoch: self.folder / image_name(epoch) for epoch in picture_epochs(Storage.open(self.folder))}
+        epochs = picture_epochs(self._storage)
+        folder = self._storage.local_copy(IMAGES) if epochs else Path()
+        return {epoch: folder / Path(image_name(epoch)).name for epoch in epochs}
 
     def translate(
         self,
@@ -201,22 +234,21 @@ class TrialResults:
 
     @functools.cached_property
     def _generator(self) -> "Generator":
-        from runner.models.trained import open_trained_model
+        from runner.models.trained import read_trained_model
 
-        return open_trained_model(self.folder).generator
+        return read_trained_model(self._storage, self.location).generator
 
 
 @dataclass(frozen=True)
-class Results:
+class Results(_Located):
     """An experiment's trials, in the order of its sweep."""
 
-    folder: Path
     trials: Sequence[TrialResults]
 
     @property
     def name(self) -> str:
         """The experiment's name."""
-        return self.folder.name
+        return self._storage.name
 
     @property
     def is_finished(self) -> bool:
@@ -237,7 +269,7 @@ class Results:
     @property
     def equal_losses(self) -> list[list[str]]:
         """Names of trials that have ended with losses equal to the bit: what is swept between them has no effect."""
-        return equal_losses((trial.name, Storage.open(trial.folder), trial.status) for trial in self.trials)
+        return equal_losses((trial.name, trial._storage, trial.status) for trial in self.trials)
 
     def __len__(self) -> int:
         return len(self.trials)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from runner.errors import Exit, UserError
+from runner.errors import Exit, StorageError, UserError
 from runner.process.output import lasting_output
 from runner.process.stop_request import ending_signals
 from runner.storage.folder import expand_home
+from runner.storage.storage import LOOKED_UP, Unreachable, is_uri
 
 _MAX_ERROR_LINES = 25
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -50,11 +51,21 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
 
 
 def user_path(text: str) -> str:
-    """Parses a path: `~` is the home folder, which shells leave as it is in `--storage=~/x`."""
+    """Parses a path or URI: `~` is the home folder, which shells leave as it is in `--storage=~/x`."""
     try:
-        return expand_home(text)
+        return text if is_uri(text) else expand_home(text)
+    except StorageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+def machine_path(text: str) -> str:
+    """As `user_path`, for what has to be a file or a folder of this machine."""
+    path = user_path(text)
+    if is_uri(path):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a path on this machine, and not the URI of a bucket")
+    return path
 
 
 def add_address(parser: argparse.ArgumentParser, otherwise: str) -> None:
@@ -69,7 +80,7 @@ def add_address(parser: argparse.ArgumentParser, otherwise: str) -> None:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that runner.tune and runner.train share."""
     # What to run, and where.
-    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", type=user_path, help="the experiment file")
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", type=user_path, help="the experiment file, or its URI")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[],
         help="override a field, for example --set training.epochs=2 (repeatable)",
@@ -84,7 +95,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         metavar="DIR",
-        type=user_path,
+        type=machine_path,
         help="where local copies of what is in a bucket live (default: PIX2PIX_CACHE, else your cache folder)",
     )
     add_address(parser, "a new local one; `local` for that in any case")
@@ -189,6 +200,8 @@ def _explain(error: BaseException) -> tuple[str, Exit]:
     """The message and the exit code for an error that ends a command."""
     if isinstance(error, UserError):
         return str(error), error.exit_code
+    if isinstance(error, Unreachable):
+        return f"{error}. {LOOKED_UP} The same command tries again.", Exit.BAD_INPUT
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from the last checkpoint", Exit.INTERRUPTED
     return f"unexpected {type(error).__name__}: {error}\nUse --traceback to see where it came from.", Exit.TRIAL_FAILED

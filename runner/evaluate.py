@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.command import add_traceback, new_parser, run_command, user_path
+from runner.command import add_traceback, machine_path, new_parser, run_command, user_path
 from runner.errors import Exit, StorageError
 
 _LATEST = "latest"
@@ -23,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # What to measure.
     parser.add_argument(
-        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
+        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder or URI, STORAGE/EXPERIMENT/trials/TRIAL"
     )
     parser.add_argument(
         "--data",
         metavar="DIR",
-        type=user_path,
+        type=machine_path,
         help="pairs to use, in DIR/val or DIR (default: the validation patches of the trial)",
     )
     parser.add_argument(
@@ -37,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Files to write, and metrics that need files of the user.
     parser.add_argument(
-        "--json", metavar="FILE", type=user_path, help="write means, intervals and extremes to this file"
+        "--json", metavar="FILE", type=machine_path, help="write means, intervals and extremes to this file"
     )
-    parser.add_argument("--csv", metavar="FILE", type=user_path, help="write the values of every patch to this file")
+    parser.add_argument("--csv", metavar="FILE", type=machine_path, help="write the values of every patch to this file")
     parser.add_argument(
-        "--inception-weights", metavar="FILE", type=user_path,
+        "--inception-weights", metavar="FILE", type=machine_path,
         help="also FID and KID: torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
     )  # fmt: skip
     parser.add_argument(
-        "--lpips-weights", metavar="FILE", type=user_path,
+        "--lpips-weights", metavar="FILE", type=machine_path,
         help="also LPIPS: torchvision's alexnet-owt-7be5be79.pth, vgg16-397923af.pth or squeezenet1_1-b8a52dc0.pth",
     )  # fmt: skip
     add_traceback(parser)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from runner.command import add_traceback, new_parser, run_command, user_path
+from runner.command import add_traceback, machine_path, new_parser, run_command, user_path
 from runner.errors import Exit
 
 _LATEST = "latest"
@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
     parser.add_argument(
-        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
+        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder or URI, STORAGE/EXPERIMENT/trials/TRIAL"
     )
     parser.add_argument("--format", required=True, choices=FORMATS, help="for which program")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", type=user_path, help="the file to write; an existing one is replaced"
+        "--out", required=True, metavar="FILE", type=machine_path, help="the file to write; an existing one is replaced"
     )
     parser.add_argument(
         "--checkpoint", metavar="latest|best|EPOCH", default=_LATEST, help="which weights (default: the latest ones)"

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m runner.reproduce results/baseline/trials/trial --epochs 2",
     )
     parser.add_argument(
-        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
+        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder or URI, STORAGE/EXPERIMENT/trials/TRIAL"
     )
     parser.add_argument(
         "--epochs", metavar="N", type=_positive, help="compare the first N epochs only (default: as far as it got)"

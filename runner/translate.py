@@ -4,7 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from runner.command import add_traceback, new_parser, run_command, show_error, unwound_on_sigterm, user_path
+from runner.command import (
+    add_traceback,
+    machine_path,
+    new_parser,
+    run_command,
+    show_error,
+    unwound_on_sigterm,
+    user_path,
+)
 from runner.errors import Exit
 
 _EPILOG = "python -m runner.translate results/baseline/trials/trial data/city.tif data/maps --out translated"
@@ -21,10 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
     parser.add_argument(
-        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
+        "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder or URI, STORAGE/EXPERIMENT/trials/TRIAL"
     )
-    parser.add_argument("inputs", metavar="INPUT", type=user_path, nargs="+", help="pictures, or folders of pictures")
-    parser.add_argument("--out", metavar="DIR", type=user_path, required=True, help="the folder for the results")
+    parser.add_argument(
+        "inputs", metavar="INPUT", type=machine_path, nargs="+", help="pictures, or folders of pictures"
+    )
+    parser.add_argument("--out", metavar="DIR", type=machine_path, required=True, help="the folder for the results")
     parser.add_argument(
         "--checkpoint", metavar="latest|best|EPOCH", default="latest", help="which weights (default: the latest)"
     )

@@ -9,7 +9,6 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,7 +17,8 @@ from yaml.reader import ReaderError
 from runner.config.messages import describe
 from runner.config.scalars import plain_value
 from runner.config.schema import TEXT_FIELDS
-from runner.errors import ConfigError, UserError
+from runner.errors import ConfigError, StorageError, UserError
+from runner.storage.storage import LOOKED_UP, Storage, Unreachable, is_uri
 
 _MAX_BYTES = 500_000  # a sweep of 10,000 values has 200,000
 _MAX_VALUES = 50_000
@@ -106,10 +106,41 @@ class WrittenExperiment:
         section[name] = _parse(value.strip(), lambda mark: place, self.places, dotted)
 
 
-def read_yaml(path: Path) -> WrittenExperiment:
-    """The fields of an experiment file; raises ConfigError where it can't be read or holds no fields."""
-    text = _read_text(path)
-    written = WrittenExperiment(str(path), {})
+def read_yaml(path: str) -> WrittenExperiment:
+    """The fields of an experiment file, by its path or URI.
+
+    Raises:
+        ConfigError: it can't be read, or holds no fields.
+        StorageError: the URI is none, or its bucket can't be read.
+    """
+    try:
+        return parse_yaml(_read_object(path) if is_uri(path) else _read_file(path), path)
+    except Unreachable as error:
+        raise StorageError(f"{path}: it can't be read ({error}). {LOOKED_UP}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: it can't be read ({error.strerror}). Give the path of an experiment file."
+        ) from None
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(_MAX_BYTES + 1)
+
+
+def _read_object(uri: str) -> bytes:
+    folder, _, name = uri.rstrip("/").rpartition("/")
+    return Storage.open(folder).read(name)
+
+
+def parse_yaml(content: bytes, path: str) -> WrittenExperiment:
+    """The fields in the content of an experiment file; raises ConfigError where it holds none.
+
+    Args:
+        path: how errors name it.
+    """
+    text = _decode(content, path)
+    written = WrittenExperiment(path, {})
     values = _parse(text, lambda mark: f"{path}, line {mark.line + 1}", written.places, "")
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: it must hold fields such as `name:` and `training:`, but holds {describe(values)}")
@@ -117,15 +148,8 @@ def read_yaml(path: Path) -> WrittenExperiment:
     return written
 
 
-def _read_text(path: Path) -> str:
-    """The text of a file, UTF-8 or, where it begins with that mark, UTF-16."""
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: it can't be read ({error.strerror}). Give the path of an experiment file."
-        ) from None
+def _decode(content: bytes, path: str) -> str:
+    """A file's text, UTF-8 or, where it begins with that mark, UTF-16."""
     if len(content) > _MAX_BYTES:
         raise ConfigError(
             f"{path}: it has more than {_MAX_BYTES:,} bytes, which no experiment needs. Give the path of an experiment "

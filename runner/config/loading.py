@@ -41,7 +41,8 @@ def load_experiment(source: ExperimentSource | WrittenExperiment, overrides: Seq
     """Loads an experiment and checks every rule, of each of its trials too.
 
     Args:
-        source: the path of a YAML file, or the mapping that such a file holds, or what `read_experiment` made of it.
+        source: the path or URI of a YAML file, or the mapping that such a file holds, or what `read_experiment` made
+            of it.
         overrides: fields to set, as `KEY=VALUE`.
 
     Raises:
@@ -62,7 +63,7 @@ def read_experiment(source: ExperimentSource | WrittenExperiment, overrides: Seq
     elif isinstance(source, Mapping):
         written = WrittenExperiment("the experiment", copy.deepcopy(dict(source)))
     else:
-        written = read_yaml(Path(source))
+        written = read_yaml(str(source))
     for override in overrides:
         written.override(override)
     return written

@@ -12,7 +12,7 @@ from gan.data.pictures import PictureError, read_pair
 from runner.config.schema import Data
 from runner.data.sources import SPLITS, Picture, Source, fingerprint_contents, read_contents, read_picture
 from runner.storage.run_folder import QUARANTINE
-from runner.storage.storage import Storage, Unreachable
+from runner.storage.storage import Storage, raise_unreachable
 
 CONTENTS = "contents.jsonl"
 
@@ -39,9 +39,8 @@ def changes_since(source: Source, data: Data, store: Storage, fingerprint: str) 
     try:
         recorded = {entry["file"]: entry["sha256"] for entry in _lines(store, CONTENTS)}
         left_out = {entry["file"] for entry in _lines(store, QUARANTINE)}
-    except Unreachable:  # it may be known later
-        raise
-    except (OSError, ValueError, KeyError, TypeError):  # gone, or made by a release that kept no such record
+    except (OSError, ValueError, KeyError, TypeError) as error:  # gone, or made by a release that kept no such record
+        raise_unreachable(error)
         return None
     return list(_changes(recorded, left_out, source, data))
 

@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", metavar="N", type=_minutes, default=20.0, help="about how long (default: 20)")
     add_address(parser, "a local one for each command")
     parser.add_argument(
-        "--storage", metavar="DIR", type=user_path,
-        help="where the runs go, for a cluster a folder that all nodes see "
+        "--storage", metavar="DIR_OR_URI", type=user_path,
+        help="where the runs go, for a cluster a bucket or a folder that all nodes see "
         "(default: a temporary folder, removed if all survived)",
     )  # fmt: skip
     parser.add_argument(

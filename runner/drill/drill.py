@@ -15,6 +15,7 @@ from runner.errors import Exit, ResourceError
 from runner.records.metrics_log import read_rows
 from runner.storage.folder import Folder
 from runner.storage.run_folder import TRIALS
+from runner.storage.storage import Storage
 
 SHORT_MINUTES = 8.0
 
@@ -30,6 +31,7 @@ class Drill:
 
     Attributes:
         folder: each run gets a folder in this one.
+        place: where the results of each run go: the same folder, or below a prefix of a bucket.
         seed: determines the random steps at which faults are injected.
         deadline: the time.monotonic() at which the drill should be over.
         short: do fewer kills and shorter trainings, because there are only minutes.
@@ -39,6 +41,7 @@ class Drill:
     """
 
     folder: Folder
+    place: Storage
     console: Console
     seed: int
     deadline: float
@@ -60,7 +63,7 @@ class Drill:
         # Some faults can't be tried on a cluster that others may use.
         waiting = []
         for fault in faults:
-            if reason := why_not(fault, self.address):
+            if reason := why_not(fault, self.address, self.place):
                 by_name[fault.name].reasons.append(reason)
             else:
                 waiting.append(fault)
@@ -100,8 +103,9 @@ class Drill:
         pace = Pace(0.0, 0.0)  # filled in below
         folder = self.folder.at("undisturbed")
         # 0 steps: their number is known after this run only.
-        setup = DrillSetup(epochs, 0, folder.at("results"), self.address, self.workers, pace)
-        target = TargetRun(folder, setup, 0, random.Random(self.seed), time.monotonic() + _REFERENCE_WITHIN_S)
+        place = self.place.at("undisturbed")
+        setup = DrillSetup(epochs, 0, place.at("results"), self.address, self.workers, pace)
+        target = TargetRun(folder, place, setup, 0, random.Random(self.seed), time.monotonic() + _REFERENCE_WITHIN_S)
 
         began = time.monotonic()
         self.console.print(f"undisturbed run, {epochs} epochs")
@@ -134,7 +138,7 @@ class Drill:
         began = time.monotonic()
         # Well above the estimate, so that a slow machine alone is no failure.
         deadline = began + _PATIENCE_S + _PATIENCE * expected_s
-        target = TargetRun(self.folder.at(name), setup, kills, draw, deadline, fault.options)
+        target = TargetRun(self.folder.at(name), self.place.at(name), setup, kills, draw, deadline, fault.options)
 
         self.console.print(f"{fault.title} (about {expected_s:.0f} s; {max(self.left_s, 0) / 60:.1f} min left)")
         reason = ""

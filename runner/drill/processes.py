@@ -8,11 +8,12 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
 import psutil
 
 from runner.on_ray.private import WORKER_TITLE
+from runner.storage.folder import Folder
+from runner.storage.storage import Storage
 
 POLL_S = 0.02
 
@@ -66,17 +67,20 @@ def signal_worker(pid: int, number: int) -> bool:
     return True
 
 
-def kill_worker_during_write(pid: int, folder: str, prefix: str, within_s: float) -> bool:
-    """Kills a training worker as soon as a new name with this prefix appears in a folder.
+def kill_worker_during_write(pid: int, folder: Storage, last: str, within_s: float) -> bool:
+    """Kills a training worker as soon as it begins a new folder inside this one.
+
+    Args:
+        last: the file that is written last there.
 
     Returns:
         False where no such name appeared in time, or the worker ended before.
     """
-    # Names that are there already come from writes that were broken off.
-    before = names_with(folder, prefix)
+    # What is there already comes from writes that were broken off.
+    before = unfinished(folder, last)
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        if names_with(folder, prefix) - before:
+        if unfinished(folder, last) - before:
             return signal_worker(pid, signal.SIGKILL)
         if not _process_title(pid):
             return False
@@ -84,12 +88,15 @@ def kill_worker_during_write(pid: int, folder: str, prefix: str, within_s: float
     return False
 
 
-def names_with(folder: str, prefix: str) -> set[str]:
-    """The names in a local folder that begin with `prefix`. Empty where there is no folder."""
-    try:
-        return {path.name for path in Path(folder).iterdir() if path.name.startswith(prefix)}
-    except OSError:
-        return set()
+def unfinished(place: Storage, last: str) -> set[str]:
+    """The folders that are being written inside a place, or were when a write was broken off.
+
+    Args:
+        last: the file that is written last there.
+    """
+    if isinstance(place, Folder):
+        return set(place.temporary_names())
+    return {name for name in place.names() if place.is_unfinished(name, last)}
 
 
 def _process_title(pid: int) -> str:

@@ -18,6 +18,7 @@ from runner.drill.workers import ClusterWorkers, LocalWorkers, Workers
 from runner.errors import Exit, ResourceError, StorageError
 from runner.on_ray.connection.address import check_reachable, cluster_address
 from runner.storage.folder import Folder, open_folder
+from runner.storage.storage import Storage, open_storage
 
 
 def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit:
@@ -38,10 +39,13 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
         stack.enter_context(unwound_on_sigterm())
         address = cluster_address(arguments.address)
         workers = _reach_workers(stack, address, arguments.storage)
-        folder = new_folder(arguments.storage)
-        console.print(f"drill of {arguments.minutes:g} minutes in {folder.root}, --seed {seed}")
+        place = new_place(arguments.storage)
+        # What commands print goes into a folder of this machine in any case.
+        folder = place if isinstance(place, Folder) else new_folder(None)
+        console.print(f"drill of {arguments.minutes:g} minutes in {place.root}, --seed {seed}")
         drill = Drill(
             folder=folder,
+            place=place,
             console=console,
             seed=seed,
             deadline=began + 60 * arguments.minutes,
@@ -62,7 +66,7 @@ def run(arguments: argparse.Namespace, faults: Sequence[Fault] = FAULTS) -> Exit
     # The temporary folder is removed only where nobody will want to look into it.
     failed = any(result.survived == NO for result in drill.results)
     if arguments.storage or interrupted or failed:
-        console.print(f"the runs are in {folder.root}")
+        console.print(f"the runs are in {' and '.join(dict.fromkeys((place.root, folder.root)))}")
     else:
         shutil.rmtree(folder.local_path, ignore_errors=True)
 
@@ -89,6 +93,14 @@ def _reach_workers(stack: contextlib.ExitStack, address: str | None, storage: st
 def open_table_folder(path: str | None) -> Folder | None:
     """The folder of the file that --json names. Raises StorageError where it can't be written."""
     return None if path is None else open_folder(str(Path(path).absolute().parent))
+
+
+def new_place(storage: str | None) -> Storage:
+    """Where the results of this drill's runs go; see new_folder for one that is no bucket."""
+    if storage is None or "://" not in storage:
+        return new_folder(storage)
+    bucket = open_storage(storage)
+    return bucket.at(f"drill_{secrets.token_hex(4)}")
 
 
 def new_folder(storage: str | None) -> Folder:

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
+from runner.data.patch_store import META
 from runner.drill.command_run import CommandRun
 from runner.drill.comparison import differences
 from runner.drill.planning import Pace
@@ -22,6 +22,7 @@ from runner.records.metrics_log import read_rows
 from runner.records.starts import read_starts
 from runner.storage.folder import Folder
 from runner.storage.run_folder import EXPERIMENT_FILE, METRICS_LOG, PATCHES, TRIALS
+from runner.storage.storage import Storage
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class Moment(NamedTuple):
     at: float
     step: int
     num_starts: int
-    log_id: int | None
+    log_id: str | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class DrillSetup:
 
     epochs: int
     total_steps: int
-    reference: Folder
+    reference: Storage
     address: str | None
     workers: Workers
     pace: Pace
@@ -103,7 +104,8 @@ class TargetRun:
     """One run of the drill's experiment.
 
     Attributes:
-        folder: the folder of this run. `results` in it is the --storage of its commands.
+        folder: the folder of this run, for its experiment file and what its commands print.
+        place: `results` in it is the --storage of its commands: the same folder, or below a prefix of a bucket.
         setup: what it shares with the other runs.
         kills_wanted: how many times the fault should kill processes.
         random: draws the steps at which the fault is injected.
@@ -112,10 +114,11 @@ class TargetRun:
         kills: how many times processes were killed so far.
         recoveries: what each injection cost so far.
         commands: all starts of the command so far.
-        results_name: the --storage, relative to `folder`.
+        results_name: the --storage, relative to `place`.
     """
 
     folder: Folder
+    place: Storage
     setup: DrillSetup
     kills_wanted: int
     random: random.Random
@@ -127,17 +130,17 @@ class TargetRun:
     results_name: str = "results"
 
     @property
-    def storage(self) -> Folder:
+    def storage(self) -> Storage:
         """The --storage of its commands."""
-        return self.folder.at(self.results_name)
+        return self.place.at(self.results_name)
 
     @property
-    def experiment(self) -> Folder:
+    def experiment(self) -> Storage:
         """The experiment's folder."""
         return self.storage.at(NAME)
 
     @property
-    def trial(self) -> Folder:
+    def trial(self) -> Storage:
         """The folder of the only trial."""
         return self.experiment.at(f"{TRIALS}/trial")
 
@@ -155,7 +158,13 @@ class TargetRun:
 
     def use_prepared_patches(self) -> None:
         """Copies the patches of the undisturbed run, to save the time of preparing them."""
-        _copy_folder(self.setup.reference, self.storage, PATCHES)
+        source, target = self.setup.reference.at(PATCHES), self.storage.at(PATCHES)
+        for fingerprint in source.names():
+            target.make_folder(fingerprint)
+            # What makes a store count comes last.
+            names = sorted(source.at(fingerprint).sizes(), key=lambda name: name == META)
+            for name in names:
+                target.at(fingerprint).write(name, source.at(fingerprint).read(name))
 
     def start(
         self, *more: str, quick: bool = False, max_file_bytes: int | None = None, cwd: Path | None = None
@@ -261,10 +270,10 @@ class TargetRun:
         for command in self.commands:
             command.kill_all()
 
-    def _log_id(self) -> int | None:
+    def _log_id(self) -> str | None:
         """Identifies the log file. A new worker replaces it; until then, its rows are of steps that may be lost."""
         try:
-            return (self.trial.local_path / METRICS_LOG).stat().st_ino
+            return self.trial.read_from(METRICS_LOG, 0)[1]
         except FileNotFoundError:
             return None
 
@@ -273,8 +282,3 @@ def _write_experiment(folder: Folder, epochs: int) -> None:
     """Writes the experiment file, which is the same for all runs."""
     content = EXPERIMENT | {"training": EXPERIMENT["training"] | {"epochs": epochs}}
     folder.write(EXPERIMENT_FILE, yaml.safe_dump(content, sort_keys=False).encode())
-
-
-def _copy_folder(source: Folder, target: Folder, name: str) -> None:
-    """Copies a folder with everything in it."""
-    shutil.copytree(source.local_path / name, target.local_path / name, dirs_exist_ok=True)

@@ -6,17 +6,18 @@ from runner.drill.command_run import CommandRun
 from runner.drill.processes import kill_worker_during_write, processes_titled, signal_worker
 from runner.on_ray.private import WORKER_TITLE
 from runner.records.starts import read_starts
-from runner.storage.folder import TEMPORARY, Folder
+from runner.storage.run_folder import CHECKPOINTS, MANIFEST
+from runner.storage.storage import Storage
 
 
 class Workers(Protocol):
     """What a fault can do to the workers of a run."""
 
-    def signal(self, command: CommandRun, trial: Folder, number: int) -> bool:
+    def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
         """Sends a signal to the trial's worker. False where it has none at the moment."""
 
-    def kill_during_write(self, command: CommandRun, trial: Folder, folder: str, within_s: float) -> bool:
-        """Kills the worker when it begins to write something new into this folder of the trial.
+    def kill_during_write(self, command: CommandRun, trial: Storage, within_s: float) -> bool:
+        """Kills the worker when it begins to write a checkpoint.
 
         Returns:
             False where it wrote nothing within `within_s` seconds.
@@ -26,18 +27,16 @@ class Workers(Protocol):
 class LocalWorkers:
     """Workers on a local Ray that the command itself started. They are in the session of the command."""
 
-    def signal(self, command: CommandRun, trial: Folder, number: int) -> bool:
+    def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
         """Sends a signal to the worker."""
         # One worker at a time has this title, apart from one that is just ending.
         return any(signal_worker(pid, number) for pid in processes_titled(command.session, WORKER_TITLE))
 
-    def kill_during_write(self, command: CommandRun, trial: Folder, folder: str, within_s: float) -> bool:
-        """Watches the folder from this process."""
+    def kill_during_write(self, command: CommandRun, trial: Storage, within_s: float) -> bool:
+        """Watches the storage from this process."""
         workers = processes_titled(command.session, WORKER_TITLE)
         # psutil sorts by process number, so the last worker is normally the newest one.
-        return bool(workers) and kill_worker_during_write(
-            workers[-1], str(trial.at(folder).local_path), TEMPORARY, within_s
-        )
+        return bool(workers) and kill_worker_during_write(workers[-1], trial.at(CHECKPOINTS), MANIFEST, within_s)
 
 
 class ClusterWorkers:
@@ -49,14 +48,13 @@ class ClusterWorkers:
 
         start_ray(address, token="", dashboard=False)
 
-    def signal(self, command: CommandRun, trial: Folder, number: int) -> bool:
+    def signal(self, command: CommandRun, trial: Storage, number: int) -> bool:
         """Sends a signal to the process that the trial's last start has recorded."""
         return self._on_worker_node(trial, signal_worker, number)
 
-    def kill_during_write(self, command: CommandRun, trial: Folder, folder: str, within_s: float) -> bool:
-        """Watches the folder from the worker's node, because a network drive shows new files late."""
-        path = str(trial.at(folder).local_path)
-        return self._on_worker_node(trial, kill_worker_during_write, path, TEMPORARY, within_s)
+    def kill_during_write(self, command: CommandRun, trial: Storage, within_s: float) -> bool:
+        """Watches the storage from the worker's node, because a network drive shows new files late."""
+        return self._on_worker_node(trial, kill_worker_during_write, trial.at(CHECKPOINTS), MANIFEST, within_s)
 
     def num_nodes(self) -> int:
         """The number of machines that are alive."""
@@ -70,7 +68,7 @@ class ClusterWorkers:
 
         stop_ray()
 
-    def _on_worker_node(self, trial: Folder, work: Any, *arguments: Any) -> bool:
+    def _on_worker_node(self, trial: Storage, work: Any, *arguments: Any) -> bool:
         """Calls `work(pid, *arguments)` on the node of the trial's last start. True where it returned True."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

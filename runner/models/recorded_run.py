@@ -16,7 +16,7 @@ from runner.records.checkpoints import DamagedCheckpoint, checkpoint_name, check
 from runner.records.metrics_log import encode_row, read_rows
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import BEST_RECORD, BEST_WEIGHTS, CHECKPOINTS, WEIGHTS, WEIGHTS_RECORD
-from runner.storage.storage import Storage
+from runner.storage.storage import Storage, raise_unreachable
 from runner.storage.tensor_writer import write_tensors
 
 # Wall times: the only columns of a log that another training of the same trial does not have.
@@ -117,6 +117,7 @@ class RecordedRun:
             content = self._trial.read(name)
             recorded = safetensors.torch.load(content)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise_unreachable(error)
             return Difference(step, name, f"it can't be read ({type(error).__name__})")
 
         if found := _first_difference(recorded, generator):
@@ -148,7 +149,8 @@ def _read_weights_record(trial: Storage, name: str) -> dict[str, Any]:
     try:
         record = json.loads(trial.read(name))
         return {"step": int(record["step"]), "sha256": str(record["sha256"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unreachable(error)
         return {}
 
 

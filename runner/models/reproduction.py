@@ -100,7 +100,7 @@ def reproduce(folder: str | Path, epochs: int | None, console: Console) -> Repro
     """Trains a trial again and compares.
 
     Args:
-        folder: the trial's. Nothing in it is changed.
+        folder: the trial's, by its path or URI. Nothing in it is changed.
         epochs: how many are compared; None for as many as the trial got to.
 
     Raises:
@@ -148,6 +148,10 @@ def _scratch_job(recorded: _Recorded, store: Storage, experiment: Storage) -> It
 def _read_recorded(folder: str | Path) -> _Recorded:
     """The trial's record; raises DataError or ConfigError where it can't be trained again."""
     trial = Storage.open(folder)
+    if absence := trial.absence():
+        raise DataError(
+            f"TRIAL_DIR is {str(folder)!r}: {absence}: give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
+        )
     content = read_trial_file(trial)
     if content is None:
         raise DataError(

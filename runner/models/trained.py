@@ -66,18 +66,29 @@ def open_trained_model(folder: str | Path, checkpoint: str = _LATEST) -> Trained
     """Reads the generator of a trial.
 
     Args:
-        folder: the trial's.
+        folder: the trial's, by its path or URI.
         checkpoint: `latest` for the generator that was trained longest; `best` for that of the best epoch; or the
             number of an epoch, at whose end there must be a checkpoint or the finished weights.
 
     Raises:
         DataError: the folder is not a trial's, or has no such weights; the text names those that it has.
+        StorageError: it can't be read.
     """
-    trial = Storage.open(folder)
+    return read_trained_model(Storage.open(folder), str(folder), checkpoint)
+
+
+def read_trained_model(trial: Storage, shown: str, checkpoint: str = _LATEST) -> TrainedModel:
+    """As `open_trained_model`, of a trial that is open already.
+
+    Args:
+        shown: how errors name it.
+    """
+    if absence := trial.absence():
+        raise DataError(f"{shown}: {absence}: give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL")
     content = read_trial_file(trial)
     if content is None:
         raise DataError(
-            f"{folder}: it has no readable trial.yaml: give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
+            f"{shown}: it has no readable trial.yaml: give a trial's folder, STORAGE/EXPERIMENT/trials/TRIAL"
         )
 
     config = recorded_config(content, trial.shown)

@@ -20,7 +20,7 @@ from runner.config.fingerprint import Fingerprints
 from runner.records.trial_file import record_digest
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import CHECKPOINTS, MANIFEST
-from runner.storage.storage import Storage, Unreachable
+from runner.storage.storage import Storage, raise_unreachable
 from runner.storage.tensor_writer import write_tensors
 
 _MANIFEST_FORMAT = 3
@@ -155,9 +155,8 @@ def _read_manifest(trial: Storage, step: int, fingerprints: Fingerprints) -> dic
         digest = manifest.pop("digest")
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest") from None
-    except Unreachable:  # it may be sound
-        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise_unreachable(error)
         raise DamagedCheckpoint(f"its manifest can't be read ({type(error).__name__})") from None
 
     if digest != record_digest(manifest):
@@ -192,9 +191,8 @@ def read_checkpoint(
 
         try:
             content = folder.read(entry.get("path", name))
-        except Unreachable:  # it may be sound
-            raise
         except OSError as error:
+            raise_unreachable(error)
             raise DamagedCheckpoint(f"{name} can't be read ({type(error).__name__})") from None
         # The size first: "torn" tells a person more than "does not match".
         if len(content) != entry["bytes"]:
@@ -273,9 +271,8 @@ def finished_epoch(trial: Storage, step: int) -> int:
     """The epoch at whose end a checkpoint was taken; 0 in the middle of one, or where the manifest can't be read."""
     try:
         return int(json.loads(trial.read(f"{CHECKPOINTS}/{checkpoint_name(step)}/{MANIFEST}"))["finished_epoch"])
-    except Unreachable:  # it may be one to keep
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unreachable(error)
         return 0
 
 

@@ -29,6 +29,9 @@ _CREDENTIALS = re.compile(r"(\w+://)\S*@")
 _QUERY = re.compile(r"(\w+://[^?\s]*\?)\S+")
 _SECRET = re.compile(r"(?i)([\w.-]*(?:token|password|passwd|secret|credential|key)[\w.-]*\s*[=:]).+")
 
+# A place in a bucket stays as it is: a URI with anything else in it is refused before a run begins.
+_BUCKET = re.compile(r"(?P<option>[\w.-]*=)?(?:s3|gs|az)://[^/@?:]+(?:/[^?]*)?")
+
 # Of an absolute path, its folders: a folder of results may be moved to where they mean nothing.
 _FOLDERS = re.compile(r"(?<![\w.~:/-])/+(?:[^/\s'\"=,{}]+/+)+")
 
@@ -74,7 +77,7 @@ def command_text(program: str, arguments: Sequence[str], home: Path | None = Non
         home = home or Path.home()
     # A link may lead to it. Where it is `/`, nothing is to be hidden.
     folders = [str(path) for path in (home, home.resolve()) if str(path) != "/"] if home else []
-    return " ".join([program, *(_quoted(_without_secrets(text), folders) for text in arguments)])
+    return " ".join([program, *(_recorded(text, folders) for text in arguments)])
 
 
 def record_command(experiment: Storage, attempt: int, text: str) -> None:
@@ -115,6 +118,14 @@ def _command_of(row: Mapping[str, Any]) -> Command:
     return Command(int(row["attempt"]), str(row["time"]), str(row["command"]), revision)
 
 
+def _recorded(argument: str, homes: Sequence[str]) -> str:
+    """An argument as it is recorded."""
+    uri = _BUCKET.fullmatch(argument)
+    if uri and not _SECRET.match(f"{uri['option'] or ''}x"):
+        return _shell_word(argument)
+    return _quoted(_without_secrets(argument), homes)
+
+
 def _without_secrets(text: str) -> str:
     text = _CREDENTIALS.sub(rf"\1{_HIDDEN}@", text)
     return _SECRET.sub(rf"\1{_HIDDEN}", _QUERY.sub(rf"\1{_HIDDEN}", text))
@@ -126,7 +137,10 @@ def _quoted(argument: str, homes: Sequence[str]) -> str:
         # Its path may also stand after `--storage=` or `data.source=`.
         path = re.escape(folder).replace("/", "/+")
         argument = re.sub(rf"(?<![\w.-]){path}(?![\w.-])", "~", argument)
-    argument = _FOLDERS.sub(f"{_HIDDEN}/", argument)
+    return _shell_word(_FOLDERS.sub(f"{_HIDDEN}/", argument))
+
+
+def _shell_word(argument: str) -> str:
     # A shell leaves a quoted `~` as it is, but so does this program: it expands it itself.
     return argument if re.fullmatch(r"[\w@%+=:,./~-]+", argument) else shlex.quote(argument)
 

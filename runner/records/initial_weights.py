@@ -16,7 +16,7 @@ from runner.errors import ConfigError, DataError
 from runner.records.checkpoints import checkpoint_steps
 from runner.records.trial_folders import Trial
 from runner.storage.run_folder import INITIAL_WEIGHTS, trial_path
-from runner.storage.storage import Storage, Unreachable
+from runner.storage.storage import Storage, raise_unreachable
 from runner.storage.tensor_reader import read_tensors
 
 _REMEDY = "Copy the file that has this name as its SHA-256 there."
@@ -67,9 +67,8 @@ def _is_sound(copies: Storage, digest: str) -> bool:
     """True where there is an undamaged copy."""
     try:
         return hashlib.sha256(copies.read(digest)).hexdigest() == digest
-    except Unreachable:  # there may be one
-        raise
-    except OSError:
+    except OSError as error:
+        raise_unreachable(error)
         return False
 
 
@@ -82,9 +81,8 @@ def read_copy(experiment: Storage, digest: str, config: Experiment) -> dict[str,
     copies = experiment.at(INITIAL_WEIGHTS)
     try:
         content = copies.read(digest)
-    except Unreachable:  # it may be there
-        raise
     except OSError as error:
+        raise_unreachable(error)
         problem = f"can't be read ({error.strerror})"
         raise DataError(f"{copies.shown}/{digest}: the initial weights {problem}. {_REMEDY}") from error
     if hashlib.sha256(content).hexdigest() != digest:

@@ -15,7 +15,7 @@ from runner.config.loading import validate
 from runner.config.schema import Experiment
 from runner.errors import ConfigError, DataError
 from runner.storage.run_folder import OUTCOME, TRIAL_FILE, WEIGHTS, WEIGHTS_RECORD
-from runner.storage.storage import Storage, Unreachable
+from runner.storage.storage import Storage, raise_unreachable
 
 # The packages whose kernels or file formats a trial's bits depend on.
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "pillow")
@@ -40,9 +40,8 @@ def read_trial_file(trial: Storage) -> dict[str, Any] | None:
             return None
         content["config"] = fill_in_defaults(content["config"])
         return dict(content)
-    except Unreachable:  # it may be there, and sound
-        raise
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise_unreachable(error)
         return None
 
 
@@ -184,9 +183,8 @@ def read_outcome(trial: Storage) -> dict[str, str]:
     try:
         outcome = json.loads(trial.read(OUTCOME))
         return {"status": str(outcome["status"]), "reason": str(outcome["reason"])}
-    except Unreachable:  # as above
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unreachable(error)
         return {"status": "", "reason": ""}
 
 
@@ -214,9 +212,8 @@ def read_finished_weights(trial: Storage, fingerprints: Fingerprints) -> Finishe
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             return None
         return FinishedWeights(int(record["epochs"]), int(record["step"]), content)
-    except Unreachable:  # as above
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unreachable(error)
         return None
 
 
@@ -229,9 +226,8 @@ def recorded_epochs(trial: Storage, fingerprints: Fingerprints) -> int:
             fingerprints.data,
         )
         return int(record["epochs"]) if is_its_own else 0
-    except Unreachable:  # as above
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unreachable(error)
         return 0
 
 

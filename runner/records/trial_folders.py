@@ -95,11 +95,18 @@ def find_trial_folders(
     return trials
 
 
-def find_left_trials(experiment: Storage, trials: Sequence[Trial]) -> list[Trial]:
+def find_left_trials(
+    experiment: Storage,
+    trials: Sequence[Trial],
+    count_epochs: Callable[[Storage, Fingerprints], int] = finished_epochs,
+) -> list[Trial]:
     """The trials of earlier starts whose folders are none of these trials', as when the sweep was given otherwise.
 
     Their parameters are the recorded ones and, so that tables show what differs, those that distinguish them from
     `trials`. Folders without a sound trial.yaml are left out.
+
+    Args:
+        count_epochs: see `find_trial_folders`.
     """
     shown = {field for trial in trials for field in trial.params}
     own_names = {trial.name for trial in trials}
@@ -123,7 +130,7 @@ def find_left_trials(experiment: Storage, trials: Sequence[Trial]) -> list[Trial
             content["fingerprint"], content["data_fingerprint"], content.get("initial_weights") or ""
         )
         folder = experiment.at(trial_path(name))
-        is_finished = finished_epochs(folder, fingerprints) > 0
+        is_finished = count_epochs(folder, fingerprints) > 0
         has_diverged = not is_finished and read_outcome(folder)["status"] == "diverged"
         left.append(Trial(name, params, config, fingerprints, is_finished, has_diverged))
     return left

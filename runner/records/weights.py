@@ -18,7 +18,7 @@ from runner.config.fingerprint import Fingerprints
 from runner.records.metrics_log import sample_column
 from runner.storage.hashing import HashingStream
 from runner.storage.run_folder import BEST_RECORD, BEST_WEIGHTS, WEIGHTS, WEIGHTS_RECORD
-from runner.storage.storage import Storage, Unreachable
+from runner.storage.storage import Storage, raise_unreachable
 from runner.storage.tensor_writer import write_tensors
 
 _INTERIM = re.compile(r"best_epoch_(\d+)\.safetensors")
@@ -99,9 +99,8 @@ def read_interim(trial: Storage, epoch: int, sha256: str) -> bytes | None:
     for name in (interim_name(epoch), BEST_WEIGHTS):
         try:
             content = trial.read(name)
-        except Unreachable:  # it may be there
-            raise
-        except OSError:
+        except OSError as error:
+            raise_unreachable(error)
             continue
         if hashlib.sha256(content).hexdigest() == sha256:
             return content
@@ -148,7 +147,6 @@ def read_best(trial: Storage, fingerprints: Fingerprints) -> BestWeights | None:
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             return None
         return BestWeights(int(record["epoch"]), int(record["step"]), content)
-    except Unreachable:  # as above
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unreachable(error)
         return None

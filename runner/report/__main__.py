@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from runner.command import add_traceback, new_parser, run_command, user_path
+from runner.command import add_traceback, machine_path, new_parser, run_command, user_path
 from runner.errors import Exit
 
 
@@ -22,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="EXPERIMENT_DIR",
         type=user_path,
         nargs="+",
-        help="an experiment's folder, STORAGE/EXPERIMENT",
+        help="an experiment's folder or URI, STORAGE/EXPERIMENT",
     )
     parser.add_argument(
-        "--out", metavar="FILE", type=user_path,
+        "--out", metavar="FILE", type=machine_path,
         help="where the page goes (default: report.html in the experiment's folder, or in the current one for several)",
     )  # fmt: skip
     add_traceback(parser)

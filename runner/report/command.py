@@ -19,21 +19,22 @@ def write_report(folders: Sequence[str], out: str | None) -> list[str]:
     Raises:
         UserError: a folder is no experiment's, or the page can't be written.
     """
-    # Resolved, because one folder can be written in two ways.
-    paths = [Path(folder).resolve() for folder in folders]
-    for folder, path in zip(folders, paths, strict=True):
-        if paths.count(path) > 1:
+    # One folder can be written in two ways.
+    places = [_place(folder) for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
             raise DataError(f"{folder} is given twice: give each experiment once")
     experiments, results = zip(*(read_results(folder) for folder in folders), strict=True)
     page = Report(experiments).render(results)
 
-    target, file = experiments[0], Path(experiments[0].root, REPORT)
+    target, name = experiments[0], REPORT
+    shown = f"{target.root}/{REPORT}"
     if out or len(folders) > 1:
         file = Path(out or REPORT)
         # Checked before anything is written.
         if problem := why_no_file(file):
             raise StorageError(f"--out: {file} {problem}: give a file's name, such as comparison.html")
-        target = Storage.open(file.parent)
+        target, name, shown = Storage.open(file.parent), file.name, str(file)
 
     lines = []
     try:
@@ -41,8 +42,14 @@ def write_report(folders: Sequence[str], out: str | None) -> list[str]:
         if len(folders) == 1:
             write_results(experiments[0], results[0])
             lines.append(f"{experiments[0].shown}/{RESULTS_CSV} and {RESULTS_JSON}")
-        target.write(file.name, page)
+        target.write(name, page)
     except OSError as error:
-        raise StorageError(f"{file} can't be written ({error.strerror or error}): give another with --out") from error
-    lines.append(f"{file}: {counted(sum(map(len, results)), 'trial')}, {byte_size(len(page))}")
+        raise StorageError(f"{shown} can't be written ({error.strerror or error}): give another with --out") from error
+    lines.append(f"{shown}: {counted(sum(map(len, results)), 'trial')}, {byte_size(len(page))}")
     return lines
+
+
+def _place(folder: str) -> str:
+    """A folder's or a bucket's one name: without links, and without a slash at its end."""
+    storage = Storage.open(folder)
+    return storage.root if storage.is_remote else str(Path(storage.root).resolve())

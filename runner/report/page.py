@@ -80,6 +80,7 @@ def render(
     *,
     origins: Sequence[Origin],
     written_at: datetime,
+    command: str,
 ) -> bytes:
     """The page as UTF-8.
 
@@ -94,6 +95,7 @@ def render(
         values: of each patch, under the folders' paths of trials that are compared.
         origins: of the experiments' figures.
         written_at: with a time zone.
+        command: that writes the page again.
     """
     galleries = hang_galleries(in_full, pictures)
     # A drawn parameter has too many values for an axis of a heat map.
@@ -147,6 +149,7 @@ def render(
         "machines": compare_machines(in_full),
         "origins": origins,
         "written_at": written_at,
+        "command": command,
         "style": Markup(style),
         "script": Markup(script),
         "script_hash": script_hash,

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from runner.config.experiment_yaml import read_yaml
+from runner.config.experiment_yaml import WrittenExperiment, parse_yaml
 from runner.config.fingerprint import Fingerprints
 from runner.config.loading import load_experiment, plan_trials, validate
 from runner.config.search_space import Range, read_search_space
 from runner.errors import DataError
 from runner.process.lease import Holder, find_holder
 from runner.records.results import ENDED_BADLY, TrialResult, read_trial_row, trial_status
-from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file
+from runner.records.trial_file import finished_epochs, read_outcome, read_trial_file, recorded_epochs
 from runner.records.trial_folders import (
     Trial,
     find_left_trials,
@@ -25,27 +24,47 @@ from runner.storage.run_folder import EXPERIMENT_FILE, trial_path
 from runner.storage.storage import Storage
 
 
-def read_results(folder: str) -> tuple[Storage, list[TrialResult]]:
+def read_results(folder: str, cache: str | None = None) -> tuple[Storage, list[TrialResult]]:
     """An experiment's folder and the result of each of its trials, from the files in it.
+
+    Args:
+        folder: its path or URI.
+        cache: see `Storage.open`.
 
     Raises:
         DataError: it is no experiment's folder.
         ConfigError: its experiment.yaml or a trial is not what a run leaves.
+        StorageError: it can't be read.
     """
-    experiment = Storage.open(folder)
-    if not experiment.exists(EXPERIMENT_FILE):
-        raise no_experiment(folder)
+    experiment = Storage.open(folder, cache)
+    if absence := experiment.absence():
+        raise no_experiment(folder, absence)
+    try:
+        written = _read_file(experiment)
+    except FileNotFoundError:
+        raise no_experiment(folder) from None
 
     holder = find_holder(experiment)
-    trials = read_trials(experiment)
-    left = [read_left_result(experiment, trial) for trial in find_left_trials(experiment, trials)]
+    # Weights are large: out of a bucket they are not fetched to be verified.
+    count_epochs = recorded_epochs if experiment.is_remote else finished_epochs
+    trials = _find_trials(experiment, written, count_epochs)
+    left = [read_left_result(experiment, trial) for trial in find_left_trials(experiment, trials, count_epochs)]
     return experiment, [*(read_result(experiment, trial, holder) for trial in trials), *left]
 
 
-def no_experiment(folder: str) -> DataError:
-    """The error for a folder that is no experiment's."""
-    problem = "there is no such folder" if not Path(folder).is_dir() else f"there is no {EXPERIMENT_FILE} in it"
+def no_experiment(folder: str, absence: str = "") -> DataError:
+    """The error for a folder that is no experiment's.
+
+    Args:
+        absence: see `Storage.absence`.
+    """
+    problem = absence or f"there is no {EXPERIMENT_FILE} in it"
     return DataError(f"{folder}: {problem}: give an experiment's folder, STORAGE/EXPERIMENT")
+
+
+def _read_file(experiment: Storage) -> WrittenExperiment:
+    """An experiment's own file. Raises FileNotFoundError, or ConfigError where it is broken."""
+    return parse_yaml(experiment.read(EXPERIMENT_FILE), f"{experiment.root}/{EXPERIMENT_FILE}")
 
 
 def read_trials(
@@ -59,8 +78,13 @@ def read_trials(
     Raises:
         ConfigError: its experiment.yaml or a trial is not what a run leaves.
     """
-    path = experiment.local_copy(EXPERIMENT_FILE)
-    trials = plan_trials(load_experiment(path), str(path))
+    return _find_trials(experiment, _read_file(experiment), count_epochs)
+
+
+def _find_trials(
+    experiment: Storage, written: WrittenExperiment, count_epochs: Callable[[Storage, Fingerprints], int]
+) -> list[Trial]:
+    trials = plan_trials(load_experiment(written), written.origin)
 
     # What the trials recorded decides which folder is whose. The data may be gone by now.
     fingerprints: dict[str, str] = {}
@@ -103,8 +127,8 @@ def in_full(trial: PageTrial, log: Sequence[Mapping[str, Any]]) -> PageTrial:
 
 def read_drawn(experiment: Storage) -> dict[str, Range]:
     """The ranges that an experiment draws parameters from, by name; raises ConfigError where its file is broken."""
-    path = experiment.local_copy(EXPERIMENT_FILE)
-    return dict(read_search_space(validate(read_yaml(path).values, str(path)).sweep).ranges)
+    written = _read_file(experiment)
+    return dict(read_search_space(validate(written.values, written.origin).sweep).ranges)
 
 
 def read_result(experiment: Storage, trial: Trial, holder: Holder | None) -> TrialResult:

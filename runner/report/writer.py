@@ -1,5 +1,6 @@
 """A page that is written again and again at little cost: what was read or cut once is kept."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -79,7 +80,14 @@ class Report:
             values,
             origins=origins,
             written_at=written_at,
+            command=self._command(),
         )
+
+    def _command(self) -> str:
+        """The command that writes the page again. A page may lie anywhere: the path of a folder says little in it."""
+        is_in_bucket = all(experiment.is_remote for experiment in self._experiments)
+        places = [shlex.quote(experiment.root) for experiment in self._experiments] if is_in_bucket else []
+        return " ".join(["python -m runner.report", *places])
 
     def _data_of(self, trial: PageTrial) -> str:
         """What a trial was validated on: its data's fingerprint and the direction; empty before it has begun."""

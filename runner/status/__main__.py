@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from runner.command import add_traceback, new_parser, run_command, unwound_on_sigterm
+from runner.command import add_traceback, new_parser, run_command, unwound_on_sigterm, user_path
 from runner.errors import Exit
 
 
@@ -16,9 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "another machine that sees the storage. It only reads, and never disturbs a run.",
         "python -m runner.status results/batch_sweep --watch",
     )
-    parser.add_argument("folder", metavar="EXPERIMENT_DIR", help="an experiment's folder, STORAGE/EXPERIMENT")
     parser.add_argument(
-        "--watch", action="store_true", help="show it again every two seconds, until the run ends or Ctrl-C"
+        "folder", metavar="EXPERIMENT_DIR", type=user_path, help="an experiment's folder or URI, STORAGE/EXPERIMENT"
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="show it again every two seconds, of a bucket less often, until the run ends or Ctrl-C",
     )
     add_traceback(parser)
     return run_command(parser, _run_status, argv)

@@ -47,7 +47,7 @@ def _follow(reader: StatusReader, status: Status, console: Console) -> Status:
     try:
         while status.is_held:
             console.show(status.trials, _num_running(status), [describe_holder(status)])
-            time.sleep(_INTERVAL_S)
+            time.sleep(max(_INTERVAL_S, reader.experiment.poll_interval_s))
             status = reader.read()
     finally:
         console.end()

@@ -3,8 +3,9 @@
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from gan.data.epochs import steps_per_epoch
 from runner.data.patch_store import META
@@ -20,8 +21,12 @@ from runner.storage.run_folder import EXPERIMENT_FILE, LOCK, PATCHES, RAY_FOLDER
 from runner.storage.storage import Storage
 from runner.trial.progress import TrialProgress, next_ones
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 # The outcomes of trials that nobody is training: they wait for their turn, or have ended.
 _AT_REST = ("", "cut_off", "stopped", "paused", *ENDED)
+_READS_AT_ONCE = 16  # of a bucket: each request waits for the network
 
 
 class Status(NamedTuple):
@@ -56,6 +61,8 @@ class _WatchedTrial:
 
     def read(self) -> None:
         """Takes in what is new."""
+        if self.is_read and self.outcome in _AT_REST and not self._has_run():
+            return
         # First what the trial writes last.
         self.is_settled = recorded_epochs(self._folder, self.trial.fingerprints) >= self.trial.config.training.epochs
         self.outcome = read_outcome(self._folder)["status"]
@@ -63,6 +70,11 @@ class _WatchedTrial:
         self.starts = read_starts(self._folder)
         self.hold = newest_hold(self._folder, self.starts)
         self.is_read = True
+
+    def _has_run(self) -> bool:
+        """True where the trial has begun again since it was seen at rest: it may rest again by now."""
+        is_same = read_outcome(self._folder)["status"] == self.outcome
+        return not is_same or len(read_starts(self._folder)) != len(self.starts)
 
 
 class StatusReader:
@@ -74,9 +86,14 @@ class StatusReader:
 
     def __init__(self, folder: str) -> None:
         self.experiment = Storage.open(folder)
-        if not any(map(self.experiment.exists, (EXPERIMENT_FILE, LOCK, RAY_FOLDER))):
+        if absence := self.experiment.absence():
+            raise no_experiment(folder, absence)
+        if not {EXPERIMENT_FILE, LOCK, RAY_FOLDER} & set(self.experiment.names()):
             raise no_experiment(folder)
         self._known: Any = None
+        self._names: frozenset[str] = frozenset()
+        self._begun: frozenset[str] = frozenset()
+        self._patches_of: dict[str, int] = {}
         self._watched: dict[str, _WatchedTrial] = {}
         self._num_looks = 0
         # The last heartbeat, and when this process first saw it, by its own monotonic clock.
@@ -88,6 +105,8 @@ class StatusReader:
         Raises:
             ConfigError: experiment.yaml or a trial is not what a run leaves.
         """
+        # Patches that were not there are looked for again.
+        self._patches_of = {fingerprint: count for fingerprint, count in self._patches_of.items() if count}
         holder = find_holder(self.experiment)
         is_held = holder is not None and (holder.is_alive or self._has_pulse(holder))
         self._find_trials()
@@ -122,8 +141,12 @@ class StatusReader:
             content = experiment.read(EXPERIMENT_FILE)
         except FileNotFoundError:  # the run is still being prepared
             return
-        names = experiment.names(TRIALS)
-        known = (content, [(name, experiment.exists(f"{trial_path(name)}/{TRIAL_FILE}")) for name in names])
+        self._names = frozenset(experiment.names(TRIALS))
+        # A trial.yaml stays: what has one is not asked again.
+        unsure = sorted(self._names - self._begun)
+        has_file = self._for_each(lambda name: experiment.exists(f"{trial_path(name)}/{TRIAL_FILE}"), unsure)
+        self._begun = self._begun & self._names | {name for name, found in zip(unsure, has_file, strict=True) if found}
+        known = (content, self._names, self._begun)
         if known != self._known:
             before, trials = self._watched, read_trials(experiment, recorded_epochs)
             self._watched = {trial.name: _WatchedTrial(trial, self._folder(trial.name)) for trial in trials}
@@ -144,14 +167,25 @@ class StatusReader:
         Args:
             at_all: read the trials whose turn has not come, too.
         """
-        changing = [trial for trial in self._watched.values() if not trial.is_settled]
+        # A trial without a folder has nothing to read.
+        changing = [
+            trial
+            for trial in self._watched.values()
+            if not trial.is_settled and (trial.is_read or trial.trial.name in self._names)
+        ]
         unread = [trial for trial in changing if not trial.is_read]
         at_work = [trial for trial in changing if trial.is_read and trial.outcome not in _AT_REST]
         waiting = [trial for trial in changing if trial.is_read and trial.outcome in _AT_REST]
         to_read = waiting if at_all else next_ones(waiting, len(at_work), self._num_looks)
-        for trial in [*unread, *at_work, *to_read]:
-            trial.read()
+        self._for_each(_WatchedTrial.read, [*unread, *at_work, *to_read])
         self._num_looks += 1
+
+    def _for_each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What the work gives for each: of a bucket's many at a time."""
+        if not self.experiment.is_remote or len(items) < 2:
+            return list(map(work, items))
+        with ThreadPoolExecutor(min(len(items), _READS_AT_ONCE)) as pool:
+            return list(pool.map(work, items))
 
     def _progress(self, watched: "_WatchedTrial", *, is_held: bool, is_stopping: bool) -> TrialProgress:
         trial, log, training = watched.trial, watched.log, watched.trial.config.training
@@ -175,8 +209,14 @@ class StatusReader:
 
     def _steps_per_epoch(self, trial: Trial) -> int:
         """By the number of patches; 0 where the patches are not there, as in a copy of the experiment's folder."""
-        store = self.experiment.above(1).at(f"{PATCHES}/{trial.fingerprints.data}")
+        fingerprint = trial.fingerprints.data
+        if fingerprint not in self._patches_of:
+            self._patches_of[fingerprint] = self._count_patches(fingerprint)
+        num_patches = self._patches_of[fingerprint]
+        return steps_per_epoch(num_patches, trial.config.training.batch_size) if num_patches else 0
+
+    def _count_patches(self, fingerprint: str) -> int:
+        store = self.experiment.above(1).at(f"{PATCHES}/{fingerprint}")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            num_patches = int(json.loads(store.read(META))["splits"]["train"]["patches"])
-            return steps_per_epoch(num_patches, trial.config.training.batch_size)
+            return int(json.loads(store.read(META))["splits"]["train"]["patches"])
         return 0

@@ -31,17 +31,20 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from runner.errors import StorageError, UserError
-from runner.storage.cache import CACHE_VARIABLE, Remote, cache_folder, copy_folder, scratch_folder
+from runner.storage.cache import Remote, cache_folder, copy_folder, scratch_folder
 from runner.storage.requests import PastEnd, describe, is_refusal, request, store_of, trying_for
-from runner.storage.storage import UNREACHABLE, Changed, NewFolder, Storage, Unreachable, is_full, unfenced
+from runner.storage.storage import (
+    LOOKED_UP,
+    UNREACHABLE,
+    Changed,
+    NewFolder,
+    Storage,
+    Unreachable,
+    is_full,
+    unfenced,
+)
 
-# Where the library looks for credentials, by scheme.
-_VARIABLES = {
-    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, the path of a key's file",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
-}
-SCHEMES = tuple(_VARIABLES)
+SCHEMES = ("s3", "gs", "az")
 _URI = re.compile(r"(?P<scheme>\w+)://(?P<bucket>[^/]*)/?(?P<prefix>.*)")
 _LOG_MARK, _WRITES = "log", "writes"  # in an object's metadata
 _NUM_WRITES = 8  # whose marks are kept
@@ -90,7 +93,7 @@ class Bucket(Storage):
         if any(part in (".", "..") for part in parts):
             raise StorageError(f"{uri}: a prefix can't have the parts `.` and `..`.")
         root = "/".join([f"{found['scheme']}://{found['bucket']}", *parts])
-        return cls(root, str(Path(cache).absolute()) if cache else os.environ.get(CACHE_VARIABLE, ""))
+        return cls(root, str(Path(cache).absolute()) if cache else "")
 
     @property
     def _bucket(self) -> str:
@@ -122,10 +125,34 @@ class Bucket(Storage):
         return replace(self, root=f"{self.root}/{name}") if name else self
 
     def above(self, levels: int) -> "Bucket":
-        """What is below a shorter prefix."""
-        return replace(self, root="/".join(self.root.split("/")[:-levels]))
+        """What is below a shorter prefix: at most the whole bucket."""
+        parts = self.root.split("/")
+        return replace(self, root="/".join(parts[: max(len(parts) - levels, len(self._bucket.split("/")))]))
 
     # What there is.
+
+    def absence(self) -> str:
+        """By one listing, which is not tried for long."""
+        try:
+            with trying_for(_PATIENCE_AT_START_S):
+                if self._objects(limit=1):
+                    return ""
+        except OSError as error:
+            raise self._unreadable(error) from error
+        bucket, prefix = self._bucket.partition("://")[2], self._key("")
+        return f"the bucket {bucket} has nothing below {prefix}/" if prefix else f"the bucket {bucket} is empty"
+
+    def _unreadable(self, error: OSError) -> StorageError:
+        scheme, _, bucket = self._bucket.partition("://")
+        if "NoSuchBucket" in str(error):
+            return StorageError(
+                f"{self.root}: there is no bucket {bucket}: a URI begins with the bucket, {scheme}://BUCKET/PREFIX. "
+                f"{LOOKED_UP}"
+            )
+        return StorageError(
+            f"{self.root}: {error.strerror or error}. {LOOKED_UP} Check them, the bucket's name, and that they may "
+            "read and list there."
+        )
 
     def exists(self, name: str = "") -> bool:
         """An object or, as there are no folders, anything below that prefix."""
@@ -200,9 +227,8 @@ class Bucket(Storage):
             if is_full(error):
                 raise StorageError(f"{self.root}: there is no room in it: raise its quota, or make room.") from error
             raise StorageError(
-                f"{self.root}: {error.strerror or error}. Taken from the environment: "
-                f"{_VARIABLES[self.root.partition('://')[0]]}. Check them, the bucket's name, and that they may read, "
-                "write, list and delete there."
+                f"{self.root}: {error.strerror or error}. {LOOKED_UP} Check them, the bucket's name, and that they may "
+                "read, write, list and delete there."
             ) from error
 
     def _check_prefix(self) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runner.errors import StorageError
-from runner.storage.storage import Changed, NewFolder, Storage, unfenced
+from runner.storage.storage import Changed, NewFolder, Storage, is_uri, unfenced
 
 TEMPORARY = ".tmp-"
 _REPLACED = "replaced_"
@@ -82,6 +82,10 @@ class Folder(Storage):
         return Path(f"{self.root}/{name}")
 
     # What there is.
+
+    def absence(self) -> str:
+        """Looks for a folder: a file is none."""
+        return "" if self.local_path.is_dir() else "there is no such folder"
 
     def exists(self, name: str = "") -> bool:
         """True where there is a file or a folder with that name, or a link to one."""
@@ -409,7 +413,7 @@ def open_folder(path: str, option: str = "--storage") -> Folder:
         StorageError: it can't be a folder that is written to.
     """
     try:
-        if "://" in path:
+        if is_uri(path):
             raise StorageError(f"{path}: it must be a folder of this machine.")
         folder = Folder.at_path(path)
         folder.check_writable()

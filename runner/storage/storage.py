@@ -8,6 +8,7 @@ It can be read, from some byte on too, listed and deleted. Logs grow by whole li
 import contextlib
 import errno
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -20,6 +21,11 @@ from runner.errors import StorageError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
 UNREACHABLE = "the object store can't be used"  # how each Unreachable begins
+LOOKED_UP = (
+    "Looked up from the environment: endpoint, region and credentials (for s3:// AWS_ENDPOINT_URL, AWS_REGION, "
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+)
+_ALMOST_URI = re.compile(r"(?P<scheme>s3|gs|az):/?(?P<rest>(?!/).*)", re.IGNORECASE | re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -62,12 +68,12 @@ class Storage(ABC):
 
     @staticmethod
     def open(path: str | Path, cache: str | None = None) -> "Storage":
-        """The storage at a path or URI. Raises StorageError for an unknown scheme, and an unknown home folder.
+        """The storage at a path or URI; raises StorageError for what is neither, and an unknown home folder.
 
         Args:
             cache: see `open_storage`.
         """
-        if "://" in str(path):
+        if is_uri(path):
             from runner.storage.bucket import Bucket  # its library is loaded where it is needed
 
             return Bucket.at_uri(str(path), cache)
@@ -96,6 +102,13 @@ class Storage(ABC):
         """The folder that many levels above this one."""
 
     # What there is.
+
+    @abstractmethod
+    def absence(self) -> str:
+        """In words that nothing is there; "" where something is.
+
+        The first question to a storage that is to be read. Raises StorageError where it can't be answered soon.
+        """
 
     @abstractmethod
     def exists(self, name: str = "") -> bool:
@@ -301,6 +314,18 @@ class NewFolder(ABC):
         """Writes the last file."""
 
 
+def is_uri(path: str | Path) -> bool:
+    """True for a URI, and False for a path; raises StorageError for what was to be a URI, such as `s3:/bucket`."""
+    text = str(path)
+    if found := _ALMOST_URI.fullmatch(text):
+        uri = f"{found['scheme'].lower()}://{found['rest'] or 'BUCKET/PREFIX'}"
+        raise StorageError(
+            f"{text}: a bucket's URI has two slashes after the colon: give {uri}, in Python as a text, for pathlib's "
+            f"Path takes one away; or ./{text} if a folder of that name is meant."
+        )
+    return "://" in text
+
+
 def is_full(error: BaseException | None) -> bool:
     """True where an error, or one that caused it, says that a disk or a quota is full."""
     while error is not None:
@@ -319,6 +344,12 @@ def is_unreachable(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def raise_unreachable(error: BaseException) -> None:
+    """Raises an error again that tells nothing of the object that was asked for: it may well be there, and good."""
+    if is_unreachable(error):
+        raise error
 
 
 def takes_nothing(error: BaseException | None) -> bool:

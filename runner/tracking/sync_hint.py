@@ -17,8 +17,12 @@ def sync_hint(experiment: Storage) -> str:
         return ""
 
     # wandb reads folders of this machine alone.
-    folder = f"COPY_OF_{experiment.name}" if experiment.is_remote else shlex.quote(experiment.shown)
-    return " ".join(["wandb sync", *(f"{folder}/{pattern}" for pattern in patterns)])
+    folder = shlex.quote(f"COPY_OF_{experiment.name}" if experiment.is_remote else experiment.shown)
+    upload = " ".join(["wandb sync", *(f"{folder}/{pattern}" for pattern in patterns)])
+    if not experiment.root.startswith("s3://"):
+        return upload
+    chosen = "--exclude '*' --include '*/offline-run-*'"
+    return f"aws s3 cp --recursive {shlex.quote(experiment.root)} {folder} {chosen} && {upload}"
 
 
 def _has_offline_run(folder: Storage) -> bool:

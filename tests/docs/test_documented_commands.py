@@ -66,6 +66,7 @@ TRAINED = run("--in-process", "--storage", "fresh", *SET_TINY)
 
 LONG = parsed("takes minutes; it has tests of its own")
 CLUSTER = parsed("needs a cluster")
+BUCKET = parsed("needs a bucket")
 GPU = parsed("needs GPUs")
 NETWORK = parsed("needs a network, or an account")
 WEIGHTS = parsed("needs published weights")
@@ -96,6 +97,7 @@ COMMANDS = {
     "python -m runner.tune experiments/batch_sweep.yaml --set tracking.artifacts=true": DRY,
     "python -m runner.tune experiments/batch_sweep.yaml --set resources.gpus_per_worker=0.25": GPU,
     "python -m runner.tune experiments/batch_sweep.yaml --address HEAD:6379 --storage /shared/results": CLUSTER,
+    "python -m runner.tune experiments/batch_sweep.yaml --storage s3://BUCKET/PREFIX": BUCKET,
     "python -m runner.tune experiments/batch_sweep.yaml --set sweep.seeds=3 --dry-run": AS_PRINTED,
     "python -m runner.tune experiments/receptive_field.yaml --set sweep.seeds=3 --dry-run": AS_PRINTED,
     "python -m runner.tune experiments/quickstart.yaml --set name=my_pairs --set data.source=data/drawn": run(

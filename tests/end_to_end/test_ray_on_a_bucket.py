@@ -4,13 +4,15 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runner.storage.run_folder import CHECKPOINTS, MANIFEST, METRICS_LOG
+from runner.drill.local_cluster import local_cluster
+from runner.storage.run_folder import CHECKPOINTS, MANIFEST, METRICS_LOG, WEIGHTS
 from runner.storage.storage import Storage
 from tests.support.commands import (
     Command,
@@ -105,3 +107,53 @@ def test_killed_on_a_bucket_it_ends_with_the_bits_of_a_folder_and_has_told_no_se
 
     assert secret not in printed
     assert [*files_with(secret, local), *files_with(secret, tmp_path), *files_with(secret, RAY_SESSIONS)] == []
+
+
+def test_nodes_that_share_nothing_but_the_bucket_train_a_sweep_and_one_may_go(
+    tmp_path: Path, s3_server: ObjectServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in client_environment(s3_server.endpoint).items():
+        monkeypatch.setenv(name, value)
+    path = write_experiment(tmp_path, training={"epochs": 16}, sweep={"lambda_l1": [1, 2]}, tracking={"wandb": "off"})
+    uri = f"s3://{bucket}/results"
+    experiment = Storage.open(f"{uri}/small", str(tmp_path / "looked"))
+    machines = [tmp_path / name for name in ("head", "first", "second", "third")]
+    for machine in machines:
+        machine.mkdir()
+
+    monkeypatch.setenv("PIX2PIX_CACHE", str(machines[0] / "cache"))
+    with local_cluster(tmp_path / "head", cwd=machines[0]) as cluster:
+        command = ["runner.tune", path, "--address", cluster.address, "--storage", uri]
+
+        # A node without the keys is found before anything is trained.
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+            patch.setenv("PIX2PIX_STORE_RETRY_S", "0")
+            blind = cluster.add_node(cwd=machines[3])
+            cluster.await_start(blind)
+        process = start(*command, cwd=tmp_path)
+        printed = finish(process)
+        assert process.returncode == 2, printed
+        assert f"not every node of the cluster sees {uri}/small" in printed
+        assert "need the endpoint and the credentials in their environment" in printed
+        assert experiment.names("trials") == []
+        blind.kill()
+
+        nodes = []
+        for machine in machines[1:3]:
+            own_cache = ["env", f"PIX2PIX_CACHE={machine / 'cache'}"]
+            nodes.append(cluster.add_node(cwd=machine, python=[*own_cache, sys.executable]))
+        cluster.await_start(*nodes)
+        process = start(*command, cwd=tmp_path)
+        trials = [experiment.at(f"trials/lambda_l1={value}") for value in (1, 2)]
+        wait_for(process, lambda: all(trial.names(CHECKPOINTS) for trial in trials))
+        nodes[0].kill()
+        printed = finish(process)
+        assert process.returncode == 0, printed
+
+    for machine in machines[1:3]:
+        assert list((machine / "cache/copies").glob("*/files/meta.json"))
+    attempts = [len(trial.read("starts.jsonl").splitlines()) for trial in trials]
+    assert sorted(attempts) == [1, 2]
+    for trial in trials:
+        assert trial.exists(WEIGHTS)

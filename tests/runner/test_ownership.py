@@ -8,17 +8,19 @@ import pytest
 from runner.on_ray.hang_watchdog import FIRST_STEP_TIMEOUT_S, MIN_TIMEOUT_S, timeout_s
 from runner.process.lease import Lease, Superseded
 from runner.records.starts import ended_for_lack_of_memory, newest_start, read_starts, record_start
+from runner.storage.folder import Folder
 from runner.storage.storage import Storage
+from tests.support.other_process import as_another_process
 from tests.support.trial_jobs import job_of
 
 
-def test_a_worker_that_another_has_followed_can_write_no_more(tmp_path: Path) -> None:
-    experiment = Storage.open(tmp_path)
+def test_a_worker_that_another_has_followed_can_write_no_more(storage: Storage) -> None:
+    experiment = storage
     lease = Lease.acquire(experiment)
     first, second = job_of(experiment, lease, "first"), job_of(experiment, lease, "second")
     record_start(first.trial, 1, "first", 0, 0)
     with first.committing():
-        assert not first.trial.is_unlocked()
+        assert not isinstance(first.trial, Folder) or not first.trial.is_unlocked()
     record_start(second.trial, 1, "second", 0, 0)
     with second.committing():
         pass
@@ -27,8 +29,8 @@ def test_a_worker_that_another_has_followed_can_write_no_more(tmp_path: Path) ->
     lease.release()
 
 
-def test_a_worker_of_an_earlier_start_of_the_command_can_write_no_more(tmp_path: Path) -> None:
-    experiment = Storage.open(tmp_path)
+def test_a_worker_of_an_earlier_start_of_the_command_can_write_no_more(storage: Storage) -> None:
+    experiment = storage
     earlier = Lease.acquire(experiment)
     job = job_of(experiment, earlier, "first")
     record_start(job.trial, 1, "first", 0, 0)
@@ -39,8 +41,34 @@ def test_a_worker_of_an_earlier_start_of_the_command_can_write_no_more(tmp_path:
     later.release()
 
 
+def test_in_a_bucket_a_worker_that_is_followed_in_the_middle_of_its_block_writes_nothing_over_the_new_one(
+    bucket_storage: Storage,
+) -> None:
+    """There is no lock that would keep the new one waiting."""
+    lease = Lease.acquire(bucket_storage)
+    first, second = (job_of(bucket_storage, lease, token) for token in ("first", "second"))
+    record_start(first.trial, 1, "first", 0, 0)
+    with first.committing():
+        first.trial.write("known", b"the first's")
+    with first.committing():
+        with as_another_process():
+            record_start(second.trial, 1, "second", 0, 0)
+            for name in ("known", "unknown", "log"):
+                second.trial.write(name, b"the second's")
+        writes = [
+            lambda: first.trial.write("known", b"late"),
+            lambda: first.trial.write("unknown", b"late"),
+            lambda: first.trial.append("log", b"late"),
+        ]
+        for write in writes:
+            with pytest.raises(Superseded, match="a later worker"):
+                write()
+    assert [first.trial.read(name) for name in ("known", "unknown", "log")] == [b"the second's"] * 3
+    lease.release()
+
+
 def test_one_process_at_a_time_is_in_a_locked_folder(tmp_path: Path) -> None:
-    folder = Storage.open(tmp_path)
+    folder = Folder.at_path(tmp_path)
     inside, leave, order = threading.Event(), threading.Event(), []
 
     def hold() -> None:
@@ -61,8 +89,8 @@ def test_one_process_at_a_time_is_in_a_locked_folder(tmp_path: Path) -> None:
     assert folder.is_unlocked()
 
 
-def test_a_torn_row_of_the_starts_hides_no_other(tmp_path: Path) -> None:
-    trial = Storage.open(tmp_path)
+def test_a_torn_row_of_the_starts_hides_no_other(storage: Storage) -> None:
+    trial = storage
     record_start(trial, 1, "first", 0, 0)
     record_start(trial, 1, "second", 5, 2)
     whole = trial.read("starts.jsonl")

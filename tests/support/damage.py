@@ -1,8 +1,12 @@
-"""Ways to damage a file."""
+"""Ways to damage a file, or an object of a storage."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from runner.storage.folder import Folder
+from runner.storage.storage import Storage
 
 
 def cut_to(keep: Callable[[int], int]) -> Callable[[Path], None]:
@@ -39,3 +43,22 @@ FILE_DAMAGES: dict[str, Callable[[Path], None]] = {
     "missing": remove,
     "unreadable": make_unreadable,
 }
+
+
+# The last one is about files by nature.
+OBJECT_DAMAGES = {how: damage for how, damage in FILE_DAMAGES.items() if how != "unreadable"}
+
+
+def damage_object(storage: Storage, name: str, damage: Callable[[Path], None]) -> None:
+    """Does to an object of any storage what one of these does to a file."""
+    if isinstance(storage, Folder):
+        damage(storage.local_path / name)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(storage.read(name))
+        damage(path)
+        if path.is_file():
+            storage.write(name, path.read_bytes())
+        else:
+            storage.remove(name)

@@ -149,7 +149,7 @@ def open_bucket(endpoint: str, bucket: str, *, max_retries: int = 0, timeout: st
     )
 
 
-class _WholeRequests:
+class WholeRequests:
     """Makes moto keep two promises of S3: a request counts as a whole or not at all, and writes come one by one.
 
     moto looks whether a condition holds, and later writes: of two clients that create an object at once, both would
@@ -191,7 +191,7 @@ def main() -> None:
     class Handler(MotoRequestHandler):
         disable_nagle_algorithm = True
 
-    application = _WholeRequests(DomainDispatcherApplication(create_backend_app))
+    application = WholeRequests(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.port}", flush=True)

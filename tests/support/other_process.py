@@ -1,6 +1,7 @@
 """A second process that uses the same storage, without the time that starting one takes."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,4 +15,5 @@ def as_another_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner.storage.bucket, "_seen_tags", {})
         patch.setattr(runner.storage.bucket, "_seen_logs", {})
+        patch.setattr(runner.storage.bucket, "_fences", threading.local())
         yield

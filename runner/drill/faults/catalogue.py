@@ -7,6 +7,7 @@ from runner.config.schema import Resources
 from runner.drill.faults import damaging, killing, nodes, stopping
 from runner.drill.planning import Cost
 from runner.drill.target_run import TargetRun
+from runner.storage.storage import Storage
 
 _HANG_TIMEOUT = "hang_timeout"
 _HANG_TIMEOUT_S = 10
@@ -23,6 +24,7 @@ class Fault:
         cost: what the fault takes time for, given the number of kills.
         kills: how many times one run is killed in a long drill. A short drill does half of them.
         local_only: why the fault can't be tried on an existing cluster; empty where it can.
+        folder_only: why it can't be tried on a bucket; empty where it can.
         again: whether to try it again, because it depends on random steps.
         own_patches: whether the run prepares its patches. Other runs get copies.
         options: further arguments of the command.
@@ -34,6 +36,7 @@ class Fault:
     cost: Callable[[int], Cost]
     kills: int = 0
     local_only: str = ""
+    folder_only: str = ""
     again: bool = False
     own_patches: bool = False
     options: tuple[str, ...] = ()
@@ -117,6 +120,7 @@ FAULTS: tuple[Fault, ...] = (
         lambda kills: Cost(ray_starts=2),
         own_patches=True,
         local_only="a drill must not fill the storage of a cluster that others may use",
+        folder_only="a bucket has no disk that a drill could fill",
     ),
     Fault("storage_moved", "storage moved to another path", damaging.move_storage, lambda kills: _QUICK_TWICE),
     Fault(
@@ -154,6 +158,7 @@ FAULTS: tuple[Fault, ...] = (
         "a node does not see the storage",
         nodes.hide_storage,
         lambda kills: Cost(ray_starts=3),
+        folder_only="all nodes of this machine see the bucket",
         local_only=_OWN_CLUSTER,
     ),
     Fault(
@@ -175,12 +180,15 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def why_not(fault: Fault, address: str | None) -> str:
+def why_not(fault: Fault, address: str | None, place: Storage) -> str:
     """Why a fault can't be tried. Empty where it can.
 
     Args:
         address: of an existing cluster; None for a local Ray.
+        place: where results go.
     """
+    if place.is_remote and fault.folder_only:
+        return fault.folder_only
     if address is not None and fault.local_only:
         return fault.local_only
     if _HANG_TIMEOUT in "".join(fault.options) and _HANG_TIMEOUT not in Resources.model_fields:

@@ -1,7 +1,7 @@
 """Faults of the storage: files are damaged or gone, the disk is full, the folder has moved."""
 
 import contextlib
-import os
+import json
 import shutil
 import signal
 import subprocess
@@ -17,11 +17,13 @@ from runner.storage.run_folder import (
     CHECKPOINTS,
     MANIFEST,
     METRICS_LOG,
+    PATCHES,
     RAY_FOLDER,
     RESULTS_CSV,
     RESULTS_JSON,
     TRIAL_FILE,
 )
+from runner.storage.storage import Storage
 
 _DISK_BYTES = 24 * 2**20
 _FILE_BYTES = 700_000  # less than the generator's optimizer state, more than any other file
@@ -32,25 +34,30 @@ _WEIGHTS_OF_STATE = "generator.safetensors"
 # The ways to damage a checkpoint.
 
 
-def truncate(folder: Path) -> None:
+def truncate(checkpoint: Storage) -> None:
     """Cuts off half of a checkpoint's weights."""
-    _halve(folder / _WEIGHTS_OF_STATE)
+    _halve(checkpoint, _weights_of(checkpoint))
 
 
-def _flip_bit(folder: Path) -> None:
+def _flip_bit(checkpoint: Storage) -> None:
     """Flips one bit in the middle of a checkpoint's weights."""
-    path = folder / _WEIGHTS_OF_STATE
-    content = bytearray(path.read_bytes())
+    name = _weights_of(checkpoint)
+    content = bytearray(checkpoint.read(name))
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    checkpoint.write(name, bytes(content))
 
 
-def _remove_manifest(folder: Path) -> None:
+def _remove_manifest(checkpoint: Storage) -> None:
     """Removes a checkpoint's list of files."""
-    (folder / MANIFEST).unlink()
+    checkpoint.remove(MANIFEST)
 
 
-DAMAGES: tuple[Callable[[Path], None], ...] = (truncate, _flip_bit, _remove_manifest)
+def _weights_of(checkpoint: Storage) -> str:
+    entry = json.loads(checkpoint.read(MANIFEST))["files"][_WEIGHTS_OF_STATE]
+    return str(entry.get("path", _WEIGHTS_OF_STATE))
+
+
+DAMAGES: tuple[Callable[[Storage], None], ...] = (truncate, _flip_bit, _remove_manifest)
 
 
 def damage_checkpoints(target: TargetRun) -> None:
@@ -65,7 +72,7 @@ def damage_checkpoints(target: TargetRun) -> None:
 
         # It may have written another one before it was killed.
         older, newest = sorted(checkpoint_steps(target.trial))[-2:]
-        damage(target.trial.at(CHECKPOINTS).local_path / checkpoint_name(newest))
+        damage(target.trial.at(f"{CHECKPOINTS}/{checkpoint_name(newest)}"))
 
         command = target.start(quick=True)
         resumed = target.recovered(command, before)
@@ -74,7 +81,9 @@ def damage_checkpoints(target: TargetRun) -> None:
                 f"{damage.__name__}: of the checkpoints {older} and {newest}, the newer one damaged, "
                 f"it went on from step {resumed}"
             )
-        if not any(name.startswith(DAMAGED_PREFIX) for name in target.trial.names(CHECKPOINTS)):
+        # In a bucket a checkpoint without its list of files is one that was never written to its end.
+        is_unknown = damage is _remove_manifest and target.storage.is_remote
+        if not is_unknown and not any(name.startswith(DAMAGED_PREFIX) for name in target.trial.names(CHECKPOINTS)):
             raise NotSurvived(f"{damage.__name__}: the damaged checkpoint {newest} was not set aside")
 
     target.finish(command)
@@ -96,32 +105,34 @@ def tear_small_files(target: TargetRun) -> None:
     before = target.moment()
 
     # All of these can be rebuilt from the checkpoint or from the other files.
-    trial, experiment = target.trial.local_path, target.experiment.local_path
-    _halve_last_line(trial / METRICS_LOG)
-    for path in (trial / TRIAL_FILE, experiment / RESULTS_CSV, experiment / RESULTS_JSON):
-        _halve(path)
-    # In reverse order, so that a folder is empty when it is removed.
-    for path in sorted((experiment / RAY_FOLDER).rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    for path in (target.storage.local_path / "patches").glob("*/train-*.arrow"):
-        _halve(path)
+    _halve_last_line(target.trial, METRICS_LOG)
+    _halve(target.trial, TRIAL_FILE)
+    for name in (RESULTS_CSV, RESULTS_JSON):
+        _halve(target.experiment, name)
+    target.experiment.remove(RAY_FOLDER)
+    for fingerprint in target.storage.names(PATCHES):
+        store = target.storage.at(f"{PATCHES}/{fingerprint}")
+        for name in store.names():
+            if name.startswith("train-"):
+                _halve(store, name)
 
     command = target.start(quick=True)
     target.recovered(command, before)
     target.finish(command)
 
 
-def _halve(path: Path) -> None:
+def _halve(folder: Storage, name: str) -> None:
     """Cuts off the second half of a file."""
-    os.truncate(path, path.stat().st_size // 2)
+    content = folder.read(name)
+    folder.write(name, content[: len(content) // 2])
 
 
-def _halve_last_line(path: Path) -> None:
+def _halve_last_line(folder: Storage, name: str) -> None:
     """Cuts off the second half of a file's last line."""
-    content = path.read_bytes()
+    content = folder.read(name)
     last = content.rstrip(b"\n").rpartition(b"\n")[2]
     # The 1 is the newline at the end: a write that breaks off has none.
-    os.truncate(path, len(content) - len(last) // 2 - 1)
+    folder.write(name, content[: len(content) - len(last) // 2 - 1])
 
 
 def _stop_somewhere(target: TargetRun) -> None:
@@ -138,8 +149,8 @@ def move_storage(target: TargetRun) -> None:
     _stop_somewhere(target)
     before = target.moment()
     moved = "moved/somewhere else"
-    target.folder.make_folder("moved")
-    target.folder.rename(target.results_name, moved)
+    target.place.make_folder("moved")
+    target.place.set_aside(target.results_name, moved)
     target.results_name = moved
 
     command = target.start(quick=True)
@@ -151,7 +162,8 @@ def fill_disk(target: TargetRun) -> None:
     """Fills the disk while the run goes on. It ends with exit code 75. With space, the same command continues."""
     # A real full disk needs the right to mount one.
     target.storage.make_folder()
-    if not _mount_small_disk(target.storage.local_path):
+    disk = target.storage.local_copy()
+    if not _mount_small_disk(disk):
         _limit_files(target)
         return
 
@@ -163,10 +175,10 @@ def fill_disk(target: TargetRun) -> None:
 
         # The run must end by itself. Then there is space again.
         injected_at = time.monotonic()
-        _fill(target.storage.local_path / _BALLAST)
+        _fill(disk / _BALLAST)
         target.expect(command, Exit.STOPPED)
 
-        (target.storage.local_path / _BALLAST).unlink()
+        (disk / _BALLAST).unlink()
         # The time without space counts as part of the recovery.
         before = target.moment()._replace(at=injected_at)
         command = target.start()
@@ -174,7 +186,7 @@ def fill_disk(target: TargetRun) -> None:
         target.finish(command)
     finally:
         target.end_everything()
-        _keep_small_disk(target.storage.local_path)
+        _keep_small_disk(disk)
 
 
 def _limit_files(target: TargetRun) -> None:

@@ -5,14 +5,14 @@ import os
 import signal
 from collections.abc import Callable
 
+from runner.data.patch_store import META
 from runner.drill.command_run import CommandRun
-from runner.drill.processes import names_with, processes_titled
+from runner.drill.processes import processes_titled, unfinished
 from runner.drill.target_run import NotSurvived, NotTried, TargetRun
 from runner.errors import Exit
 from runner.on_ray.private import CONTROLLERS_TITLE, DRIVER_TITLE
 from runner.records.starts import read_starts
-from runner.storage.folder import TEMPORARY
-from runner.storage.run_folder import CHECKPOINTS, PATCHES
+from runner.storage.run_folder import CHECKPOINTS, MANIFEST, PATCHES
 
 _WRITE_WAIT_S = 20.0
 
@@ -66,11 +66,11 @@ def kill_while_saving(target: TargetRun) -> None:
     for step in target.random_steps(target.kills_wanted):
         target.wait_for_step(command, step)
         with target.killing() as before:
-            if not target.setup.workers.kill_during_write(command, target.trial, CHECKPOINTS, _WRITE_WAIT_S):
+            if not target.setup.workers.kill_during_write(command, target.trial, _WRITE_WAIT_S):
                 raise NotSurvived(f"no checkpoint was begun within {_WRITE_WAIT_S:.0f} s after step {step}")
             # The step is that of the kill, but the start may already be the next one.
             before = target.moment()._replace(num_starts=before.num_starts, log_id=before.log_id)
-            hits += bool(target.trial.temporary_names(CHECKPOINTS))
+            hits += bool(unfinished(target.trial.at(CHECKPOINTS), MANIFEST))
         target.recovered(command, before)
     target.finish(command)
 
@@ -115,12 +115,12 @@ def _rerun_if_given_up(target: TargetRun, command: CommandRun, num_starts: int) 
 
 def kill_while_preparing(target: TargetRun) -> None:
     """Kills everything while the patches are being prepared. Then runs the same command."""
-    patches = str(target.storage.at(PATCHES).local_path)
+    patches = target.storage.at(PATCHES)
     command = target.start(quick=True)
-    target.wait_until(command, lambda: names_with(patches, TEMPORARY) or None, "the patches were being prepared")
+    target.wait_until(command, lambda: unfinished(patches, META) or None, "the patches were being prepared")
     with target.killing() as before:
         command.kill_all()
-    if not names_with(patches, TEMPORARY):
+    if not unfinished(patches, META):
         raise NotTried("the kill came after the patches were prepared: that is too quick on this machine")
 
     command = target.start(quick=True)

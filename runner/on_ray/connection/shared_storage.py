@@ -26,8 +26,8 @@ _MAX_SHOWN = 8
 
 # What a worker imports, as it is called there.
 _PACKAGES = (
-    "numpy", "PIL", "psutil", "pyarrow", "pydantic", "safetensors", "simplejpeg", "torch", "torchvision", "xxhash",
-    "yaml",
+    "numpy", "obstore", "PIL", "psutil", "pyarrow", "pydantic", "safetensors", "simplejpeg", "torch", "torchvision",
+    "xxhash", "yaml",
 )  # fmt: skip
 
 
@@ -71,7 +71,9 @@ def check_nodes(experiment: Storage, token: str, name: str = LOCK) -> Mapping[st
             machines[node["NodeID"]] = seen.machine
             if seen.missing:
                 unable.append(f"{shown} has no {', '.join(seen.missing)}")
-            if seen.token != token:
+            if seen.problem:
+                blind.append(f"{shown}: {seen.problem}")
+            elif seen.token != token:
                 blind.append(f"{shown} {'sees another folder there' if seen.token else 'sees no such folder'}")
     _refuse(experiment, blind, unable)
     return machines
@@ -84,6 +86,11 @@ def _refuse(experiment: Storage, blind: list[str], unable: list[str]) -> None:
         lines, problem = blind, StorageError
         first = f"--storage: not every node of the cluster sees {experiment.root}:"
         last = "Give a folder that all nodes share, such as a network drive that is mounted at the same path on each."
+        if experiment.is_remote:
+            last = (
+                "Each node's processes need the endpoint and the credentials in their environment, from before "
+                "`ray start` on: docs/clusters.md says how they get there."
+            )
     elif unable:
         lines, problem = unable, ResourceError
         first = "--address: not every node of the cluster can run this project:"
@@ -100,17 +107,23 @@ class _Seen(NamedTuple):
 
     Attributes:
         token: in the experiment's lock; "" where there is none.
+        problem: why the lock could not be looked at; "" where it could.
         machine: what the node has.
         missing: the packages that a worker needs and the node does not have.
     """
 
     token: str
+    problem: str
     machine: Machine
     missing: Sequence[str]
 
 
 def _look(experiment: Storage, name: str) -> _Seen:
     """What this node sees; it loads none of the packages that take seconds."""
-    lease = read_lease(experiment, name)
     missing = [package for package in _PACKAGES if find_spec(package) is None]
-    return _Seen(str(lease["token"]) if lease else "", look_at_machine(), missing)
+    lease, problem = None, ""
+    try:
+        lease = read_lease(experiment, name)
+    except (OSError, StorageError) as error:
+        problem = str(error)
+    return _Seen(str(lease["token"]) if lease else "", problem, look_at_machine(), missing)

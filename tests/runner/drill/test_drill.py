@@ -22,9 +22,10 @@ from runner.drill.processes import kill_session, kill_worker_during_write, sessi
 from runner.drill.run import run
 from runner.drill.target_run import TargetRun
 from runner.records.checkpoints import checkpoint_name
-from runner.storage.run_folder import CHECKPOINTS, WEIGHTS
+from runner.storage.run_folder import CHECKPOINTS, MANIFEST, WEIGHTS
 from runner.storage.storage import Storage
 
+FOLDER = Storage.open("/")
 STATE = f"{CHECKPOINTS}/{checkpoint_name(20)}/generator_optimizer.safetensors"
 LOG = [{"step": 10, "seconds": 1.5, "l1_loss": 0.5}, {"step": 20, "seconds": 3.0, "l1_loss": 0.25}]
 
@@ -34,6 +35,8 @@ def write_trial(folder: Path, rows: list[dict[str, float]] = LOG) -> Storage:
     for name in (WEIGHTS, STATE):
         trial.make_folder(name.rpartition("/")[0])
         trial.write(name, name.encode() * 10)
+    files = {STATE.rpartition("/")[2]: {"bytes": 1, "sha256": ""}}
+    trial.write(f"{STATE.rpartition('/')[0]}/{MANIFEST}", json.dumps({"files": files}).encode())
     trial.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     return trial
 
@@ -68,7 +71,7 @@ def test_a_run_whose_log_lacks_a_row_or_has_another_number_did_not_survive(tmp_p
 
 def test_a_run_that_stopped_at_an_earlier_checkpoint_did_not_survive(tmp_path: Path) -> None:
     reference, trial = write_trial(tmp_path / "a"), write_trial(tmp_path / "b")
-    trial.rename(f"{CHECKPOINTS}/{checkpoint_name(20)}", f"{CHECKPOINTS}/{checkpoint_name(10)}")
+    trial.set_aside(f"{CHECKPOINTS}/{checkpoint_name(20)}", f"{CHECKPOINTS}/{checkpoint_name(10)}")
     assert differences(trial, reference) == ["the last checkpoint is of step 10 instead of 20"]
 
 
@@ -89,22 +92,29 @@ def test_estimates_follow_what_was_seen_of_the_same_kind() -> None:
 
 
 def test_on_a_cluster_what_would_harm_others_is_not_tried() -> None:
-    not_tried = {fault.name for fault in FAULTS if why_not(fault, "head:6379")}
+    not_tried = {fault.name for fault in FAULTS if why_not(fault, "head:6379", FOLDER)}
     assert {"everything_killed", "driver_killed", "disk_full", "node_preempted", "head_lost"} < not_tried
     assert {"worker_killed", "main_killed", "checkpoint_damaged"}.isdisjoint(not_tried)
-    assert not any(why_not(fault, None) for fault in FAULTS)
+    assert not any(why_not(fault, None, FOLDER) for fault in FAULTS)
+
+
+def test_on_a_bucket_all_is_tried_but_what_only_a_disk_can_have() -> None:
+    not_tried = {fault.name for fault in FAULTS if why_not(fault, None, Storage.open("s3://bucket"))}
+    assert not_tried == {"disk_full", "storage_not_shared"}
 
 
 def test_every_way_to_damage_a_checkpoint_changes_it(tmp_path: Path) -> None:
     for damage in DAMAGES:
-        folder = tmp_path / damage.__name__
-        folder.mkdir()
-        names = ("generator.safetensors", "manifest.json")
-        for name in names:
-            (folder / name).write_bytes(bytes(100))
-        damage(folder)
-        after = [(folder / name).read_bytes() if (folder / name).exists() else None for name in names]
-        assert after != [bytes(100)] * 2
+        checkpoint = Storage.open(tmp_path / damage.__name__)
+        checkpoint.make_folder()
+        before = {
+            "generator-1.safetensors": bytes(100),
+            MANIFEST: json.dumps({"files": {"generator.safetensors": {"path": "generator-1.safetensors"}}}).encode(),
+        }
+        for name, content in before.items():
+            checkpoint.write(name, content)
+        damage(checkpoint)
+        assert {name: checkpoint.read(name) for name in checkpoint.names()} != before
 
 
 @pytest.fixture
@@ -142,7 +152,7 @@ def test_only_processes_of_the_drills_own_session_are_ended(family: subprocess.P
 
 def test_a_process_that_is_no_worker_is_not_signalled(family: subprocess.Popen[bytes], tmp_path: Path) -> None:
     assert not signal_worker(family.pid, signal.SIGKILL)
-    assert not kill_worker_during_write(family.pid, str(tmp_path), ".tmp-", 0.1)
+    assert not kill_worker_during_write(family.pid, FOLDER.at(str(tmp_path)), MANIFEST, 0.1)
     assert family.poll() is None
 
 
@@ -165,10 +175,9 @@ def tamper(target: TargetRun) -> None:
     """A fault that no run can survive: a bit of the finished weights is another."""
     command = target.start(quick=True)
     target.expect(command, 0)
-    path = target.trial.local_path / WEIGHTS
-    content = bytearray(path.read_bytes())
+    content = bytearray(target.trial.read(WEIGHTS))
     content[-1] ^= 1
-    path.write_bytes(content)
+    target.trial.write(WEIGHTS, bytes(content))
     target.finish(command)
 
 

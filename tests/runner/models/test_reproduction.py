@@ -342,7 +342,7 @@ def test_a_folder_whose_record_is_gone_or_unreadable_is_refused_with_a_remedy(
 def test_a_folder_that_is_not_there_is_refused_and_not_made(trial: Path, capsys: Capture) -> None:
     nowhere = trial.parent / "nowhere"
     assert reproduce(nowhere) == 2
-    assert f"TRIAL_DIR is {str(nowhere)!r}: it has no readable trial.yaml" in capsys.readouterr().err
+    assert f"TRIAL_DIR is {str(nowhere)!r}: there is no such folder: give a trial's folder" in capsys.readouterr().err
     assert not nowhere.exists()
 
 

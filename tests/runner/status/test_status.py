@@ -134,7 +134,7 @@ def test_a_sweep_that_grows_is_seen_while_it_is_watched(folder: Path, lease: Lea
 
 def test_it_reads_only(folder: Path, lease: Lease, capsys: Capture) -> None:
     before = files(folder.parent)
-    with Storage.open(folder).locked(), Storage.open(folder / "trials" / "lambda_l1=100").locked():
+    with Storage.open(folder).exclusive(), Storage.open(folder / "trials" / "lambda_l1=100").exclusive():
         assert main([str(folder)]) == 0
     after = files(folder.parent)
     lock = str(folder / "lock")

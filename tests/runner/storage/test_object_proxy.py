@@ -62,7 +62,8 @@ def test_without_rules_all_comes_through(fault_proxy: FaultProxy, store: S3Store
         assert (got.bytes(), got.attributes["generation"]) == (b"345", "8")
         assert obstore.head(client, "folder/a key+%")["size"] == 8
         assert [found["path"] for found in obstore.list(client).collect()] == ["folder/a key+%"]
-    assert fault_proxy.requests[0][2:] == ("", 200, ())
+    first = fault_proxy.requests[0]
+    assert (first.key, *first[2:]) == ("folder/a key+%", "", 200, ())
 
 
 def test_requests_are_counted_by_method_and_kind(fault_proxy: FaultProxy, store: S3Store) -> None:
@@ -101,20 +102,26 @@ def test_what_a_request_is_for(method: str, path: str, query: str, kind: str) ->
     assert kind_of(method, path, query) == kind
 
 
+# A client that shows what obstore hides; of its signature the server reads only that there is one.
+SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request"}
+
+
+def connect(proxy: FaultProxy) -> contextlib.closing[http.client.HTTPConnection]:
+    port = int(proxy.endpoint.rpartition(":")[2])
+    return contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60))
+
+
 def test_a_connection_serves_many_requests(fault_proxy: FaultProxy, bucket: str) -> None:
-    signed = {
-        "Authorization": "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request"
-    }  # as far as is read
-    connection = http.client.HTTPConnection("127.0.0.1", int(fault_proxy.endpoint.rpartition(":")[2]))
-    with contextlib.closing(connection):
-        connection.request("PUT", f"/{bucket}/key", body=iter([b"in ", b"chunks"]), headers=signed)
+    with connect(fault_proxy) as connection:
+        connection.request("PUT", f"/{bucket}/key", body=iter([b"in ", b"chunks"]), headers=SIGNED)
         assert connection.getresponse().read() == b""
         first = connection.sock
+        assert first is not None
         with fault_proxy.status("SlowDown", on("put")):
-            connection.request("PUT", f"/{bucket}/key", body=b"other", headers=signed)
+            connection.request("PUT", f"/{bucket}/key", body=b"other", headers=SIGNED)
             assert connection.getresponse().read().count(b"<Code>SlowDown</Code>") == 1
         for method, body in (("GET", b"in chunks"), ("HEAD", b""), ("GET", b"in chunks")):
-            connection.request(method, f"/{bucket}/key", headers=signed)
+            connection.request(method, f"/{bucket}/key", headers=SIGNED)
             assert connection.getresponse().read() == body
         assert connection.sock is first
 
@@ -252,6 +259,18 @@ def test_an_answer_that_is_cut_is_never_whole(fault_proxy: FaultProxy, store: S3
         with fault_proxy.cut("answer") as rule, pytest.raises(GenericError):
             request()
         assert rule.hits == 1
+
+
+def test_an_answer_is_cut_in_its_middle_and_the_connection_closed(
+    fault_proxy: FaultProxy, bucket: str, direct: S3Store
+) -> None:
+    obstore.put(direct, "key", bytes(1000))
+    with connect(fault_proxy) as connection, fault_proxy.cut("answer"):
+        connection.request("GET", f"/{bucket}/key", headers=SIGNED)
+        answer = connection.getresponse()
+        with pytest.raises(http.client.IncompleteRead) as raised:
+            answer.read()
+    assert (len(raised.value.partial), raised.value.expected) == (500, 500)
 
 
 def test_the_rest_of_an_answer_that_was_cut_is_asked_for(fault_proxy: FaultProxy, patient_store: S3Store) -> None:

@@ -1,5 +1,6 @@
 """The object store that tests use: what it promises as S3 does, and what it leaves alone."""
 
+import io
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -18,7 +20,14 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from packaging.requirements import Requirement
 
 from tests.support.commands import ROOT
-from tests.support.object_server import ObjectServer, client_environment, make_bucket, object_server, open_bucket
+from tests.support.object_server import (
+    ObjectServer,
+    WholeRequests,
+    client_environment,
+    make_bucket,
+    object_server,
+    open_bucket,
+)
 
 
 def test_an_object_is_created_once(s3_server: ObjectServer, bucket: str) -> None:
@@ -64,6 +73,34 @@ def test_of_clients_that_create_an_object_at_once_one_does(s3_server: ObjectServ
         thread.join()
     assert sorted(key for key, _ in created) == sorted(keys)
     assert {(key, int(bytes(obstore.get(store, key).bytes()))) for key in keys} == set(created)
+
+
+@pytest.mark.parametrize(("method", "meets"), [("PUT", False), ("POST", False), ("DELETE", False), ("GET", True)])
+def test_writes_come_one_by_one_and_reads_do_not_wait(method: str, meets: bool) -> None:
+    meeting = threading.Barrier(2)
+    have_met: list[bool] = []
+
+    def application(environ: dict[str, Any], start_response: object) -> list[bytes]:
+        try:
+            meeting.wait(timeout=60 if meets else 0.1)
+        except threading.BrokenBarrierError:
+            meeting.reset()
+        else:
+            have_met.append(True)
+        return [environ["wsgi.input"].read()]
+
+    def ask() -> None:
+        environ = {"REQUEST_METHOD": method, "CONTENT_LENGTH": "4", "wsgi.input": io.BytesIO(b"body, and more")}
+        answers.append(list(server(environ, lambda *_: None)))
+
+    server, answers = WholeRequests(application), []
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert bool(have_met) == meets
+    assert meets or answers == [[b"body"]] * 2
 
 
 def test_a_request_whose_client_stops_in_the_middle_changes_nothing(s3_server: ObjectServer, bucket: str) -> None:
