@@ -25,7 +25,7 @@ from typing import Any
 import obstore
 import yaml
 
-from benchmarks.figures import benchmark_parser, publish, spread
+from benchmarks.figures import benchmark_parser, publish, seconds, spread
 from tests.support.object_proxy import FaultProxy, SeenRequest, on
 from tests.support.object_server import client_environment, make_bucket, object_server, open_bucket
 
@@ -53,13 +53,13 @@ LARGE = RUNNING | {
     "name": "large",
     "data": {"patch_size": 256, "patching": "resize", "synthetic": {"train": 3, "val": 2, "seed": 0}},
     "model": {"channels": 64, "receptive_field": 70},
-    "training": {"epochs": 4, "batch_size": 1, "precision": "fp32"},
+    "training": {"epochs": 20, "batch_size": 1, "precision": "fp32"},
     "evaluation": {"num_patches": 1, "every_n_epochs": 100},
-    "checkpoint": {"every_n_epochs": 2},
+    "checkpoint": {"every_n_epochs": 100},
     "log_every_n_steps": 1,
 }
 PATCHES = SHORT | {
-    "name": "patches",
+    "name": "many",
     "data": {"patch_size": 256, "synthetic": {"train": 30, "val": 2, "seed": 0}},
 }
 
@@ -158,7 +158,7 @@ def measure_running(place: Place) -> dict[str, Any]:
 
 def measure_recheck(place: Place) -> dict[str, Any]:
     """Requests of the command where nothing is left to do, with few and with more trials: what each trial costs."""
-    seen, seconds = {}, {}
+    seen, took_s = {}, {}
     for count in (2, 8):
         experiment = SHORT | {"name": f"short{count}", "sweep": {"lambda_l1": list(range(1, count + 1))}}
         path = write(place.folder, experiment)
@@ -166,14 +166,14 @@ def measure_recheck(place: Place) -> dict[str, Any]:
         place.finish(*arguments)
         began = time.monotonic()
         seen[count] = place.finish(*arguments)
-        seconds[count] = time.monotonic() - began
+        took_s[count] = time.monotonic() - began
     per_trial = {kind: (count - kinds(seen[2])[kind]) / 6 for kind, count in kinds(seen[8]).items()}
     return {
         "recheck_2_trials_requests": len(seen[2]),
         "recheck_8_trials_requests": len(seen[8]),
         "recheck_requests_a_trial": (len(seen[8]) - len(seen[2])) / 6,
         **{f"recheck_{kind}_a_trial": count for kind, count in per_trial.items()},
-        "recheck_s_a_trial": (seconds[8] - seconds[2]) / 6,
+        "recheck_s_a_trial": (took_s[8] - took_s[2]) / 6,
     }
 
 
@@ -186,16 +186,25 @@ def measure_checkpoint(place: Place) -> dict[str, Any]:
     shutil.rmtree(folder)
     place.finish("runner.train", path, "--in-process", "--storage", place.storage)
     log["bucket"] = place.read("large/trials/trial/log.txt")
+    figures: dict[str, Any] = {"checkpoint_plain_puts_s": plain_puts_s(place)}
 
-    figures: dict[str, Any] = {}
     for where, text in log.items():
-        saved = [tuple(map(float, found)) for found in SAVED.findall(text)]
+        # Without the one at the end, which comes while the one before it may still be written.
+        saved = [tuple(map(float, found)) for found in SAVED.findall(text)][:-1]
         figures |= {
             f"checkpoint_{where}_mb": saved[0][0],
             f"checkpoint_{where}_waited_s": spread([waited for _, waited, _ in saved]),
             f"checkpoint_{where}_written_s": spread([written for *_, written in saved]),
         }
     return figures
+
+
+def plain_puts_s(place: Place) -> float:
+    """How long this server takes for the objects of the last checkpoint, put by the store's library alone."""
+    content = 1e6 * float(SAVED.findall(place.read("large/trials/trial/log.txt"))[-1][0])
+    store = open_bucket(place.proxy.endpoint, place.bucket, timeout="600s")
+    parts = [bytes(round(share * content)) for share in (0.32, 0.64, 0.02, 0.02)]  # as generator and its moments
+    return seconds(lambda: [obstore.put(store, f"plain/{number}", part) for number, part in enumerate(parts)])
 
 
 def measure_first_step(place: Place) -> dict[str, Any]:

@@ -167,9 +167,12 @@ def s3_server() -> Iterator[ObjectServer]:
 
 
 @pytest.fixture
-def bucket(s3_server: ObjectServer) -> str:
+def bucket(s3_server: ObjectServer) -> Iterator[str]:
     """The name of an empty bucket for the test alone."""
-    return make_bucket(s3_server.endpoint)
+    from runner.storage.requests import forget_clients  # its library is loaded where a test needs it
+
+    yield make_bucket(s3_server.endpoint)
+    forget_clients()  # what one test has given up, another one tries
 
 
 @pytest.fixture

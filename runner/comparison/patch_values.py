@@ -13,7 +13,7 @@ from gan.data.selection import selection_half
 from runner.errors import DataError
 from runner.number_format import finite
 from runner.storage.run_folder import EVALUATION_CSV
-from runner.storage.storage import Storage, Unreachable
+from runner.storage.storage import Storage, raise_unreachable
 
 _TOLERANCE = 1e-6  # the file has nine digits of each value
 _ORIGIN = ("picture", "row", "column", "mode")
@@ -56,9 +56,8 @@ def read_patch_values(trial: Storage, row: Mapping[str, Any]) -> PatchValues:
     path = f"{trial.shown}/{EVALUATION_CSV}"
     try:
         text = trial.read(EVALUATION_CSV).decode()
-    except Unreachable:
-        raise
     except (OSError, UnicodeDecodeError) as error:
+        raise_unreachable(error)
         raise DataError(f"{path} can't be read") from error
 
     try:

@@ -345,8 +345,8 @@ class Bucket(Storage):
             if tag is None:
                 with contextlib.suppress(FileNotFoundError):
                     tag = _tag_of(self._head(name))
-                    # Once more, after the tag is known: whoever owns the folder by now may have written already.
-                    check()
+                # Once more, after the tag is known: whoever owns the folder by now may have written already.
+                check()
             new_tag = self._put(name, data, "create" if tag is None else _mode_of(tag), log)
             self._remember(uri, new_tag)
             if new_tag is not None:
@@ -399,9 +399,9 @@ class Bucket(Storage):
                 seen = _Found(b"", "", secrets.token_hex(8), "")
                 with contextlib.suppress(FileNotFoundError):
                     seen = self._get(name)
-                    # After the tag is known, as for `write`.
-                    if check is not None:
-                        check()
+                # As for `write`.
+                if check is not None:
+                    check()
             content = seen.content + data
             log, writes = seen.log or secrets.token_hex(8), _one_more(seen.writes)
             new_tag = self._put(name, content, _mode_of(seen.tag) if seen.tag else "create", log, writes)

@@ -157,13 +157,14 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
         FileNotFoundError: there is no such object.
         obstore.exceptions.AlreadyExistsError, PreconditionError, NotModifiedError: the condition does not hold.
         PastEnd: see there.
-        Unreachable: the store refuses, or has not answered for RETRY_S; at once where that is known from the request
-            of its kind before.
+        Unreachable: the store refuses, or has not answered for RETRY_S; after two tries where that is known from the
+            request of its kind before.
         OSError: with ENOSPC where the store has no room.
     """
     patience_s = getattr(_patience, "seconds", None)
     retry_s = float(os.environ.get(RETRY_VARIABLE, RETRY_S)) if patience_s is None else patience_s
-    is_known = patience_s is None and kind in _given_up
+    if patience_s is None and kind in _given_up:
+        retry_s = 0.0
     started = time.monotonic()
     pause_s = _FIRST_PAUSE_S
     for tries in itertools.count(1):
@@ -181,9 +182,9 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
             is_last = took_s + pause_s > retry_s and (tries > 1 or patience_s is not None)
             if not _may_pass(error):
                 _given_up.discard(kind)
-            elif (is_last or is_known) and patience_s is None:
+            elif is_last and patience_s is None:
                 _given_up.add(kind)
-            if is_last or is_known or not _may_pass(error):
+            if is_last or not _may_pass(error):
                 # The store's own text is long, and may name the key of who asked.
                 raise _translated(error, kind, shown, tries, took_s) from None
         time.sleep(pause_s)

@@ -1,5 +1,6 @@
 """A sweep in one process, trial after trial, as no command offers it: so that tests of sweeps need no Ray."""
 
+import sys
 from collections.abc import Sequence
 
 from runner.command import add_training_arguments, new_parser, run_command
@@ -19,3 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         argv,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
