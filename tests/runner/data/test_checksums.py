@@ -7,6 +7,7 @@ from xxhash import xxh3_64
 
 from runner.data import checksums
 from runner.data.checksums import SyncBehind, file_checksum, first_damaged
+from runner.storage.folder import Folder
 from runner.storage.hashing import HashingStream
 from runner.storage.storage import Storage
 
@@ -58,7 +59,7 @@ def test_files_are_on_the_disk_when_the_block_ends_and_a_sync_that_fails_is_told
         if name == "bad":
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Storage, "sync", note)
+    monkeypatch.setattr(Folder, "sync", note)
     with SyncBehind(folder) as syncing:
         for name in ("a", "b", "c"):
             syncing.add(name)
