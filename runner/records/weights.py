@@ -38,6 +38,7 @@ def write_weights(
         "epochs": epochs,
         "step": step,
         "sha256": hashing.digest.hexdigest(),
+        "bytes": hashing.size,
         "config_fingerprint": fingerprints.config,
         "data_fingerprint": fingerprints.data,
     }

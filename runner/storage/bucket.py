@@ -368,7 +368,9 @@ class Bucket(Storage):
 
         What is large is put in parts, and replaces whatever is there, after one more check.
         """
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as stream:
+        # In the cache folder: where `/tmp` is in memory, a checkpoint would be there a second time.
+        folder = scratch_folder(self.cache, self._bucket, "uploads")
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(folder)) as stream:
             yield stream  # type: ignore[misc]
             if stream.seek(0, os.SEEK_END) > _IN_MEMORY_BYTES:
                 if (check := getattr(_fences, "check", None)) is not None:
