@@ -17,7 +17,7 @@ from runner.storage.requests import RETRY_VARIABLE
 from runner.storage.storage import Storage
 from tests.support.bucket_runs import BucketRuns
 from tests.support.commands import end_what_was_started
-from tests.support.kill_points import train_tiny
+from tests.support.kill_points import end_what_was_begun, train_tiny
 from tests.support.object_proxy import FaultProxy
 from tests.support.object_server import ObjectServer, make_bucket, object_server, pointed_at
 from tests.support.sharing import deal, made_once
@@ -96,6 +96,7 @@ def no_command_stays() -> Iterator[None]:
     """What a failed test has started ends with it."""
     yield
     end_what_was_started()
+    end_what_was_begun()
 
 
 @pytest.fixture(autouse=True)

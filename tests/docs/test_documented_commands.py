@@ -177,6 +177,7 @@ COMMANDS = {
     "python -m benchmarks.checkpoint": LONG,
     "python -m benchmarks.runner": LONG,
     "python -m benchmarks.scale": LONG,
+    "python -m benchmarks.storage": LONG,
     ".venv/bin/python -m pytest tests/gan/training/test_loop.py tests/gan/gpu/test_step.py": LONG,
     ".venv/bin/python -m pytest tests/gan/networks": LONG,
     ".venv/bin/python -m pytest tests/runner/config": LONG,

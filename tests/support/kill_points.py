@@ -74,11 +74,24 @@ def start_fork(target: Callable[..., object], *arguments: object) -> BaseProcess
     return process
 
 
+BEGUN: list[BaseProcess] = []
+
+
+def end_what_was_begun() -> None:
+    """Ends the runs that a failed test has left, suspended ones too: the tests' own end would wait for them."""
+    while BEGUN:
+        process = BEGUN.pop()
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
 class Begun:
     """A run in a process of its own that may go on."""
 
     def __init__(self, process: BaseProcess, output: Path) -> None:
         self._process, self._output = process, output
+        BEGUN.append(process)
 
     def wait_until_paused(self) -> bool:
         """Returns once the process is stopped by SIGSTOP, True, or has ended, False."""

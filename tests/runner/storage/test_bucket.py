@@ -289,6 +289,24 @@ def test_a_store_that_does_not_recover_is_given_up_in_words_that_say_what_was_tr
     assert troubled.read_tagged("file") == (b"1", tag)
 
 
+def test_after_a_request_was_given_up_the_next_ones_of_its_kind_wait_no_longer_until_one_is_answered(
+    troubled: Storage, fault_proxy: FaultProxy
+) -> None:
+    """An end that has a dozen objects to write must not wait for each of them."""
+
+    def requests_of_a_failing_write() -> int:
+        fault_proxy.clear()
+        with fault_proxy.status("InternalError", on("put")), pytest.raises(Unreachable):
+            troubled.write("file", b"1")
+        return fault_proxy.count(on("put"))
+
+    first, second = (requests_of_a_failing_write() for _ in range(2))
+    assert second < first
+    assert second == 2 * 3  # two tries, of which each is one of the library's with two repetitions
+    troubled.write("file", b"1")
+    assert requests_of_a_failing_write() > second
+
+
 def test_where_nobody_listens_it_is_given_up_and_goes_on_later(troubled: Storage, fault_proxy: FaultProxy) -> None:
     troubled.append("log", b"1\n")
     with fault_proxy.refusing(), pytest.raises(Unreachable, match=r"put of s3://.*/log failed \(connection refused"):

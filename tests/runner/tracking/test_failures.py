@@ -19,7 +19,7 @@ from gan.training.step import train_step
 from runner.process.lease import Superseded
 from runner.records.trial_file import read_outcome
 from runner.storage.run_folder import METRICS_LOG
-from runner.storage.storage import Storage
+from runner.storage.storage import Storage, Unreachable
 from runner.tracking.tracker import Tracker
 from runner.tracking.wandb_runs import WandbDestination
 from runner.tracking.wandb_session import upload_failure
@@ -228,6 +228,30 @@ def test_a_start_that_is_followed_in_the_middle_touches_no_further_trial(trial: 
     tracker.finish([{"trial": place.name, "status": "finished"} for place in places])
     assert offline_run(trial).steps == [0, 1, 2]
     assert second.names() == [METRICS_LOG]
+
+
+def test_a_store_out_of_reach_for_a_while_ends_no_tracking(trial: Storage) -> None:
+    asked, answers = threading.Event(), iter([Unreachable("no answer"), Unreachable("no answer"), None])
+
+    def check_current() -> None:
+        if (problem := next(answers, None)) is not None:
+            raise problem
+        asked.set()
+
+    tracker = Tracker({trial.name: [NoTracking()]}, None, check_current, pytest.fail, interval_s=0.01)
+    tracker.begin()
+    assert asked.wait(60), "the thread has ended"
+    tracker.close()
+
+
+class NoTracking:
+    """In place of a trial's tracking."""
+
+    def update(self) -> None:
+        """Does nothing."""
+
+    def finish(self, result: Any) -> None:
+        """Does nothing."""
 
 
 def test_closing_waits_for_what_is_being_done_and_begins_nothing_more(trial: Storage) -> None:
