@@ -222,7 +222,7 @@ def test_a_fault_that_passes_is_waited_for(
     patient_storage.write("file", b"1")
     for work in operations(patient_storage)[kind]:
         # The library itself asks three times where something went wrong, and once where it was refused.
-        times = 4 if fault in ("500", "503", "in request", "before answer") else 2
+        times = 4 if fault in ("500", "503", "429", "in request", "before answer") else 2
         rule = set_fault(fault_proxy, fault, kind, times)
         # Why it is refused, only the answer to a GET says.
         also = set_fault(fault_proxy, fault, "get", times) if kind == "head" else rule

@@ -127,9 +127,9 @@ def test_an_answer_that_breaks_off_is_fetched_again_from_its_beginning(
     folder: Storage, fault_proxy: FaultProxy
 ) -> None:
     folder.write("large", bytes(range(256)) * (9 << 12))
-    rule = fault_proxy.cut("answer", on("get", "*/large"), times=2)
+    rule = fault_proxy.cut("answer", on("get", "*/large"), times=6)  # of those, the library itself asks for the rest
     assert folder.local_copy("large").read_bytes() == bytes(range(256)) * (9 << 12)
-    assert rule.hits == 2
+    assert rule.hits == 6
 
 
 COPYING = """

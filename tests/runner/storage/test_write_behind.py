@@ -65,6 +65,7 @@ def test_after_a_write_that_failed_nothing_more_is_written_and_whoever_comes_is_
 
     def write(data: bytes) -> None:
         tried.append(data)
+        behind.add(b"came meanwhile")
         raise OSError("full")
 
     behind = WriteBehind(write, NEVER_S)
