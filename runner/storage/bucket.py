@@ -32,7 +32,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from runner.errors import StorageError, UserError
 from runner.storage.cache import Remote, cache_folder, copy_folder, scratch_folder
-from runner.storage.requests import PastEnd, describe, is_refusal, request, store_of, trying_for
+from runner.storage.requests import PastEnd, check_settings, describe, is_refusal, request, store_of, trying_for
 from runner.storage.storage import (
     LOOKED_UP,
     UNREACHABLE,
@@ -219,6 +219,7 @@ class Bucket(Storage):
     def check_writable(self) -> None:
         """Writes, replaces, reads, lists and deletes a small object, and tries what the store must refuse."""
         cache_folder(self.cache)
+        check_settings()
         try:
             with trying_for(_PATIENCE_AT_START_S):
                 self._check_prefix()

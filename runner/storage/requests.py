@@ -8,6 +8,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import math
 import os
 import re
 import threading
@@ -162,7 +163,7 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
         OSError: with ENOSPC where the store has no room.
     """
     patience_s = getattr(_patience, "seconds", None)
-    retry_s = float(os.environ.get(RETRY_VARIABLE, RETRY_S)) if patience_s is None else patience_s
+    retry_s = _retry_s() if patience_s is None else patience_s
     if patience_s is None and kind in _given_up:
         retry_s = 0.0
     started = time.monotonic()
@@ -190,6 +191,23 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     raise AssertionError("not reached")
+
+
+def check_settings() -> None:
+    """Raises StorageError where a variable of the environment has a value that it can't have."""
+    _retry_s()
+
+
+def _retry_s() -> float:
+    """For how long requests are tried; raises StorageError where the environment has no such number."""
+    given = os.environ.get(RETRY_VARIABLE, "")
+    try:
+        seconds = float(given) if given else RETRY_S
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise StorageError(f"{RETRY_VARIABLE} is {given!r}: it must be a number of seconds, such as 60.")
+    return seconds
 
 
 def describe(error: BaseException) -> str:

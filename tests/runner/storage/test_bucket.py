@@ -307,6 +307,15 @@ def test_after_a_request_was_given_up_the_next_ones_of_its_kind_wait_no_longer_u
     assert requests_of_a_failing_write() > second
 
 
+@pytest.mark.parametrize("value", ["soon", "-1", "inf", "nan"])
+def test_a_time_to_try_for_that_is_none_is_refused(
+    bucket_storage: Storage, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(RETRY_VARIABLE, value)
+    with pytest.raises(StorageError, match=f"{RETRY_VARIABLE} is '{value}': it must be a number of seconds"):
+        bucket_storage.check_writable()
+
+
 def test_where_nobody_listens_it_is_given_up_and_goes_on_later(troubled: Storage, fault_proxy: FaultProxy) -> None:
     troubled.append("log", b"1\n")
     with fault_proxy.refusing(), pytest.raises(Unreachable, match=r"put of s3://.*/log failed \(connection refused"):
