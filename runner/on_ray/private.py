@@ -82,10 +82,9 @@ class ControllerInThisProcess:
     await_resources: Callable[[PlacementGroupHandle], None]
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without those that start a process for each trial that has nothing to do, or could be a thread."""
+        """Without those that start a process for each trial that has nothing to do."""
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        kept = [callback for callback in callbacks if type(callback).__name__ not in NEEDLESS_CALLBACKS]
-        return [_watch_here(one) if type(one).__name__ == PREEMPTION_CALLBACK else one for one in kept]
+        return [callback for callback in callbacks if type(callback).__name__ not in NEEDLESS_CALLBACKS]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         """Runs the controller to its end; the training's result."""
@@ -98,8 +97,15 @@ class ControllerInThisProcess:
 
         controller = TrainController(**settings)
         controller.worker_group_cls = worker_group
+        watch_preemption_here(controller)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+def watch_preemption_here(controller: Any) -> None:
+    """Replaces the callback that watches for notices of preemption, which a controller adds to those it was given."""
+    callbacks = getattr(controller, "_worker_group_callbacks_to_propagate", [])
+    callbacks[:] = [_watch_here(one) if type(one).__name__ == PREEMPTION_CALLBACK else one for one in callbacks]
 
 
 def _watch_here(callback: Any) -> Any:

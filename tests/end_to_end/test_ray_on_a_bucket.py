@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.drill.local_cluster import local_cluster
+from runner.drill.processes import session_processes
 from runner.storage.run_folder import CHECKPOINTS, MANIFEST, METRICS_LOG, WEIGHTS
 from runner.storage.storage import Storage
 from tests.support.commands import (
@@ -147,6 +148,10 @@ def test_nodes_that_share_nothing_but_the_bucket_train_a_sweep_and_one_may_go(
         process = start(*command, cwd=tmp_path)
         trials = [experiment.at(f"trials/lambda_l1={value}") for value in (1, 2)]
         wait_for(process, lambda: all(trial.names(CHECKPOINTS) for trial in trials))
+        # Preemption is watched by a thread, for which Ray Train has a process for each trial.
+        running = [title for node in nodes for title in session_processes(node.starter.pid).values()]
+        assert sum(title.startswith(WORKER) for title in running) == 2
+        assert not [title for title in running if title.startswith("ray::PreemptionWatcher")]
         nodes[0].kill()
         printed = finish(process)
         assert process.returncode == 0, printed

@@ -1,5 +1,6 @@
 """What of Ray is not documented: this release has it, and what happens where one has not."""
 
+import inspect
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
@@ -23,10 +24,8 @@ class OwnWay:
     """As Ray Train's trainer: what a release without our controller does by itself."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
-
         names = ("DatasetsCallback", "PlacementGroupCleanerCallback", "WorkingDirectorySetupCallback")
-        return [*(type(name, (), {})() for name in names), PreemptionCallback()]
+        return [type(name, (), {})() for name in names]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         return settings
@@ -66,6 +65,8 @@ def test_this_release_has_what_is_not_documented() -> None:
     assert callable(TrainController.get_result)
     assert callable(TorchTrainer._create_default_callbacks)
     assert callable(TorchTrainer._initialize_and_run_controller)
+    by_controller = inspect.getsource(TrainController.__init__)
+    assert f"_worker_group_callbacks_to_propagate.append({private.PREEMPTION_CALLBACK}())" in by_controller
     for module, name in zip((datasets, placement_group_callback), private.NEEDLESS_CALLBACKS, strict=True):
         assert hasattr(module, name)
 
@@ -92,9 +93,17 @@ def test_processes_begin_in_their_own_groups_inside_the_block_alone(monkeypatch:
 
 
 def test_the_two_callbacks_that_start_processes_are_left_out() -> None:
-    kept, watch = Trainer()._create_default_callbacks()
+    (kept,) = Trainer()._create_default_callbacks()
     assert type(kept).__name__ == "WorkingDirectorySetupCallback"
-    assert type(watch).__name__ == "PreemptionCallbackHere"
+
+
+def replaced(callback: object) -> Any:
+    """What becomes of a callback that Ray's controller has added."""
+    controller = SimpleNamespace(_worker_group_callbacks_to_propagate=[object(), callback])
+    private.watch_preemption_here(controller)
+    other, watch = controller._worker_group_callbacks_to_propagate
+    assert type(other) is object
+    return watch
 
 
 def test_tune_copies_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,11 +119,13 @@ def test_tune_copies_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("other_release")
 def test_a_release_with_another_watcher_keeps_its_own() -> None:
-    _, watch = Trainer()._create_default_callbacks()
-    assert type(watch).__name__ == private.PREEMPTION_CALLBACK
+    own = type(private.PREEMPTION_CALLBACK, (), {})()
+    assert replaced(own) is own
+    private.watch_preemption_here(object())
 
 
 def test_workers_hear_of_a_preemption_by_a_thread_that_ends_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2._internal.callbacks import preemption_callback
     from ray.train.v2._internal.execution import preemption
 
     told: list[list[int]] = []
@@ -134,7 +145,7 @@ def test_workers_hear_of_a_preemption_by_a_thread_that_ends_with_them(monkeypatc
         )
         for rank, node in enumerate("abb")
     ]
-    _, watch = Trainer()._create_default_callbacks()
+    watch = replaced(preemption_callback.PreemptionCallback())
     watch.after_worker_group_start(SimpleNamespace(get_workers=lambda: workers))
     thread = watch._watcher._monitor_thread
     assert is_told.wait(60)
