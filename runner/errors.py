@@ -31,6 +31,10 @@ class StorageError(UserError):
     """A storage folder that can't be used, or is in use."""
 
 
+class CacheError(StorageError):
+    """The folder for local copies of what is in a bucket can't be used."""
+
+
 class FullError(UserError):
     """The disk got full during a run: once there is room, the same command goes on."""
 

@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 
 from xxhash import xxh3_64
 
-from runner.errors import StorageError
+from runner.errors import CacheError
 from runner.storage.storage import is_unreachable
 
 CACHE_VARIABLE = "PIX2PIX_CACHE"  # as --cache
@@ -47,7 +47,7 @@ class Remote(NamedTuple):
 
 
 def cache_folder(given: str) -> Path:
-    """Where local copies live; it is created. Raises StorageError where it can't be written.
+    """Where local copies live; it is created. Raises CacheError where it can't be written.
 
     Args:
         given: by --cache; "" for what the environment says, or the user's cache folder.
@@ -58,7 +58,7 @@ def cache_folder(given: str) -> Path:
     except RuntimeError:
         home = ""
     if not given and not home:
-        raise StorageError("there is no home folder for local copies of what is in the bucket: give one with --cache.")
+        raise CacheError("there is no home folder for local copies of what is in the bucket: give one with --cache.")
 
     folder = Path(given) if given else Path(home) / "pix2pix-runner"
     try:
@@ -67,7 +67,7 @@ def cache_folder(given: str) -> Path:
         probe.write_bytes(b"1")
         probe.unlink()
     except OSError as error:
-        raise StorageError(
+        raise CacheError(
             f"the cache folder {folder} can't be written ({error.strerror}): it takes local copies of what is in the "
             "bucket; give a folder that can with --cache."
         ) from error
@@ -91,7 +91,7 @@ def copy_folder(given: str, root: str, objects: list[Remote], fetch: Callable[[s
 
     Raises:
         OSError: an object can't be fetched.
-        StorageError: the cache folder can't be written, or has no room.
+        CacheError: the cache folder can't be written, or has no room.
     """
     cache = cache_folder(given)
     copy = cache / "copies" / _digest(root)
@@ -102,7 +102,7 @@ def copy_folder(given: str, root: str, objects: list[Remote], fetch: Callable[[s
         if "://" in str(error.filename or error) or is_unreachable(error):
             raise
         size = sum(known.size for known in objects)
-        raise StorageError(
+        raise CacheError(
             f"the cache folder {cache} can't take a copy of {root.rstrip('#')} of {size:,} bytes "
             f"({error.strerror or error}): make room, or give another folder with --cache."
         ) from error

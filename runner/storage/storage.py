@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from runner.errors import StorageError
+from runner.errors import CacheError, StorageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = tuple(os.strerror(number) for number in _FULL)
@@ -369,6 +369,8 @@ def open_storage(path: str, option: str = "--storage", cache: str | None = None)
     try:
         storage = Storage.open(path, cache)
         storage.check_writable()
+    except CacheError:
+        raise
     except StorageError as error:
         raise StorageError(f"{option} is {error}") from None
     return storage

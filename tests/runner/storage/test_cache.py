@@ -278,7 +278,7 @@ def test_a_full_cache_folder_is_named_and_no_half_file_stays(bucket_storage: Sto
     )
     cache = tmp_path / "cache"
     assert ran.stdout == (
-        f"StorageError True the cache folder {cache} can't take a copy of {bucket_storage.at('folder').root} of "
+        f"CacheError True the cache folder {cache} can't take a copy of {bucket_storage.at('folder').root} of "
         "3,000 bytes (File too large): make room, or give another folder with --cache.\n"
     )
     assert [path for path in cache.rglob("*") if path.is_file() and path.stat().st_size > 1000] == []
