@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from runner.drill.local_cluster import LocalCluster, LocalNode, local_cluster
+from runner.drill.processes import session_processes
+from runner.on_ray.private import WORKER_TITLE
 from tests.support.commands import Command, finish, read_until, start, write_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -81,6 +83,10 @@ def test_a_run_waits_for_machines_hears_a_stop_meanwhile_and_follows_those_that_
     read_until(process, r"1 trial at a time[\s\S]*lambda_l1=1  epoch")
     add(cluster)
     read_until(process, r"the cluster has changed: 2 trials at a time[\s\S]*lambda_l1=2  epoch")
+    # Preemption is watched by a thread, for which Ray Train would have begun a process with the first trial.
+    running = [title for node in cluster.nodes for title in session_processes(node.starter.pid).values()]
+    assert any(title.startswith(WORKER_TITLE) for title in running)
+    assert not [title for title in running if title.startswith("ray::PreemptionWatcher")]
 
     # Another run finds no room, for its trials or for cutting pictures, and ends when it is asked to.
     for settings, waits in ((), r"trials?: 2 waiting"), (("--set", "data.synthetic.seed=8"), "preparing 3 pictures"):
