@@ -112,8 +112,9 @@ def test_a_finished_trial_whose_weights_cannot_be_read_is_not_trained_again(
 ) -> None:
     bucket_runs.put(undisturbed / "results")
     before = bucket_runs.objects()
-    for place in ("*/weights/generator.safetensors", "*/weights/manifest.json"):
-        with fault_proxy.status("InternalError", on("get", place)):
+    # Of the weights no more than their size is asked for.
+    for kind, place in (("head", "*/weights/generator.safetensors"), ("get", "*/weights/manifest.json")):
+        with fault_proxy.status("InternalError", on(kind, place)):
             ended = bucket_runs.through(fault_proxy.endpoint).train(environment=IMPATIENT)
         assert ended.code == 75, (place, ended.output)
         assert bucket_runs.objects() == before, place

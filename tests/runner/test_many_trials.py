@@ -29,6 +29,7 @@ from runner.report.figures import MAX_IN_FULL
 from runner.report.reading import read_results
 from runner.report.writer import Report
 from runner.status.reading import StatusReader
+from runner.storage.folder import Folder
 from runner.storage.run_folder import METRICS_LOG, TRIALS, trial_path
 from runner.storage.storage import Storage
 from runner.sweep.backends import InProcess
@@ -94,13 +95,14 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are opened through Storage from now on."""
     paths: list[str] = []
     for method in ("read", "read_from"):
-        original = getattr(Storage, method)
+        original = getattr(Folder, method)
 
-        def counting(self: Storage, name: str, *rest: Any, original: Any = original) -> Any:
-            paths.append(f"{self.root}/{name}")
-            return original(self, name, *rest)
+        def counting(self: Folder, name: str, *rest: Any, original: Any = original) -> Any:
+            content = original(self, name, *rest)
+            paths.append(f"{self.root}/{name}")  # not where there is no such file
+            return content
 
-        monkeypatch.setattr(Storage, method, counting)
+        monkeypatch.setattr(Folder, method, counting)
     return paths
 
 
