@@ -5,12 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from xxhash import xxh3_64
-
 from runner.process.processes import num_cores
+from runner.storage.hashing import file_checksum
 from runner.storage.storage import Storage
-
-BLOCK_BYTES = 2**20  # small enough to be in the processor's cache when it is hashed
 
 
 class SyncBehind:
@@ -39,17 +36,6 @@ class SyncBehind:
         if error is None:
             for sync in self._syncs:
                 sync.result()
-
-
-def file_checksum(path: Path) -> str:
-    """XXH3 of a file, 16 hexadecimal digits. Raises OSError where the file can't be read."""
-    # One block is used again and again, so that a thread needs one megabyte however large the file is.
-    digest = xxh3_64()
-    block = memoryview(bytearray(BLOCK_BYTES))
-    with open(path, "rb", buffering=0) as stream:
-        while count := stream.readinto(block):
-            digest.update(block[:count])
-    return digest.hexdigest()
 
 
 def first_damaged(folder: Path, checksums: Mapping[str, str]) -> str | None:

@@ -227,8 +227,9 @@ class _Training:
         """
         config = recorded.config
         self._recorded, self._run, self._device = recorded, run, _device_of(recorded)
-        self._patches = Patches.open(local_patches(store), "train", config.data.direction)
-        val_patches = Patches.open(local_patches(store), "val", config.data.direction)
+        patches = local_patches(store)
+        self._patches = Patches.open(patches, "train", config.data.direction)
+        val_patches = Patches.open(patches, "val", config.data.direction)
         self._steps_per_epoch = steps_per_epoch(len(self._patches), config.training.batch_size)
         self._epochs = -(-run.last_step // self._steps_per_epoch)
 

@@ -17,9 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from xxhash import xxh3_64
-
 from runner.errors import CacheError
+from runner.storage.hashing import file_checksum
 from runner.storage.storage import is_unreachable
 
 CACHE_VARIABLE = "PIX2PIX_CACHE"  # as --cache
@@ -27,7 +26,6 @@ MAX_BYTES = 100 * 10**9
 
 _INDEX, _LOCK, _USED = "index.json", "lock", "used"
 _FETCHES_AT_ONCE = 8
-_BLOCK_BYTES = 2**20
 
 # Locks of copies that this process uses: they are held until it ends, and keep others from deleting these copies.
 _in_use: dict[Path, int] = {}
@@ -188,7 +186,7 @@ def _is_good(files: Path, known: Remote, index: Mapping[str, Mapping[str, object
     if entry is None or (entry.get("tag"), entry.get("size")) != (known.tag, known.size) or not path.is_file():
         return False
     try:
-        return path.stat().st_size == known.size and _checksum(path) == entry.get("xxh3")
+        return path.stat().st_size == known.size and file_checksum(path) == entry.get("xxh3")
     except OSError:
         return False
 
@@ -205,20 +203,11 @@ def _fetch(files: Path, root: str, known: Remote, fetch: Callable[[str, IO[bytes
             raise OSError(
                 f"{root}: of {known.name} {size} bytes came instead of {known.size}; has it changed meanwhile?"
             )
-        checksum = _checksum(temporary)
+        checksum = file_checksum(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return checksum
-
-
-def _checksum(path: Path) -> str:
-    digest = xxh3_64()
-    block = memoryview(bytearray(_BLOCK_BYTES))
-    with open(path, "rb", buffering=0) as stream:
-        while count := stream.readinto(block):
-            digest.update(block[:count])
-    return digest.hexdigest()
 
 
 def _read_index(copy: Path) -> dict[str, dict[str, object]]:

@@ -13,7 +13,6 @@ import os
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -72,12 +71,8 @@ _CONDITIONS = (
 )
 _REFUSED = (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError)
 
-# How many requests this process has made of each kind.
-num_requests: Counter[str] = Counter()
-
 # The kinds of which the last request was given up: an end that writes a dozen objects must not wait for each of them.
 _given_up: set[str] = set()
-_counting = threading.Lock()
 _patience = threading.local()
 
 
@@ -151,7 +146,7 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
     """Makes a request, again and again where that may help: twice at least, unless inside `trying_for`.
 
     Args:
-        kind: such as "put"; for the count, and for errors.
+        kind: such as "put"; for errors.
         shown: the object's URI.
 
     Raises:
@@ -169,8 +164,6 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
     started = time.monotonic()
     pause_s = _FIRST_PAUSE_S
     for tries in itertools.count(1):
-        with _counting:
-            num_requests[kind] += 1
         try:
             result = work()
             _given_up.discard(kind)

@@ -140,8 +140,9 @@ class TrialRun:
         self.heartbeat, self.platform = heartbeat, platform
 
         # What is trained, on what.
-        self.train_patches = Patches.open(local_patches(job.store), "train", config.data.direction)
-        val_patches = Patches.open(local_patches(job.store), "val", config.data.direction)
+        patches = local_patches(job.store)
+        self.train_patches = Patches.open(patches, "train", config.data.direction)
+        val_patches = Patches.open(patches, "val", config.data.direction)
         self.settings = TrainingSettings(
             precision=runtime.precision,
             log_every_n_steps=config.log_every_n_steps,

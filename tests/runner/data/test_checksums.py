@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from xxhash import xxh3_64
 
-from runner.data import checksums
-from runner.data.checksums import SyncBehind, file_checksum, first_damaged
+from runner.data.checksums import SyncBehind, first_damaged
+from runner.storage import hashing
 from runner.storage.folder import Folder
-from runner.storage.hashing import HashingStream
+from runner.storage.hashing import HashingStream, file_checksum
 from runner.storage.storage import Storage
 
 
@@ -17,7 +17,7 @@ from runner.storage.storage import Storage
 def test_a_file_has_the_checksum_of_what_was_written(
     tmp_path: Path, size: int, write_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checksums, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(hashing, "BLOCK_BYTES", 100)
     content, path = os.urandom(size), tmp_path / "file"
     with open(path, "wb") as file:
         stream = HashingStream(file, xxh3_64())
@@ -28,7 +28,7 @@ def test_a_file_has_the_checksum_of_what_was_written(
 
 
 def test_each_flipped_bit_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checksums, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(hashing, "BLOCK_BYTES", 16)
     content, path = bytearray(os.urandom(40)), tmp_path / "file"
     stream = HashingStream(io.BytesIO(), xxh3_64())
     stream.write(content)
