@@ -5,6 +5,7 @@ of the verified reading against that of plain files of the same size on the same
 beside training takes from the steps.
 """
 
+import json
 import os
 import statistics
 import tempfile
@@ -26,11 +27,13 @@ from gan.training.step import train_step
 from runner.config.fingerprint import Fingerprints
 from runner.config.schema import Experiment
 from runner.records.checkpoints import RunPosition, read_checkpoint, write_checkpoint
+from runner.storage.run_folder import LOCK
 from runner.storage.storage import Storage
 from runner.trial.async_checkpointer import SAVE_SHARE, AsyncCheckpointer
 from runner.trial.job import TrialJob
 
 IDS = Fingerprints("config", "data")
+LEASE = "benchmark"
 MIN_STEPS, MIN_STEPS_S = 8, 5.0
 
 
@@ -76,8 +79,9 @@ def measure(folder: Storage, channels: int, repeats: int) -> dict[str, Any]:
 def beside_training(folder: Storage, state: TrainState, wait_s: float) -> dict[str, Any]:
     """What one save takes from the steps that run beside it, against what the checkpointer thinks it takes."""
     experiment = Experiment(name="bench")
-    job = TrialJob(folder, "trial", experiment, {}, IDS, folder, 1, "", 1)
+    job = TrialJob(folder, "trial", experiment, {}, IDS, folder, 1, LEASE, 1)
     job.trial.make_folder()
+    folder.write(LOCK, json.dumps({"token": LEASE}).encode())  # only who holds the experiment may write
     checkpointer = AsyncCheckpointer(job, {}, state, lambda: None, shares_cores=True, clock=time.monotonic)
     picture = torch.zeros(1, 3, 256, 256)
     masks = [torch.ones(1, *shape) for shape in state.generator.dropout_shapes]

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
 from gan.data.batches import resident_limit
-from gan.data.patches import Patches
+from gan.data.patches import Patches, PatchOrigin
 from gan.gpu.cuda_graph import uses_cuda_graph
 from gan.networks.model import ModelSettings
 from gan.networks.precision import LOWER_TYPES, resolve_precision
@@ -123,9 +124,13 @@ class NoisePatches:
     def __len__(self) -> int:
         return self._pair.shape[1]
 
-    def __getitem__(self, indices: "np.ndarray[Any, np.dtype[np.int64]]") -> tuple[Tensor, Tensor]:
-        source, target = self._pair[:, torch.from_numpy(indices)]
+    def __getitem__(self, indices: "Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]") -> tuple[Tensor, Tensor]:
+        source, target = self._pair[:, torch.as_tensor(indices)]
         return source, target
+
+    def origin(self, index: int) -> PatchOrigin:
+        """Each is a picture of its own."""
+        return PatchOrigin(str(index), 0, 0)
 
 
 class OurSteps:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from gan.data.randomness import Purpose, dropout_bits, dropout_masks
 from gan.evaluation.bootstrap import Interval, mean_intervals
 from gan.evaluation.metrics import METRICS, MODES
 from gan.networks.generator import Generator
+from gan.networks.norm import BatchNorm
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,6 +24,9 @@ METRIC_FUNCTIONS: Mapping[str, MetricFunction] = {metric.key: metric.load() for 
 EPOCH_FUNCTIONS: Mapping[str, MetricFunction] = {
     metric.key: METRIC_FUNCTIONS[metric.key] for metric in METRICS if metric.every_epoch
 }
+
+# Enough that a GPU is busy and a processor reads the deep layers' weights once for several pictures.
+_PIXELS_AT_ONCE = 8 * 256**2
 
 
 class Summary(NamedTuple):
@@ -69,12 +73,12 @@ def evaluate(
     device: torch.device,
     on_picture: Callable[[], None] = lambda: None,
 ) -> dict[str, Summary]:
-    """The metrics of every epoch over some patches, one picture at a time.
+    """The metrics of every epoch over some patches.
 
     Args:
         generator: computes in the type of its weights.
         mode: `study` has batch statistics and dropout on, as the study evaluates; `eval` has neither.
-        on_picture: called after each picture; an exception that it raises ends the evaluation.
+        on_picture: called for each picture that is measured; an exception that it raises ends the evaluation.
     """
     values = _measure(generator, patches, indices, mode, device, EPOCH_FUNCTIONS, on_picture)
     return {name: summarise(column) for name, column in zip(EPOCH_FUNCTIONS, values.T, strict=True)}
@@ -93,7 +97,7 @@ def score(
     """All metrics of all patches, in one pass for each mode.
 
     Args:
-        indices: of some patches instead: each has the values that it has among all.
+        indices: of some patches instead: each has the values that it has among all, but for rounding.
     """
     indices = range(len(patches)) if indices is None else indices
     values = {mode: _measure(generator, patches, indices, mode, device, metrics, on_picture) for mode in modes}
@@ -115,41 +119,49 @@ def generate(
     mode: str,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(generated, source, target) of each patch in turn, each (1, 3, S, S) float32 in [-1, 1].
+    """(generated, source, target) of the patches in turn, some at once: each (n, 3, S, S) float32 in [-1, 1].
 
-    In study mode a patch has the same dropout masks every time.
+    What a patch becomes does not depend on the others, but for rounding: in study mode it has the batch statistics of
+    itself alone, and the same dropout masks every time.
     """
-    # One patch at a time: in study mode the batch statistics are those of the patch alone.
-    for index in indices:
-        source, target = (rescale(picture.to(device)) for picture in patches[[int(index)]])
+    at_once = patches_at_once(patches.patch_size)
+    for start in range(0, len(indices), at_once):
+        batch = [int(index) for index in indices[start : start + at_once]]
+        source, target = (rescale(pictures.to(device)) for pictures in patches[batch])
 
         masks: list[Tensor] = []
         if mode == "study":
             shapes = generator.dropout_shapes
             # With seed 0, whatever the trial's seed is, so that trials are compared under the same masks.
-            bits = dropout_bits(shapes, 1, slice(0, 1), 0, int(index), Purpose.EVALUATION)
-            masks = dropout_masks(torch.from_numpy(bits).to(device), shapes)
+            bits = [dropout_bits(shapes, 1, slice(0, 1), 0, index, Purpose.EVALUATION) for index in batch]
+            masks = dropout_masks(torch.from_numpy(np.concatenate(bits)).to(device), shapes)
 
         with inference_mode_of(generator, mode):
             generated = generator(source, masks).float()
         yield generated, source, target
 
 
+def patches_at_once(patch_size: int) -> int:
+    """How many patches an evaluation computes at once: 8 of 256 pixels, fewer larger ones."""
+    return max(_PIXELS_AT_ONCE // patch_size**2, 1)
+
+
 @contextlib.contextmanager
 def inference_mode_of(network: nn.Module, mode: str) -> Iterator[None]:
-    """Batch statistics (`study`) or running ones (`eval`); running statistics are never updated."""
-    was_training = network.training
-    norms: list[Any] = [module for module in network.modules() if getattr(module, "track_running_stats", False)]
-    network.train(mode == "study")
+    """Each picture's own statistics, as those of a batch of one (`study`), or running ones (`eval`).
 
-    # A norm in training mode updates its running statistics, unless it tracks none.
+    Running statistics are never updated.
+    """
+    was_training = network.training
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    network.train(mode == "study")
     for norm in norms:
-        norm.track_running_stats = mode != "study"
+        norm.per_picture = mode == "study"
     try:
         yield
     finally:
         for norm in norms:
-            norm.track_running_stats = True
+            norm.per_picture = False
         network.train(was_training)
 
 
@@ -163,8 +175,11 @@ def _measure(
     on_picture: Callable[[], None],
 ) -> NDArray[np.float64]:
     """(n, m): a row for each patch and a column for each metric."""
-    values = np.empty((len(indices), len(metrics)))
-    for row, (generated, _, target) in zip(values, generate(generator, patches, indices, mode, device), strict=True):
-        row[:] = [float(metric(generated, target)) for metric in metrics.values()]
-        on_picture()
-    return values
+    columns: list[Tensor] = []
+    for generated, _, target in generate(generator, patches, indices, mode, device):
+        columns.append(torch.stack([metric(generated, target) for metric in metrics.values()]))
+        for _ in range(len(generated)):
+            on_picture()
+
+    # The values stay on the device until all are there: the host waits for them once.
+    return torch.cat(columns, dim=1).t().double().cpu().numpy()

@@ -20,10 +20,10 @@ def comparison_png(rows: Iterable[tuple[Tensor, Tensor, Tensor]], padding: int =
     """A PNG with one row for each patch: source, target, generated, with white between them.
 
     Args:
-        rows: (generated, source, target) as `gan.evaluation.evaluate.generate` yields them, each (1, 3, S, S).
+        rows: (generated, source, target) as `gan.evaluation.evaluate.generate` yields them, each (n, 3, S, S).
     """
-    pictures = [picture for generated, source, target in rows for picture in (source, target, generated)]
-    grid = make_grid(to_pixels(torch.cat(pictures).cpu()), 3, padding)
+    pictures = [torch.stack([source, target, generated], dim=1) for generated, source, target in rows]
+    grid = make_grid(to_pixels(torch.cat(pictures).flatten(0, 1).cpu()), 3, padding)
     stream = io.BytesIO()
     Image.fromarray(grid.permute(1, 2, 0).numpy()).save(stream, "PNG")
     return stream.getvalue()

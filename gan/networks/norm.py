@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn import functional as F
 
 NewNorm: TypeAlias = Callable[[int], nn.Module]  # from a number of channels
 
@@ -23,12 +24,16 @@ class BatchNorm(nn.BatchNorm2d):
 
     Attributes:
         counted: None for the batch of this process alone; otherwise whether this worker's pictures belong to the batch.
+        per_picture: True for the statistics of each picture, as if it were a batch of its own.
     """
 
     counted: bool | None = None
+    per_picture: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
+        if self.per_picture:
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         if self.counted is None or not self.training:
             return super().forward(x)
         normed, mean, square, count = _WholeBatchNorm.apply(x, self.weight, self.bias, self.eps, self.counted)

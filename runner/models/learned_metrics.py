@@ -174,7 +174,8 @@ def set_distances(
             for column, picture in zip(features, (generated, target), strict=True):
                 # The network returns a tuple with one tensor for each layer that was asked for: here it is one.
                 column.append(network(_to_bytes(picture))[0].cpu())
-            on_picture()
+            for _ in range(len(generated)):
+                on_picture()
         distances[mode] = feature_distances(*(torch.cat(column) for column in features))
     return distances
 

@@ -5,12 +5,13 @@ Written for Ray 2.60, the upper bound in pyproject.toml. Before that bound is ra
 
 import asyncio
 import contextlib
-import functools
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 _MANY = 1000  # machines, where there is no limit
@@ -47,8 +48,15 @@ MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 PREEMPTION_CALLBACK = "PreemptionCallback"
 
+# The methods of Ray's node that begin the dashboard and the autoscaler.
+_DASHBOARD_STARTS = ("start_monitor", "start_api_server")
+
 # Of the variables that Tune copies, those that are secret.
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+
+# Of processes that begin ahead: how long Ray may take for their environment, how long they wait for a task before they
+# may be ended, and how long the raylet may take to hear of it.
+_SETUP_TIMEOUT_S, _KEEP_ALIVE_S, _REPLY_TIMEOUT_S = 600, 300, 10
 
 _THREAD = threading.local()  # num_workers: of the group that a thread is starting
 
@@ -75,10 +83,12 @@ class ControllerInThisProcess:
 
     Attributes:
         trial: what the workers' actors are called in Ray's lists.
+        may_grow: whether an autoscaler may hear what the workers need.
         await_resources: called for each new group of workers; returns once the placement group has its resources.
     """
 
     trial: str
+    may_grow: bool
     await_resources: Callable[[PlacementGroupHandle], None]
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -95,11 +105,23 @@ class ControllerInThisProcess:
         except (ImportError, AttributeError):
             return super()._initialize_and_run_controller(**settings)  # type: ignore[misc]
 
+        if not self.may_grow:
+            _ask_for_no_machines(settings.get("scaling_policy"))
         controller = TrainController(**settings)
         controller.worker_group_cls = worker_group
         watch_preemption_here(controller)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+def _ask_for_no_machines(scaling_policy: Any) -> None:
+    """Keeps Ray Train from telling an autoscaler what it needs, on a Ray that has none.
+
+    It would tell an actor, whose process takes 180 MB and a second of a core as the first trial starts.
+    """
+    for name in ("_send_resource_request", "_maybe_send_resource_request", "_cancel_resource_request"):
+        if hasattr(scaling_policy, name):
+            setattr(scaling_policy, name, lambda: None)
 
 
 def watch_preemption_here(controller: Any) -> None:
@@ -273,22 +295,71 @@ def node_types() -> list[tuple[Mapping[str, float], int]] | None:
     ]
 
 
-def prestart_actors(*, tracks_state: bool) -> None:
-    """Begins the processes that Ray has once for all trials.
+def prestart_state_actor() -> None:
+    """Begins the process that the dashboard has its view of trainings from.
 
-    Ray Train would begin them as the first trial starts, and wait for each: two seconds a process, in which the trial's
-    driver loads its libraries now. A release that has them elsewhere starts them itself, later.
+    Ray Train would begin it as the first trial starts, and wait for it: two seconds, in which the trial's driver loads
+    its libraries now. A release that has it elsewhere starts it itself, later.
     """
     with contextlib.suppress(ImportError, AttributeError):
-        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-            get_or_create_autoscaling_coordinator,
+        from ray.train.v2._internal.state.state_actor import get_or_create_state_actor
+
+        get_or_create_state_actor()
+
+
+def setup_hook(function: str) -> dict[str, str]:
+    """The environment variables by which a process of Ray's calls a function, `module.name`, before its first task.
+
+    Ray sets them for all processes of a connection, or for none. Where a release has no such hook, nothing is called.
+    """
+    try:
+        from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+    except ImportError:
+        return {}
+    return {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: function}
+
+
+def propagated_variables() -> dict[str, str]:
+    """The environment variables that Ray Train adds for its workers. A release that has them elsewhere has none here:
+    the first workers' processes are then begun for nothing."""
+    try:
+        from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    except ImportError:
+        return {}
+    return dict(get_env_vars_to_propagate())
+
+
+def begin_process(runtime_env: str, count: int = 1) -> None:
+    """Has this machine's raylet begin processes for actors and tasks to come, of this job and with this runtime
+    environment; returns at once.
+
+    They cost nothing but time where nobody asks for them. A release that has no such request begins each when it is
+    asked for.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        import grpc
+        import ray
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated.common_pb2 import Language
+        from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest
+        from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
+        from ray.core.generated.runtime_environment_pb2 import RuntimeEnvConfig, RuntimeEnvInfo
+
+        node = ray._private.worker.global_worker.node
+        environment = RuntimeEnvInfo(
+            serialized_runtime_env=runtime_env,
+            runtime_env_config=RuntimeEnvConfig(setup_timeout_seconds=_SETUP_TIMEOUT_S, eager_install=True),
         )
-
-        get_or_create_autoscaling_coordinator()
-        if tracks_state:
-            from ray.train.v2._internal.state.state_actor import get_or_create_state_actor
-
-            get_or_create_state_actor()
+        request = PrestartWorkersRequest(
+            language=Language.PYTHON,
+            job_id=bytes.fromhex(ray.get_runtime_context().get_job_id()),
+            runtime_env_info=environment,
+            keep_alive_duration_secs=_KEEP_ALIVE_S,
+            num_workers=count,
+        )
+        address = f"{node.node_ip_address}:{node.node_manager_port}"
+        with contextlib.suppress(grpc.RpcError), init_grpc_channel(address) as channel:
+            NodeManagerServiceStub(channel).PrestartWorkers(request, timeout=_REPLY_TIMEOUT_S)
 
 
 def propagate_no_credentials() -> None:
@@ -305,12 +376,19 @@ def propagate_no_credentials() -> None:
 
 
 @contextlib.contextmanager
-def own_process_groups() -> Iterator[None]:
+def own_process_groups(
+    hidden: tuple[str, ...] = (), added: Mapping[str, str] = MappingProxyType({}), niceness: int = 0
+) -> Iterator[None]:
     """Ray's processes that begin inside the block are each in a process group of their own.
 
     `timeout` and many a supervisor send SIGTERM to the whole group of a command. Ray would be gone then
     before its workers have saved; it ends with this process in any case. A release that starts its processes
     in another way does without.
+
+    Args:
+        hidden: how the names of environment variables begin that the processes do not get.
+        added: variables that they get besides.
+        niceness: of the processes; more lets others go first.
     """
     try:
         from ray._private import services
@@ -321,11 +399,52 @@ def own_process_groups() -> Iterator[None]:
         yield
         return
 
-    services.ConsolePopen = functools.partial(popen, process_group=0)
+    def start(*arguments: Any, env: Mapping[str, str] | None = None, **settings: Any) -> Any:
+        given = os.environ if env is None else env
+        kept = {name: value for name, value in given.items() if not name.startswith(hidden)}
+        process = popen(*arguments, env={**kept, **added}, process_group=0, **settings)
+        if niceness:
+            os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
+        return process
+
+    services.ConsolePopen = start
     try:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+@contextlib.contextmanager
+def without_dashboard() -> Iterator[None]:
+    """A Ray of our own that starts inside the block has neither a dashboard nor an autoscaler nor a reader of logs.
+
+    It has one machine for good, and its logs are shown nowhere. These processes take a core for two seconds, in which
+    the raylet is not begun yet. A release that starts its processes in another way starts these as well.
+    """
+    with contextlib.ExitStack() as undone:
+        with contextlib.suppress(ImportError, AttributeError):
+            from ray._private.node import Node
+
+            for name in (*_DASHBOARD_STARTS, "start_log_monitor"):
+                undone.callback(setattr, Node, name, getattr(Node, name))
+                setattr(Node, name, lambda *_, **__: None)
+        yield
+
+
+def start_dashboard() -> str:
+    """Begins the dashboard of a Ray that was started inside `without_dashboard`; its address.
+
+    To be called in the thread that started Ray: these processes end with the thread that began them.
+
+    Raises:
+        Exception: it does not start.
+    """
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    node.start_monitor()  # it has what the dashboard shows of the machine's use
+    node.start_api_server(include_dashboard=True, raise_on_failure=True)
+    return f"http://{node.webui_url}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -6,6 +6,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from runner.on_ray.placement import Placement
+from runner.on_ray.prestart import is_joined, worker_environment
 from runner.on_ray.private import ControllerInThisProcess
 from runner.on_ray.worker import train_worker
 from runner.trial.job import TrialJob
@@ -41,7 +42,7 @@ class TrialTrainer(ControllerInThisProcess, TorchTrainer):
 
     def __init__(self, trial: str, placement: Placement, **settings: Any) -> None:
         super().__init__(train_worker, **settings)
-        self.trial, self.await_resources = trial, placement.wait
+        self.trial, self.may_grow, self.await_resources = trial, is_joined(), placement.wait
 
 
 def new_trainer(
@@ -73,6 +74,7 @@ def new_trainer(
         run_config=ray.train.RunConfig(
             name=job.name,
             storage_path=f"{ray_folder}/train",
+            worker_runtime_env=dict(worker_environment(trial_resources.cpus_per_worker)),
             failure_config=ray.train.FailureConfig(max_failures=job.config.resources.max_failures),
         ),
     )

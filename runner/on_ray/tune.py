@@ -47,6 +47,7 @@ def run_tune(
         is_stopping: whether the command was asked to stop.
     """
     by_name = {job.name: job for job in jobs}
+    coordinator.set_pending.remote(list(by_name))
     propagate_no_credentials()
     controllers = start_controllers()
 

@@ -12,6 +12,7 @@ import ray.train.torch
 import torch.distributed as dist
 
 from gan.training.process_group import ProcessGroup
+from runner.on_ray.prestart import prestart_next
 from runner.records.checkpoints import checkpoint_name
 from runner.storage.run_folder import MANIFEST
 from runner.trial.heartbeat import Heartbeat, HeartbeatReply, Progress
@@ -41,7 +42,7 @@ def train_worker(config: dict[str, Any]) -> None:
     handle = ray.cloudpickle.dumps(ray.get_runtime_context().current_actor)
     ray.get(coordinator.add_worker.remote(job.name, handle))
     with Heartbeat(job.name, RemoteCoordinator(coordinator, reports=group.is_rank_zero)) as heartbeat:
-        platform = RayTrainPlatform(shows_checkpoints=not job.experiment.is_remote)
+        platform = RayTrainPlatform(job, coordinator)
         train_trial(job, group, ray.train.torch.get_device(), heartbeat, platform)
     ray.get(coordinator.take_workers.remote(job.name))  # whatever Ray does from here on, the worker does not hang
 
@@ -67,14 +68,14 @@ class RemoteCoordinator:
 
 
 class RayTrainPlatform:
-    """Ray Train as the platform of a trial.
+    """Ray Train as the platform of a trial; `coordinator` is the handle of the Coordinator actor."""
 
-    Args:
-        shows_checkpoints: whether all nodes see Ray's folder of this run, to which pointers are written.
-    """
-
-    def __init__(self, *, shows_checkpoints: bool) -> None:
-        self._shows_checkpoints = shows_checkpoints
+    def __init__(self, job: TrialJob, coordinator: Any) -> None:
+        self._coordinator = coordinator
+        # Pointers are written to Ray's folder of this run, which all nodes see unless the experiment is in a bucket.
+        self._shows_checkpoints = not job.experiment.is_remote
+        # At a rung all trials wait for one another, and then some go on.
+        self._is_rung = job.epochs < job.config.training.epochs
 
     def report(self, metrics: dict[str, Any], manifest: dict[str, Any] | None) -> None:
         """Reports metrics, and for a checkpoint a pointer: a small folder with its manifest, so that Ray shows it."""
@@ -89,3 +90,8 @@ class RayTrainPlatform:
     def has_preemption_notice(self) -> bool:
         """True once Ray has notice that a node of this trial will be preempted."""
         return ray.train.get_preemption_info() is not None
+
+    def announce_end(self) -> None:
+        """Begins the process of the next trial's worker, where one waits for its turn."""
+        if self._is_rung or ray.get(self._coordinator.has_pending.remote()):
+            prestart_next()

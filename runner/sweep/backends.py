@@ -10,6 +10,7 @@ from runner.config.schema import Data
 from runner.console import Console
 from runner.data.shards import ShardReport, cut_in_this_process
 from runner.data.sources import Source
+from runner.errors import ResourceError
 from runner.on_ray.connection.address import is_client
 from runner.on_ray.connection.head_watch import HeadWatch
 from runner.on_ray.private import RAYLET
@@ -193,6 +194,7 @@ class OnRay:
         self._handle_signals = handle_signals
         self._starter = ThreadPoolExecutor(1, "start-ray")
         self._starting: Future[str] | None = None
+        self._dashboard_starting: Future[None] | None = None
         self._loaded = threading.Event()
         self._is_started = False
         self._coordinator: Any = None
@@ -236,15 +238,29 @@ class OnRay:
 
         url = self._starting.result()
         self._is_started = True
+        if self._dashboard and self._address is None:
+            self._dashboard_starting = self._starter.submit(self._start_dashboard)
         if self._address is not None:
             self._head = HeadWatch(self._address, self._console.print)
         self._handle_signals()
         if url:
-            from runner.on_ray.connection.folders import token_place
+            self._name_dashboard(url)
 
-            token = token_place()
-            hint = f" (it asks for the token that is in {token})" if token else ""
-            self._console.print(f"Ray dashboard: {url}{hint}")
+    def _start_dashboard(self) -> None:
+        """In the thread that started Ray, while trials begin: they do not need it."""
+        from runner.on_ray.connection.cluster import start_dashboard
+
+        try:
+            self._name_dashboard(start_dashboard(self._token))
+        except ResourceError as error:
+            self._console.print(f"note: {error}")
+
+    def _name_dashboard(self, url: str) -> None:
+        from runner.on_ray.connection.folders import token_place
+
+        token = token_place()
+        hint = f" (it asks for the token that is in {token})" if token else ""
+        self._console.print(f"Ray dashboard: {url}{hint}")
 
     @property
     def machines(self) -> Machines:
@@ -277,8 +293,12 @@ class OnRay:
     def train(self, jobs: Sequence[TrialJob], trial_resources: TrialResources, ray_folder: str) -> None:
         """Runs the jobs through Ray Tune, as many at once as fit."""
         self._start()
+        from runner.on_ray.prestart import prestart_first
         from runner.on_ray.tune import new_search, run_tune, start_coordinator
 
+        if self._address is None:
+            at_once = min(trial_resources.max_concurrent, len(jobs)) * trial_resources.workers
+            prestart_first(at_once, trial_resources.cpus_per_worker)
         self._coordinator = start_coordinator()
         if self._stop_reason:  # asked for before there was a coordinator
             self._coordinator.request_stop.remote(self._stop_reason)
@@ -359,6 +379,8 @@ class OnRay:
         self._end_cuts()
         # `exception` waits for a start that still goes on. After a start that failed there is nothing to end.
         if self._starting is not None and self._starting.exception() is None:
+            if self._dashboard_starting is not None:
+                self._dashboard_starting.exception()
             from runner.on_ray.connection.cluster import stop_ray
 
             stop_ray()

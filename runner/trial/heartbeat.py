@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple, Protocol
 
@@ -55,6 +56,7 @@ class Coordinator:
         self._placements: dict[str, bytes] = {}
         self._waiting_since: dict[str, float] = {}
         self._held_since: dict[str, float] = {}
+        self._pending: set[str] = set()
 
     def request_stop(self, reason: str) -> None:
         """From now on every heartbeat is answered with this reason; the first reason counts."""
@@ -113,6 +115,15 @@ class Coordinator:
     def begin_hold(self, trial: str) -> None:
         """Records that a trial's next workers have their places from now on."""
         self._held_since[trial] = time.monotonic()
+        self._pending.discard(trial)
+
+    def set_pending(self, trials: Sequence[str]) -> None:
+        """Takes the names of the trials whose turn will come."""
+        self._pending = set(trials)
+
+    def has_pending(self) -> bool:
+        """True while there are trials whose workers have had no place yet."""
+        return bool(self._pending)
 
     def waiting_s(self) -> dict[str, float]:
         """For how many seconds each trial has waited that waits for resources."""
@@ -140,6 +151,7 @@ class Heartbeat:
     Attributes:
         stop_reason: why to stop; "" while there is no reason.
         earlier_step: the last step that an earlier worker reported in this start of the command, 0 if none did.
+        step_s: seconds that a step takes: the mean of the last hundred when progress was last sent, 0 before that.
     """
 
     INTERVAL_S = 0.3
@@ -157,6 +169,7 @@ class Heartbeat:
         self._held_since = 0.0
         self.stop_reason = ""
         self.earlier_step = 0
+        self.step_s = 0.0
 
     def __enter__(self) -> "Heartbeat":
         # Before the thread starts: later replies give the steps of this worker, not those of an earlier one.
@@ -206,7 +219,8 @@ class Heartbeat:
         # The training's thread adds times meanwhile, and Python refuses to iterate over a deque that changes.
         times = self._step_times.copy()
         # With a GPU the host runs ahead until it reads something back: the mean is right, single times are not.
-        return Progress(self._step, fmean(times) if times else 0.0, self._progress_count)
+        self.step_s = fmean(times) if times else 0.0
+        return Progress(self._step, self.step_s, self._progress_count)
 
     def _run(self) -> None:
         while not self._closed.wait(self.INTERVAL_S):

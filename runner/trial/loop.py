@@ -47,6 +47,7 @@ from runner.trial.recorder import EvaluationBrokenOff, Recorder, is_finite
 from runner.trial.runtime import RuntimeSettings, resolve_runtime, set_up_torch
 
 PREEMPTION_CHECK_INTERVAL_S = 5.0
+END_NOTICE_S = 5.0  # as long as it takes to begin a worker's process where there is little to do it with
 _MAX_MEMORY_DEATHS = 2
 
 
@@ -70,6 +71,9 @@ class Platform(Protocol):
     def has_preemption_notice(self) -> bool:
         """True once a machine of this trial is about to be taken away; the same on all workers."""
 
+    def announce_end(self) -> None:
+        """Called once, some seconds before the trial ends, as far as one can tell."""
+
 
 class NoPlatform:
     """For a process that trains alone: reports go nowhere, and no machine is taken away with notice."""
@@ -80,6 +84,9 @@ class NoPlatform:
     def has_preemption_notice(self) -> bool:
         """False."""
         return False
+
+    def announce_end(self) -> None:
+        """Does nothing."""
 
 
 def train_trial(
@@ -180,6 +187,7 @@ class TrialRun:
         self.preemption_checked_at = time.monotonic()
         self.pending_action = Action.NONE
         self.pending_metrics: dict[str, Any] = {}
+        self.is_end_announced = False
 
     def _restore(self) -> tuple[bytes, float, Mapping[str, Any] | None]:
         """Loads the newest verified checkpoint, the same on all workers.
@@ -334,6 +342,8 @@ class TrialRun:
         little."""
         self.heartbeat.at_step(self.state.step)
         self.logger.write_due(self.state.step)
+        if not self.is_end_announced and self._is_end_near():
+            self._announce_end()
         self._check_last_write()
         # Asked whatever is chosen below, because it also measures the steps.
         is_save_due = self.checkpointer.is_due(preemption_notice=self.preemption_notice)
@@ -352,6 +362,18 @@ class TrialRun:
             self.preemption_checked_at = time.monotonic()
             return Action.CHECK_PREEMPTION
         return Action.NONE
+
+    def _is_end_near(self) -> bool:
+        """True before the last steps, or before the very last one while it is not known what a step takes."""
+        num_steps = steps_per_epoch(len(self.train_patches), self.settings.batch_size)
+        remaining = (self.settings.epochs + 1 - self.state.epoch) * num_steps - self.state.epoch_step
+        return remaining <= 1 or 0 < remaining * self.heartbeat.step_s <= END_NOTICE_S
+
+    def _announce_end(self) -> None:
+        """Tells the platform, once."""
+        if not self.is_end_announced:
+            self.is_end_announced = True
+            self.platform.announce_end()
 
     def _act(self, action: Action) -> None:
         """What all workers do together between two steps; the clock of training time stands still meanwhile."""
@@ -395,6 +417,8 @@ class TrialRun:
         halving = self.job.halving
         is_rung = halving is not None and logged.epoch in halving.rungs(config.training.epochs)
         is_last = logged.epoch == self.settings.epochs or is_rung
+        if logged.epoch == self.settings.epochs:
+            self._announce_end()
         is_measured = halving is not None and halving.is_measured(logged.epoch)
         extra = {f"epoch_mean/{name}": value for name, value in event.means.items()}
 
@@ -410,6 +434,8 @@ class TrialRun:
             return Action.STOP
 
         is_over = self.group.is_rank_zero and self.recorder.is_patience_over
+        if is_over:
+            self._announce_end()
         evaluated = {name: value for name, value in extra.items() if name.startswith("val/")}
         self.pending_metrics = {"epoch": logged.epoch, **event.means, **evaluated}
         is_save_due = is_last or logged.epoch % config.checkpoint.every_n_epochs == 0

@@ -17,7 +17,7 @@ from runner.on_ray.connection.address import LOCAL, VARIABLE, check_reachable
 from runner.on_ray.connection.folders import TOKEN_MODE, prepare_token, temporary_folder
 from runner.process.allocator import KEEP_FREED_MEMORY
 from runner.process.machine import look_at_machine
-from runner.process.processes import marked
+from runner.process.processes import MARK, marked
 
 # What Ray reads at import or passes on to the processes it starts.
 _RAY_SETTINGS = {
@@ -33,6 +33,8 @@ _RAY_SETTINGS = {
 }
 # What Ray's processes are not to inherit: keys, and the address, which this process has or leaves alone.
 _HIDDEN_PREFIXES = ("WANDB_", VARIABLE)
+
+_DASHBOARD_NICENESS = 10  # it begins while the first trials do
 
 _OTHER_VERSION = "Version mismatch"  # how Ray's error begins
 _TRY_AGAIN = "Where the machine was only busy, the same command goes on from the last checkpoint."
@@ -77,7 +79,7 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     """Starts a local Ray of our own, whose processes carry `token` as a mark, or joins the cluster at `address`.
 
     Returns:
-        The dashboard's address, or "" where there is none.
+        The address of the cluster's dashboard; "" for a Ray of our own, where `start_dashboard` is to follow.
 
     Raises:
         ResourceError: the cluster can't be reached, or Ray does not start.
@@ -88,16 +90,36 @@ def start_ray(address: str | None, token: str, *, dashboard: bool) -> str:
     settings = _local_settings(dashboard=dashboard) if address is None else _cluster_settings()
 
     # Ray's processes inherit the environment: without secrets, and with the mark by which they are found.
-    with _hidden_variables(), contextlib.nullcontext() if address else marked(token), private.own_process_groups():
+    with (
+        _hidden_variables(),
+        private.own_process_groups(),
+        contextlib.nullcontext() if address else marked(token),
+        contextlib.nullcontext() if address else private.without_dashboard(),
+    ):
         try:
             context = _init(address or LOCAL, settings)
         except Exception as error:  # of a node that does not come up in time, Ray raises no kind of its own
             raise ResourceError(_explain(address, str(error))) from error
     silence_ray()
-    if address is None:
-        private.prestart_actors(tracks_state=dashboard)
+    if address is None and dashboard:
+        private.prestart_state_actor()
     url = context.dashboard_url or ""
     return f"http://{url}" if url and dashboard else ""
+
+
+def start_dashboard(token: str) -> str:
+    """Begins the dashboard of a Ray of our own, in the thread that has started it; its address.
+
+    Raises:
+        ResourceError: it does not start.
+    """
+    # Other threads are at work by now, which may need the keys, or start processes that are not Ray's: this process
+    # keeps its environment.
+    with private.own_process_groups(_HIDDEN_PREFIXES, {MARK: token}, _DASHBOARD_NICENESS):
+        try:
+            return private.start_dashboard()
+        except Exception as error:  # Ray raises no kind of its own
+            raise ResourceError(f"there is no dashboard: {error}") from error
 
 
 def _explain(address: str | None, problem: str) -> str:

@@ -11,9 +11,12 @@ import pytest
 from runner.on_ray import private
 
 MODULES = (
+    "ray._private.grpc_utils",
+    "ray._private.node",
+    "ray._private.ray_constants",
     "ray._private.services",
     "ray._raylet",
-    "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator",
+    "ray.train.v2._internal.constants",
     "ray.train.v2._internal.execution.controller",
     "ray.train.v2._internal.execution.preemption",
     "ray.train.v2._internal.state.state_actor",
@@ -34,6 +37,8 @@ class OwnWay:
 class Trainer(private.ControllerInThisProcess, OwnWay):
     """Ours, over it."""
 
+    may_grow = True
+
 
 @pytest.fixture
 def other_release(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,18 +53,21 @@ def other_release(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_release_has_what_is_not_documented() -> None:
     """Each absence would only make things slower, so nothing else would show it."""
     from ray._private import services
+    from ray._private.node import Node
     from ray._raylet import GcsClient
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import datasets, placement_group_callback
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
     from ray.train.v2._internal.state import state_actor
 
     assert callable(services.ConsolePopen)
     assert callable(GcsClient)
     assert DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    assert callable(default_autoscaling_coordinator.get_or_create_autoscaling_coordinator)
+    for name in ("start_monitor", "start_api_server", "start_log_monitor"):
+        assert callable(getattr(Node, name))
+    assert private.setup_hook("package.module.function")
     assert callable(state_actor.get_or_create_state_actor)
     assert callable(TrainController.run)
     assert callable(TrainController.get_result)
@@ -69,12 +77,17 @@ def test_this_release_has_what_is_not_documented() -> None:
     assert f"_worker_group_callbacks_to_propagate.append({private.PREEMPTION_CALLBACK}())" in by_controller
     for module, name in zip((datasets, placement_group_callback), private.NEEDLESS_CALLBACKS, strict=True):
         assert hasattr(module, name)
+    for name in ("_send_resource_request", "_maybe_send_resource_request", "_cancel_resource_request"):
+        assert callable(getattr(ScalingPolicy, name))
 
 
 @pytest.mark.usefixtures("other_release")
 def test_without_it_rays_own_way_is_taken() -> None:
-    private.prestart_actors(tracks_state=True)
-    with private.own_process_groups():
+    private.prestart_state_actor()
+    private.begin_process("{}")
+    assert private.setup_hook("package.module.function") == {}
+    assert private.propagated_variables() == {}
+    with private.own_process_groups(), private.without_dashboard():
         pass
     assert Trainer()._initialize_and_run_controller(name="trial") == {"name": "trial"}
     with pytest.raises(ImportError):
@@ -86,10 +99,10 @@ def test_processes_begin_in_their_own_groups_inside_the_block_alone(monkeypatch:
     services = ModuleType("services")
     services.ConsolePopen = lambda **settings: started.append(settings)  # type: ignore[attr-defined]
     monkeypatch.setattr("ray._private.services", services)
-    with private.own_process_groups():
-        services.ConsolePopen()
+    with private.own_process_groups(hidden=("SECRET_",), added={"MARK": "1"}):
+        services.ConsolePopen(env={"PATH": "/", "SECRET_KEY": "x"})
     services.ConsolePopen()
-    assert started == [{"process_group": 0}, {}]
+    assert started == [{"process_group": 0, "env": {"PATH": "/", "MARK": "1"}}, {}]
 
 
 def test_the_two_callbacks_that_start_processes_are_left_out() -> None:
