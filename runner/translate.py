@@ -73,7 +73,7 @@ def _run_translate(arguments: argparse.Namespace) -> Exit:
     # These load torch, which takes seconds: not before the inputs are found.
     from gan.evaluation.translate import Tiling
     from runner.models.trained import open_trained_model
-    from runner.models.translation import TranslationJob, set_up_device, translate_files
+    from runner.models.translation import TranslationJob, set_up_generator, translate_files
 
     trained = open_trained_model(arguments.trial, arguments.checkpoint)
     size = trained.config.data.patch_size
@@ -84,7 +84,7 @@ def _run_translate(arguments: argparse.Namespace) -> Exit:
         )
 
     job = TranslationJob(
-        generator=trained.generator.to(set_up_device()),
+        generator=set_up_generator(trained),
         direction=trained.config.data.direction if arguments.pairs else None,
         tiling=Tiling(arguments.mode, arguments.overlap),
     )

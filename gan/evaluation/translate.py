@@ -1,6 +1,6 @@
 """Translates pictures of any size with a generator that was trained on patches, in blended tiles."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +10,11 @@ from torch import Tensor
 
 from gan.data.jitter import rescale
 from gan.data.randomness import Purpose, dropout_bits, dropout_masks
-from gan.evaluation.evaluate import inference_mode_of
+from gan.evaluation.evaluate import inference_mode_of, patches_at_once
 from gan.evaluation.grids import to_pixels
 from gan.evaluation.metrics import MODES
 from gan.evaluation.tiling import blending_weights, covering_origins, reflected_to
 from gan.networks.generator import Generator
-
-_TILES_AT_ONCE = 8  # in eval mode
 
 
 class Tiling(NamedTuple):
@@ -108,19 +106,20 @@ def _translated_tiles(
 ) -> Iterator[Tensor]:
     """The fake target of each tile of a row, from left to right: (3, S, S) float32 in [-1, 1], on the processor."""
     tile, device = generator.patch_size, generator.last.weight.device
-    count = _TILES_AT_ONCE if mode == "eval" else 1  # in study mode tiles would share their statistics
+    count = patches_at_once(tile)
     for start in range(0, len(columns), count):
         batch = columns[start : start + count]
         tiles = np.stack([image[row : row + tile, column : column + tile].transpose(2, 0, 1) for column in batch])
         source = rescale(torch.from_numpy(tiles).to(device))
-        masks = masks_at(generator, row * image.shape[1] + batch[0]) if mode == "study" else []
+        positions = [row * image.shape[1] + column for column in batch]
+        masks = masks_at(generator, positions) if mode == "study" else []
         with torch.inference_mode(), inference_mode_of(generator, mode):
             fakes = generator(source, masks).float().cpu()
         yield from fakes
 
 
-def masks_at(generator: Generator, position: int) -> list[Tensor]:
-    """The dropout masks of the tile at a position of its picture, always the same ones."""
+def masks_at(generator: Generator, positions: Sequence[int]) -> list[Tensor]:
+    """The dropout masks of the tiles at some positions of their picture, always the same ones."""
     shapes = generator.dropout_shapes
-    bits = dropout_bits(shapes, 1, slice(0, 1), 0, position, Purpose.TRANSLATION)
-    return dropout_masks(torch.from_numpy(bits).to(generator.last.weight.device), shapes)
+    bits = [dropout_bits(shapes, 1, slice(0, 1), 0, position, Purpose.TRANSLATION) for position in positions]
+    return dropout_masks(torch.from_numpy(np.concatenate(bits)).to(generator.last.weight.device), shapes)

@@ -35,6 +35,7 @@ class TrainedModel(NamedTuple):
         params: the swept fields of the trial.
         generator: in fp32, on the CPU, in eval mode.
         threads: the number of threads that it was trained with.
+        precision: that its steps computed in: fp32, bf16 or fp16.
         epochs: the whole epochs that it was trained for.
     """
 
@@ -44,6 +45,7 @@ class TrainedModel(NamedTuple):
     fingerprints: Fingerprints
     generator: Generator
     threads: int
+    precision: str
     epochs: int
     step: int
 
@@ -97,10 +99,11 @@ def read_trained_model(trial: Storage, shown: str, checkpoint: str = _LATEST) ->
 
     generator = config.networks.new_generator()
     generator.load_state_dict(dict(weights.tensors))
-    threads = int(content["threads"])
+    threads, precision = int(content["threads"]), str(content["precision"])
     return TrainedModel(
-        trial, config, content["params"], fingerprints, generator.eval(), threads, weights.epochs, weights.step
-    )
+        trial, config, content["params"], fingerprints, generator.eval(), threads, precision, weights.epochs,
+        weights.step,
+    )  # fmt: skip
 
 
 def _find_weights(trial: Storage, fingerprints: Fingerprints, checkpoint: str) -> Weights:

@@ -14,11 +14,13 @@ from gan.data.patches import MAP_TO_SATELLITE
 from gan.data.pictures import PictureError, decode_picture, split_pair
 from gan.evaluation.translate import Tiling, num_strips, translated_strips
 from gan.networks.generator import Generator
+from gan.networks.precision import has_native_bf16, low_precision_copy, memory_format_of
 from runner.command import show_error
 from runner.console import Console
 from runner.errors import FullError, StorageError
 from runner.models.picture_files import PictureFile
 from runner.models.png import PngWriter
+from runner.models.trained import TrainedModel
 from runner.process.processes import num_cores
 from runner.storage.folder import Folder
 from runner.storage.storage import is_full
@@ -39,10 +41,18 @@ class TranslationJob(NamedTuple):
     tiling: Tiling
 
 
-def set_up_device() -> torch.device:
-    """The GPU if there is one, else the CPU with all cores; torch is set to fp32 and to the same bits each time."""
-    set_up_torch(RuntimeSettings(num_cores(), "fp32", ""), deterministic=True)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def set_up_generator(trained: TrainedModel) -> Generator:
+    """The trial's generator on the GPU if there is one, else on all cores; torch is set to the same bits each time.
+
+    A trial that was trained in bf16 translates in it, where that is native, in half the time of fp32.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = "bf16" if trained.precision == "bf16" and has_native_bf16(device) else "fp32"
+    set_up_torch(RuntimeSettings(num_cores(), precision, ""), deterministic=True)
+    if precision == "fp32":
+        return trained.generator.to(device)
+    generator = trained.generator.to(device=device, memory_format=memory_format_of(device, precision))  # type: ignore[call-overload]
+    return low_precision_copy(generator, precision)
 
 
 def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: Folder, console: Console) -> int:

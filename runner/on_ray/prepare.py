@@ -16,6 +16,9 @@ from runner.on_ray.connection.cluster import silence_ray
 from runner.on_ray.private import remembered_execution
 from runner.storage.storage import Storage
 
+_TASKS_A_CORE = 4  # so that no core is idle for long at the end
+_MAX_SHARDS_A_TASK = 8  # whoever watches sees the progress of each task
+
 
 def cut_with_ray(
     source: Source, data: Data, folder: Storage, on_begin: Callable[[Callable[[], None]], object] = lambda end: None
@@ -59,7 +62,7 @@ def _reported_rows(
     """The reports of Ray Data's tasks, one row a shard."""
     # As JSON, which holds file names too that are no UTF-8 and could not stand in a table.
     rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(shards)).map_batches(
+    dataset = ray.data.from_items(rows, override_num_blocks=_num_tasks(len(shards))).map_batches(
         _write_shards,
         batch_format="pyarrow",
         batch_size=None,
@@ -68,6 +71,13 @@ def _reported_rows(
     on_begin(remembered_execution(dataset))
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from table.to_pylist()
+
+
+def _num_tasks(num_shards: int) -> int:
+    """How many tasks share the shards: a task costs as much as three pictures, and each core is to have some."""
+    cores = int(ray.cluster_resources().get("CPU", 0)) or num_shards
+    shards_a_task = min(max(num_shards // (_TASKS_A_CORE * cores), 1), _MAX_SHARDS_A_TASK)
+    return -(-num_shards // shards_a_task)
 
 
 def _write_shards(table: pa.Table, seed: int | None, data: Data, folder: Storage) -> pa.Table:
