@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rich.console
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,11 +18,13 @@ from gan.evaluation.translate import Tiling, translate
 from gan.networks.generator import Generator
 from runner.console import Console
 from runner.data.synthesis import draw_pair
+from runner.models import translation
 from runner.models.picture_files import PictureFile
 from runner.models.png import PngWriter
 from runner.models.trained import open_trained_model
 from runner.models.translation import TranslationJob, read_source, translate_files
 from runner.storage.storage import Storage
+from runner.trial.runtime import torch_settings_kept
 from tests.support.kill_points import tiny_trial
 from tests.support.pictures import smooth_picture
 
@@ -323,3 +326,21 @@ def test_progress_on_a_terminal_has_a_bar_with_the_picture_and_its_number(
         assert translate_files(job, pictures, Storage.open(tmp_path / "out"), console) == 2
     shown = (tmp_path / "console.txt").read_text()
     assert "a[b].png (1 of 2)" in shown and "c.png (2 of 2)" in shown and "100%" in shown
+
+
+@pytest.mark.parametrize(("precision", "is_native", "used"), [
+    ("bf16", True, torch.bfloat16), ("bf16", False, torch.float32), ("fp32", True, torch.float32)
+])  # fmt: skip
+def test_a_trial_of_bf16_translates_in_it_where_that_is_native(
+    trial: Path, monkeypatch: pytest.MonkeyPatch, precision: str, is_native: bool, used: torch.dtype
+) -> None:
+    monkeypatch.setattr(translation, "has_native_bf16", lambda device: is_native)
+    image = smooth_picture(150, 200)
+    with torch_settings_kept():
+        expected = translate(open_trained_model(trial).generator, image)
+        generator = translation.set_up_generator(open_trained_model(trial)._replace(precision=precision))
+        translated = translate(generator, image)
+    assert generator.last.weight.dtype == used
+    difference = np.abs(translated.astype(int) - expected)
+    assert difference.max() <= (8 if used == torch.bfloat16 else 1)
+    assert (difference.max() > 0) == (used == torch.bfloat16)
