@@ -101,7 +101,7 @@ def test_no_more_trials_run_at_once_than_memory_holds_unless_they_are_asked_for(
     small = Node(8, 0).with_machine(machine(8, memory=7 * GB))
     given = resolve_resources(Resources(), [small], 8, [SHAPE])
     assert (given.max_concurrent, given.cpus_per_worker) == (2, 4)
-    assert "memory holds 2 trials at a time: a worker is expected to take 2.8 GB" in given.describe()
+    assert "memory holds 2 trials at a time: a worker is expected to take 3.2 GB" in given.describe()
     assert resolve_resources(Resources(max_concurrent=5), [small], 8, [SHAPE]).max_concurrent == 5
     large = Node(8, 0).with_machine(machine(8))
     assert resolve_resources(Resources(), [large], 8, [SHAPE]).describe().count("\n") == 0
