@@ -29,6 +29,7 @@ check: .venv  ## lint, format, types
 
 bench: .venv  ## speed, as ratios in one run
 	.venv/bin/python -m benchmarks.train_step --batch-size 1 --turns 2
+	.venv/bin/python -m benchmarks.evaluation --turns 2
 	.venv/bin/python -m benchmarks.data --pictures 600 --repeats 2
 	.venv/bin/python -m benchmarks.checkpoint --repeats 3
 	.venv/bin/python -m benchmarks.runner --repeats 1

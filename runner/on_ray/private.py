@@ -55,8 +55,8 @@ _DASHBOARD_STARTS = ("start_monitor", "start_api_server")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
 # Of processes that begin ahead: how long Ray may take for their environment, how long they wait for a task before they
-# may be ended, and how long the raylet may take to hear of it.
-_SETUP_TIMEOUT_S, _KEEP_ALIVE_S, _REPLY_TIMEOUT_S = 600, 300, 10
+# may be ended (the evaluation at a trial's end can take that long), and how long the raylet may take to hear of it.
+_SETUP_TIMEOUT_S, _KEEP_ALIVE_S, _REPLY_TIMEOUT_S = 600, 3600, 10
 
 _THREAD = threading.local()  # num_workers: of the group that a thread is starting
 

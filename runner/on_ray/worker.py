@@ -1,7 +1,9 @@
 """What Ray Train runs in each worker process: thin, everything of substance is in runner.trial and gan."""
 
+import contextlib
 import json
 import tempfile
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,11 @@ class RayTrainPlatform:
         return ray.train.get_preemption_info() is not None
 
     def announce_end(self) -> None:
-        """Begins the process of the next trial's worker, where one waits for its turn."""
-        if self._is_rung or ray.get(self._coordinator.has_pending.remote()):
-            prestart_next()
+        """Begins the process of the next trial's worker, where one waits for its turn, while this one trains on."""
+        threading.Thread(target=self._begin_next, name="prestart", daemon=True).start()
+
+    def _begin_next(self) -> None:
+        # Without an answer the next trial begins its process itself.
+        with contextlib.suppress(ray.exceptions.RayError):
+            if self._is_rung or ray.get(self._coordinator.has_pending.remote()):
+                prestart_next()

@@ -238,13 +238,13 @@ class OnRay:
 
         url = self._starting.result()
         self._is_started = True
-        if self._dashboard and self._address is None:
-            self._dashboard_starting = self._starter.submit(self._start_dashboard)
         if self._address is not None:
             self._head = HeadWatch(self._address, self._console.print)
         self._handle_signals()
         if url:
             self._name_dashboard(url)
+        elif self._dashboard and self._address is None:
+            self._dashboard_starting = self._starter.submit(self._start_dashboard)
 
     def _start_dashboard(self) -> None:
         """In the thread that started Ray, while trials begin: they do not need it."""
@@ -296,7 +296,8 @@ class OnRay:
         from runner.on_ray.prestart import prestart_first
         from runner.on_ray.tune import new_search, run_tune, start_coordinator
 
-        if self._address is None:
+        # Of a halved sweep the first stage only: the trials that end at a rung begin the processes of the next.
+        if self._address is None and self._search is None:
             at_once = min(trial_resources.max_concurrent, len(jobs)) * trial_resources.workers
             prestart_first(at_once, trial_resources.cpus_per_worker)
         self._coordinator = start_coordinator()

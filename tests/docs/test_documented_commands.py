@@ -173,6 +173,7 @@ COMMANDS = {
     "sky jobs launch --name pix2pix deploy/skypilot.yaml --env EXPERIMENT=experiments/batch_sweep.yaml": OUTSIDE,
     # Working on the code.
     "python -m benchmarks.train_step --batch-size 4 --peer DIR": LONG,
+    "python -m benchmarks.evaluation": LONG,
     "python -m benchmarks.data --pairs DIR": LONG,
     "python -m benchmarks.checkpoint": LONG,
     "python -m benchmarks.runner": LONG,

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -89,4 +90,7 @@ def test_a_process_is_begun_where_a_trial_waits_or_a_rung_is_to_be_decided(
     monkeypatch.setattr(worker.ray, "get", lambda value: value)
     monkeypatch.setattr(worker, "prestart_next", lambda: calls.append(1))
     worker.RayTrainPlatform(job, Handle(coordinator)).announce_end()
+    for thread in threading.enumerate():
+        if thread.name == "prestart":
+            thread.join()
     assert len(calls) == begun
