@@ -19,12 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "changed.",
         "python -m runner.reproduce results/baseline/trials/trial --epochs 2",
     )
+
     parser.add_argument(
         "trial", metavar="TRIAL_DIR", type=user_path, help="a trial's folder or URI, STORAGE/EXPERIMENT/trials/TRIAL"
     )
     parser.add_argument(
         "--epochs", metavar="N", type=_positive, help="compare the first N epochs only (default: as far as it got)"
     )
+
     add_traceback(parser)
     return run_command(parser, _run_reproduce, argv)
 

@@ -142,10 +142,12 @@ class StatusReader:
         except FileNotFoundError:  # the run is still being prepared
             return
         self._names = frozenset(experiment.names(TRIALS))
+
         # A trial.yaml stays: what has one is not asked again.
         unsure = sorted(self._names - self._begun)
         has_file = self._for_each(lambda name: experiment.exists(f"{trial_path(name)}/{TRIAL_FILE}"), unsure)
         self._begun = self._begun & self._names | {name for name, found in zip(unsure, has_file, strict=True) if found}
+
         known = (content, self._names, self._begun)
         if known != self._known:
             before, trials = self._watched, read_trials(experiment, recorded_epochs)

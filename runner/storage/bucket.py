@@ -83,12 +83,14 @@ class Bucket(Storage):
                 f"{scheme}://...: credentials and options belong into the environment; give the bucket and "
                 "the prefix alone."
             )
+
         found = _URI.fullmatch(uri)
         if found is None or found["scheme"] not in SCHEMES:
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise StorageError(f"{uri}: its scheme is unknown; give a folder, or a bucket by one of {known}.")
         if not found["bucket"]:
             raise StorageError(f"{uri}: it names no bucket; give {found['scheme']}://BUCKET/PREFIX.")
+
         parts = [part for part in found["prefix"].split("/") if part]
         if any(part in (".", "..") for part in parts):
             raise StorageError(f"{uri}: a prefix can't have the parts `.` and `..`.")
@@ -249,6 +251,7 @@ class Bucket(Storage):
             found = self._get(name)
             if found.log != "probe":
                 raise StorageError(f"{self.root}: the store does not keep objects' metadata, which logs need.")
+
             ignored = self._put(name, b"another", "create") is not None
             with contextlib.suppress(Changed):
                 self.replace(name, b"22", found.tag)
@@ -405,9 +408,11 @@ class Bucket(Storage):
                 # As for `write`.
                 if check is not None:
                     check()
+
             content = seen.content + data
             log, writes = seen.log or secrets.token_hex(8), _one_more(seen.writes)
             new_tag = self._put(name, content, _mode_of(seen.tag) if seen.tag else "create", log, writes)
+
             self._remember(uri, new_tag or None)
             if new_tag:
                 with _remembering:

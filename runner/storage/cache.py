@@ -203,6 +203,7 @@ def _fetch(files: Path, root: str, known: Remote, fetch: Callable[[str, IO[bytes
             raise OSError(
                 f"{root}: of {known.name} {size} bytes came instead of {known.size}; has it changed meanwhile?"
             )
+
         checksum = file_checksum(temporary)
         temporary.replace(path)
     finally:

@@ -219,6 +219,7 @@ class Folder(Storage):
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
         # The rename is safe from a power cut only once the folder itself is on the disk.
         if synced:
             _sync(path.parent)

@@ -89,6 +89,7 @@ def store_of(bucket: str) -> Any:
 def _client(bucket: str, longest_s: float) -> Any:
     if bucket.startswith("s3://"):
         _check_endpoint()
+
     return obstore.store.from_url(
         bucket,
         client_options={"connect_timeout": "5s", "timeout": f"{longest_s:g}s", "allow_http": _allows_http()},
@@ -161,6 +162,7 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
     retry_s = _retry_s() if patience_s is None else patience_s
     if patience_s is None and kind in _given_up:
         retry_s = 0.0
+
     started = time.monotonic()
     pause_s = _FIRST_PAUSE_S
     for tries in itertools.count(1):
@@ -172,6 +174,7 @@ def request(kind: str, shown: str, work: Callable[[], T]) -> T:
             if isinstance(error, _CONDITIONS) and code_of(error) not in _PASSING_CODES:
                 _given_up.discard(kind)
                 raise
+
             took_s = time.monotonic() - started
             is_last = took_s + pause_s > retry_s and (tries > 1 or patience_s is not None)
             if not _may_pass(error):

@@ -31,6 +31,7 @@ def run_experiment(source: ExperimentSource, options: Options, console: Console)
     except OSError as error:
         if not takes_nothing(error):
             raise
+
         if is_unreachable(error):
             raise FullError(
                 f"--storage: {error}; when it answers again and takes the credentials, the same command goes on from "

@@ -97,6 +97,7 @@ def _refuse(experiment: Storage, blind: list[str], unable: list[str]) -> None:
         last = "Install it there with the same versions, or take the node out of the cluster."
     else:
         return
+
     shown = [f"  {line}" for line in lines[:_MAX_SHOWN]]
     shown += [f"  and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
     raise problem("\n".join([first, *shown, last]))
