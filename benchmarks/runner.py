@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 import yaml
 
@@ -30,6 +31,7 @@ from gan.training.state import TrainState
 TRIAL_S = 300.0
 SETTLED_STEP = 20
 POLL_S = 0.05
+PROFILE_S = 0.2  # looking at all processes takes longer than at a file
 MEMORY_STEPS = (100, 1100)
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -72,6 +74,7 @@ def main() -> None:
         "commands": measure_commands,
         "speed": measure_speed,
         "trials": measure_trials,
+        "start": measure_start,
         "data": measure_data,
     }
     parser = benchmark_parser(__doc__)
@@ -155,6 +158,55 @@ def measure_trials(folder: Path, repeats: int) -> dict[str, Any]:
         if pauses := pauses_between(trials, at_once):
             figures[f"trials_{count}_pause_s"] = spread(pauses)
     return figures
+
+
+def measure_start(folder: Path, repeats: int) -> dict[str, Any]:
+    """The processor time of each process, up to a trial's first step: with the dashboard, as by default."""
+    path = write(folder, SHORT)
+    warm = prepare(path, folder / "short", SHORT)
+    first_steps, processes = [], []
+    for repeat in range(repeats):
+        storage = folder / f"start{repeat}"
+        storage.mkdir()
+        (storage / "patches").symlink_to(warm / "patches")
+        first_step_s, taken_s = profile_start(path, storage)
+        first_steps.append(first_step_s)
+        processes.append(taken_s)
+
+    names = sorted(set().union(*processes), key=lambda name: -max(taken_s.get(name, 0.0) for taken_s in processes))
+    profile = {f"start_{name}_cpu_s": spread([taken_s.get(name, 0.0) for taken_s in processes]) for name in names}
+    total = spread([sum(taken_s.values()) for taken_s in processes])
+    return {"start_first_step_s": spread(first_steps), "start_all_cpu_s": total, **profile}
+
+
+def profile_start(path: Path, storage: Path) -> tuple[float, dict[str, float]]:
+    """Seconds to the first step of a run, and the seconds of a core that each of its processes took until then."""
+    start = time.time()
+    command = [sys.executable, "-m", "runner.tune", str(path), "--storage", str(storage)]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    taken: dict[int, tuple[str, float]] = {}
+    while not (at := first_step_at(storage)) and process.poll() is None:
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = each.cpu_times()
+                taken[each.pid] = (process_name(each), times.user + times.system)
+        time.sleep(PROFILE_S)
+    if process.wait():
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+
+    by_name: dict[str, float] = {}
+    for name, spent_s in taken.values():
+        by_name[name] = by_name.get(name, 0.0) + spent_s
+    return at - start, by_name
+
+
+def process_name(process: psutil.Process) -> str:
+    """Ray's title without the task, or the module that Python runs, or the program."""
+    line = process.cmdline()
+    if line and line[0].startswith("ray::"):
+        return line[0].split()[0].removeprefix("ray::").partition(".")[0]
+    modules = [part for part in line[1:] if part.endswith(".py") or part.startswith("runner.")]
+    return Path(modules[0]).name.removesuffix(".py") if modules else process.name()
 
 
 def measure_data(folder: Path, repeats: int) -> dict[str, Any]:
