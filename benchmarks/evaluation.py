@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from benchmarks.figures import benchmark_parser, publish, ratios, seconds, spread
-from benchmarks.train_step import OurSteps, set_up
+from benchmarks.train_step import OurSteps, add_step_arguments, set_up
 from gan.data.patches import Patches
 from gan.evaluation.evaluate import EPOCH_FUNCTIONS, METRIC_FUNCTIONS, fixed_sample, generate, score
 from gan.evaluation.grids import comparison_png
@@ -25,11 +25,7 @@ SELECTED_BY = "swd"
 def main() -> None:
     """Prints the table; writes JSON where asked to."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
-    parser.add_argument("--threads", type=int, default=0, help="processor threads (default: torch's choice)")
+    add_step_arguments(parser)
     parser.add_argument("--steps", type=int, default=6, help="timed in a turn")
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()

@@ -48,17 +48,22 @@ PEER = "import train_step; train_step.matmul_tflops = lambda *_: 0.0; train_step
 def main() -> None:
     """Prints the table; writes JSON where asked to."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--channels", type=int, default=64)
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
-    parser.add_argument("--threads", type=int, default=0, help="processor threads (default: torch's choice)")
+    add_step_arguments(parser)
     parser.add_argument("--steps", type=int, help="timed in a turn (default: 6 on a processor, 200 on a GPU)")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--not-deterministic", action="store_true", help="let a GPU take whatever kernels are fastest")
     parser.add_argument("--peer", metavar="DIR", type=Path, help="the folder of the peer's train_step.py")
     arguments = parser.parse_args()
     publish(measure(arguments), arguments.json)
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a step is taken with."""
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    parser.add_argument("--threads", type=int, default=0, help="processor threads (default: torch's choice)")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

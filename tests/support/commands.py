@@ -67,6 +67,7 @@ def start(module: str, *arguments: object, env: Mapping[str, str] | None = None,
 
 
 STARTED: list[Command] = []
+_GRPC_REMARK = re.compile(r"^[IWE]\d{4} [\d:.]+ +\d+ \w+\.cc:\d+\]", re.MULTILINE)
 
 
 def end_what_was_started() -> None:
@@ -94,6 +95,7 @@ def finish(process: Command, timeout_s: float = 300) -> str:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
+    assert not _GRPC_REMARK.search(output), f"gRPC speaks to the person:\n{output}"
     return output
 
 

@@ -27,6 +27,9 @@ _RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PYTHONWARNINGS": "ignore",
+    # gRPC's remarks would stand on the screen, and it would meddle with the processes that are started beside a call.
+    "GRPC_VERBOSITY": "ERROR",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     "SPT_NOENV": "1",  # a process that takes a title would overwrite the mark by which it is found and ended
     **private.SETTINGS,
     **KEEP_FREED_MEMORY,  # a worker trains in a thread, for which its process has to know it from the start
