@@ -35,7 +35,7 @@ PEER = Path(os.environ.get("PEER_DIR", ROOT.parent / "shared" / "peers" / "pytor
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make soak` asks for."""
-    parser.addoption("--kill-seeds", type=int, default=16, metavar="N", help="runs that are killed at random places")
+    parser.addoption("--kill-seeds", type=int, default=8, metavar="N", help="runs that are killed at random places")
     parser.addoption(
         "--mutations", type=int, default=30, metavar="N", help="ways to break each shipped experiment file"
     )

@@ -43,7 +43,7 @@ def kept_steps(runs: BucketRuns) -> list[str]:
     return sorted(name.split("/")[-2] for name in runs.objects() if re.search(r"/step_\d+/manifest.json$", name))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2))])
 def test_a_store_of_which_every_tenth_request_fails_changes_no_bit(
     runs: BucketRuns, undisturbed: Path, fault_proxy: FaultProxy, seed: int
 ) -> None:
@@ -59,9 +59,9 @@ def test_a_store_of_which_every_tenth_request_fails_changes_no_bit(
     ("fault", "said", "number"),
     [
         ("InternalError", "500 Internal Server Error", 14),
-        ("InternalError", "500 Internal Server Error", 28),
+        pytest.param("InternalError", "500 Internal Server Error", 28, marks=pytest.mark.soak),
         ("InternalError", "500 Internal Server Error", 150),
-        ("InternalError", "500 Internal Server Error", 290),
+        pytest.param("InternalError", "500 Internal Server Error", 290, marks=pytest.mark.soak),
         ("ExpiredToken", "403 Forbidden, ExpiredToken", 150),
         ("AccessDenied", "403 Forbidden, AccessDenied", 150),
     ],
@@ -139,7 +139,14 @@ def assert_stopped_for_lack_of_room(ended: Run) -> None:
     assert "Traceback" not in ended.output
 
 
-@pytest.mark.parametrize("code", ["QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "QuotaExceeded",
+        pytest.param("XMinioAdminBucketQuotaExceeded", marks=pytest.mark.soak),
+        pytest.param("XMinioStorageFull", marks=pytest.mark.soak),
+    ],
+)
 def test_a_quota_that_is_reached_stops_the_run_and_when_it_is_raised_it_goes_on(
     runs: BucketRuns, undisturbed: Path, fault_proxy: FaultProxy, code: str
 ) -> None:
