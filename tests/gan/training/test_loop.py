@@ -291,6 +291,17 @@ def test_evaluation_and_pictures_leave_the_state_untouched(patches: Patches, mod
         assert summary.min <= summary.mean <= summary.max
 
 
+def test_an_evaluation_between_two_steps_changes_nothing_of_what_is_learned(
+    patches: Patches, undisturbed: tuple[str, list[dict[str, float]]]
+) -> None:
+    state = new_state()
+    for event in fit(state, patches, settings()):
+        if isinstance(event, BeforeStep) and event.step in (3, 7):
+            for mode in ("eval", "study"):
+                evaluate(state.compute_generator, patches, [0, 5], mode, CPU)
+    assert digest(state) == undisturbed[0]
+
+
 def test_the_two_modes_of_evaluation_differ(patches: Patches) -> None:
     state = new_state()
     train(state, patches, settings(epochs=1))
