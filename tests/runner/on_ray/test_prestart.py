@@ -87,3 +87,30 @@ def test_the_first_worker_and_the_next_one_get_a_process_that_has_all_loaded() -
         [sys.executable, "-c", BEGUN_AHEAD], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert "begun ahead" in done.stdout, done.stdout + done.stderr
+
+
+# Which GPUs a process may see is said with its first task. Whoever asks before sees all of them for good.
+NO_GPU_ASKED_FOR = """
+import torch
+
+def refuse(*_):
+    raise AssertionError("a GPU was asked for")
+
+for name in ("is_available", "device_count", "init", "_lazy_init"):
+    setattr(torch.cuda, name, refuse)
+torch._C._cuda_getDeviceCount = refuse
+
+from runner.on_ray.prestart import load_worker
+load_worker()
+import sys
+assert "runner.on_ray.worker" in sys.modules
+print("loaded")
+"""
+
+
+def test_what_is_loaded_ahead_asks_for_no_gpu() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_GPU_ASKED_FOR], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert "loaded" in done.stdout, done.stdout + done.stderr
