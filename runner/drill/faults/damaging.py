@@ -102,7 +102,6 @@ def _wait_for_checkpoints(target: TargetRun, command: CommandRun, step: int) -> 
 def tear_small_files(target: TargetRun) -> None:
     """Cuts all small files and the patches of a stopped run in half, and removes Ray's files."""
     _stop_somewhere(target)
-    before = target.moment()
 
     # All of these can be rebuilt from the checkpoint or from the other files.
     _halve_last_line(target.trial, METRICS_LOG)
@@ -116,6 +115,8 @@ def tear_small_files(target: TargetRun) -> None:
             if name.startswith("train-"):
                 _halve(store, name)
 
+    # After the log was replaced above: the next start's could get the number that the file system gave to the first.
+    before = target.moment()
     command = target.start(quick=True)
     target.recovered(command, before)
     target.finish(command)
