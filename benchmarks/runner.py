@@ -166,10 +166,7 @@ def measure_start(folder: Path, repeats: int) -> dict[str, Any]:
     warm = prepare(path, folder / "short", SHORT)
     first_steps, processes = [], []
     for repeat in range(repeats):
-        storage = folder / f"start{repeat}"
-        storage.mkdir()
-        (storage / "patches").symlink_to(warm / "patches")
-        first_step_s, taken_s = profile_start(path, storage)
+        first_step_s, taken_s = profile_start(path, warm, folder / f"start{repeat}")
         first_steps.append(first_step_s)
         processes.append(taken_s)
 
@@ -179,11 +176,10 @@ def measure_start(folder: Path, repeats: int) -> dict[str, Any]:
     return {"start_first_step_s": spread(first_steps), "start_all_cpu_s": total, **profile}
 
 
-def profile_start(path: Path, storage: Path) -> tuple[float, dict[str, float]]:
+def profile_start(path: Path, warm: Path, storage: Path) -> tuple[float, dict[str, float]]:
     """Seconds to the first step of a run, and the seconds of a core that each of its processes took until then."""
     start = time.time()
-    command = [sys.executable, "-m", "runner.tune", str(path), "--storage", str(storage)]
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    process = begin(path, warm, storage)
     taken: dict[int, tuple[str, float]] = {}
     while not (at := first_step_at(storage)) and process.poll() is None:
         for each in (process, *process.children(recursive=True)):
@@ -191,8 +187,7 @@ def profile_start(path: Path, storage: Path) -> tuple[float, dict[str, float]]:
                 times = each.cpu_times()
                 taken[each.pid] = (process_name(each), times.user + times.system)
         time.sleep(PROFILE_S)
-    if process.wait():
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    expect_success(process)
 
     by_name: dict[str, float] = {}
     for name, spent_s in taken.values():
@@ -238,11 +233,8 @@ def prepare(path: Path, storage: Path, experiment: dict[str, Any]) -> Path:
 
 def run(path: Path, warm: Path, storage: Path, *options: str, module: str = "runner.tune") -> Run:
     """Runs the command to its end, on the patches of another run."""
-    storage.mkdir()
-    (storage / "patches").symlink_to(warm / "patches")
     start = time.time()
-    command = [sys.executable, "-m", module, str(path), "--storage", str(storage), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = begin(path, warm, storage, *options, module=module)
     first_step_s = 0.0
     memory: dict[int, float] = {}
     while process.poll() is None:
@@ -251,9 +243,22 @@ def run(path: Path, warm: Path, storage: Path, *options: str, module: str = "run
             first_step_s = max(first_step_at(storage) - start, 0.0)
         else:
             memory |= worker_memory_mb(storage)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    expect_success(process)
     return Run(storage, time.time() - start, first_step_s, memory)
+
+
+def begin(path: Path, warm: Path, storage: Path, *options: str, module: str = "runner.tune") -> psutil.Popen:
+    """Begins the command, on the patches of another run."""
+    storage.mkdir()
+    (storage / "patches").symlink_to(warm / "patches")
+    command = [sys.executable, "-m", module, str(path), "--storage", str(storage), *options]
+    return psutil.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def expect_success(process: psutil.Popen) -> None:
+    """Waits for a command's end; raises RuntimeError where it failed."""
+    if code := process.wait():
+        raise RuntimeError(f"{' '.join(process.args)} ended with {code}")
 
 
 def first_step_at(storage: Path) -> float:

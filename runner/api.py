@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from runner.models.trained import TrainedModel
+    from gan.networks.generator import Generator
 
 
 def run_experiment(
@@ -221,7 +221,7 @@ class TrialResults(_Located):
 
         from gan.data.pictures import load_pixels, rgb_pixels
         from gan.evaluation.translate import Tiling, translate
-        from runner.models.translation import set_up_generator
+        from runner.models.translation import set_up_translation
         from runner.trial.runtime import torch_settings_kept
 
         if isinstance(image, str | os.PathLike):
@@ -230,13 +230,15 @@ class TrialResults(_Located):
             load_pixels(image)
             image = rgb_pixels(image.copy())  # a copy, because it turns the picture upright in place
         with torch_settings_kept():
-            return translate(set_up_generator(self._trained), image, Tiling(mode, overlap))
+            set_up_translation(self._generator)
+            return translate(self._generator, image, Tiling(mode, overlap))
 
     @functools.cached_property
-    def _trained(self) -> "TrainedModel":
+    def _generator(self) -> "Generator":
         from runner.models.trained import read_trained_model
+        from runner.models.translation import translating_generator
 
-        return read_trained_model(self._storage, self.location)
+        return translating_generator(read_trained_model(self._storage, self.location))
 
 
 @dataclass(frozen=True)

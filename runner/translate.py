@@ -73,7 +73,7 @@ def _run_translate(arguments: argparse.Namespace) -> Exit:
     # These load torch, which takes seconds: not before the inputs are found.
     from gan.evaluation.translate import Tiling
     from runner.models.trained import open_trained_model
-    from runner.models.translation import TranslationJob, set_up_generator, translate_files
+    from runner.models.translation import TranslationJob, set_up_translation, translate_files, translating_generator
 
     trained = open_trained_model(arguments.trial, arguments.checkpoint)
     size = trained.config.data.patch_size
@@ -83,8 +83,10 @@ def _run_translate(arguments: argparse.Namespace) -> Exit:
             f"them, {size // 2}"
         )
 
+    generator = translating_generator(trained)
+    set_up_translation(generator)
     job = TranslationJob(
-        generator=set_up_generator(trained),
+        generator=generator,
         direction=trained.config.data.direction if arguments.pairs else None,
         tiling=Tiling(arguments.mode, arguments.overlap),
     )

@@ -129,16 +129,18 @@ def generate(
         batch = [int(index) for index in indices[start : start + at_once]]
         source, target = (rescale(pictures.to(device)) for pictures in patches[batch])
 
-        masks: list[Tensor] = []
-        if mode == "study":
-            shapes = generator.dropout_shapes
-            # With seed 0, whatever the trial's seed is, so that trials are compared under the same masks.
-            bits = [dropout_bits(shapes, 1, slice(0, 1), 0, index, Purpose.EVALUATION) for index in batch]
-            masks = dropout_masks(torch.from_numpy(np.concatenate(bits)).to(device), shapes)
-
+        masks = fixed_masks(generator, batch, Purpose.EVALUATION) if mode == "study" else []
         with inference_mode_of(generator, mode):
             generated = generator(source, masks).float()
         yield generated, source, target
+
+
+def fixed_masks(generator: Generator, positions: Sequence[int], purpose: Purpose) -> list[Tensor]:
+    """The dropout masks of the pictures at some positions, on the generator's device: always the same ones."""
+    shapes = generator.dropout_shapes
+    # With seed 0, whatever the trial's seed is, so that trials are compared under the same masks.
+    bits = [dropout_bits(shapes, 1, slice(0, 1), 0, position, purpose) for position in positions]
+    return dropout_masks(torch.from_numpy(np.concatenate(bits)).to(generator.last.weight.device), shapes)
 
 
 def patches_at_once(patch_size: int) -> int:

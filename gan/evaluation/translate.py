@@ -1,6 +1,6 @@
 """Translates pictures of any size with a generator that was trained on patches, in blended tiles."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gan.data.jitter import rescale
-from gan.data.randomness import Purpose, dropout_bits, dropout_masks
-from gan.evaluation.evaluate import inference_mode_of, patches_at_once
+from gan.data.randomness import Purpose
+from gan.evaluation.evaluate import fixed_masks, inference_mode_of, patches_at_once
 from gan.evaluation.grids import to_pixels
 from gan.evaluation.metrics import MODES
 from gan.evaluation.tiling import blending_weights, covering_origins, reflected_to
@@ -112,14 +112,7 @@ def _translated_tiles(
         tiles = np.stack([image[row : row + tile, column : column + tile].transpose(2, 0, 1) for column in batch])
         source = rescale(torch.from_numpy(tiles).to(device))
         positions = [row * image.shape[1] + column for column in batch]
-        masks = masks_at(generator, positions) if mode == "study" else []
+        masks = fixed_masks(generator, positions, Purpose.TRANSLATION) if mode == "study" else []
         with torch.inference_mode(), inference_mode_of(generator, mode):
             fakes = generator(source, masks).float().cpu()
         yield from fakes
-
-
-def masks_at(generator: Generator, positions: Sequence[int]) -> list[Tensor]:
-    """The dropout masks of the tiles at some positions of their picture, always the same ones."""
-    shapes = generator.dropout_shapes
-    bits = [dropout_bits(shapes, 1, slice(0, 1), 0, position, Purpose.TRANSLATION) for position in positions]
-    return dropout_masks(torch.from_numpy(np.concatenate(bits)).to(generator.last.weight.device), shapes)

@@ -41,18 +41,23 @@ class TranslationJob(NamedTuple):
     tiling: Tiling
 
 
-def set_up_generator(trained: TrainedModel) -> Generator:
-    """The trial's generator on the GPU if there is one, else on all cores; torch is set to the same bits each time.
+def translating_generator(trained: TrainedModel) -> Generator:
+    """The trial's generator on the GPU if there is one, else on the CPU.
 
-    A trial that was trained in bf16 translates in it, where that is native, in half the time of fp32.
+    One that was trained in bf16 computes in it, where that is native, in half the time of fp32.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = "bf16" if trained.precision == "bf16" and has_native_bf16(device) else "fp32"
-    set_up_torch(RuntimeSettings(num_cores(), precision, ""), deterministic=True)
     if precision == "fp32":
         return trained.generator.to(device)
     generator = trained.generator.to(device=device, memory_format=memory_format_of(device, precision))  # type: ignore[call-overload]
     return low_precision_copy(generator, precision)
+
+
+def set_up_translation(generator: Generator) -> None:
+    """Sets torch to all cores, and to the same bits each time."""
+    precision = "fp32" if generator.last.weight.dtype == torch.float32 else "bf16"
+    set_up_torch(RuntimeSettings(num_cores(), precision, ""), deterministic=True)
 
 
 def translate_files(job: TranslationJob, pictures: Sequence[PictureFile], out: Folder, console: Console) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from runner.on_ray.connection.cluster import is_joined
 from runner.on_ray.private import begin_process, propagated_variables, setup_hook
 
 
@@ -26,11 +27,6 @@ def worker_environment(threads: int) -> Mapping[str, Any]:
         root = str(Path(__file__).parents[2])
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return {"env_vars": variables}
-
-
-def is_joined() -> bool:
-    """True in the processes of a cluster that was joined: this package has been sent to them."""
-    return ray.is_initialized() and "py_modules" in ray.get_runtime_context().runtime_env
 
 
 def load_worker() -> None:

@@ -48,9 +48,6 @@ MULTI_NODE_SETTING = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 PREEMPTION_CALLBACK = "PreemptionCallback"
 
-# The methods of Ray's node that begin the dashboard and the autoscaler.
-_DASHBOARD_STARTS = ("start_monitor", "start_api_server")
-
 # Of the variables that Tune copies, those that are secret.
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
@@ -425,7 +422,7 @@ def without_dashboard() -> Iterator[None]:
         with contextlib.suppress(ImportError, AttributeError):
             from ray._private.node import Node
 
-            for name in (*_DASHBOARD_STARTS, "start_log_monitor"):
+            for name in ("start_monitor", "start_api_server", "start_log_monitor"):
                 undone.callback(setattr, Node, name, getattr(Node, name))
                 setattr(Node, name, lambda *_, **__: None)
         yield

@@ -5,8 +5,9 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from runner.on_ray.connection.cluster import is_joined
 from runner.on_ray.placement import Placement
-from runner.on_ray.prestart import is_joined, worker_environment
+from runner.on_ray.prestart import worker_environment
 from runner.on_ray.private import ControllerInThisProcess
 from runner.on_ray.worker import train_worker
 from runner.trial.job import TrialJob

@@ -342,7 +342,7 @@ class TrialRun:
         little."""
         self.heartbeat.at_step(self.state.step)
         self.logger.write_due(self.state.step)
-        if not self.is_end_announced and self._is_end_near():
+        if self._is_end_near():
             self._announce_end()
         self._check_last_write()
         # Asked whatever is chosen below, because it also measures the steps.

@@ -179,6 +179,13 @@ def _cluster_settings() -> dict[str, Any]:
     return {"runtime_env": packages | {"env_vars": _RAY_SETTINGS}}
 
 
+def is_joined() -> bool:
+    """True in this command's processes on a cluster that was joined: these packages have been sent to them."""
+    import ray
+
+    return ray.is_initialized() and "py_modules" in ray.get_runtime_context().runtime_env
+
+
 def stop_ray() -> None:
     """Ends what start_ray began; a cluster that was joined goes on."""
     import ray

@@ -7,9 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from gan.data.jitter import rescale
-from gan.data.randomness import draw_weights
-from gan.evaluation import translate as translation
-from gan.evaluation.evaluate import inference_mode_of
+from gan.data.randomness import Purpose, draw_weights
+from gan.evaluation.evaluate import fixed_masks, inference_mode_of
 from gan.evaluation.tiling import blending_weights, covering_origins, reflected_to
 from gan.evaluation.translate import Tiling, num_strips, translate, translated_strips
 from gan.networks.generator import Generator
@@ -107,7 +106,7 @@ def test_study_mode_has_each_tiles_own_statistics_and_dropout_by_its_place(gener
     left, right = side_by_side[:, :TILE], side_by_side[:, TILE:]
     assert not np.array_equal(left, right), "another place, other masks"
     for position, translated in ((0, left), (TILE, right)):
-        masks = translation.masks_at(generator, [position])
+        masks = fixed_masks(generator, [position], Purpose.TRANSLATION)
         with torch.no_grad(), inference_mode_of(generator, "study"):
             fake = generator(rescale(torch.tensor(tile).permute(2, 0, 1)[None]), masks)[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(translated, (fake + 1) * 127.5, atol=0.51)

@@ -338,7 +338,8 @@ def test_a_trial_of_bf16_translates_in_it_where_that_is_native(
     image = smooth_picture(150, 200)
     with torch_settings_kept():
         expected = translate(open_trained_model(trial).generator, image)
-        generator = translation.set_up_generator(open_trained_model(trial)._replace(precision=precision))
+        generator = translation.translating_generator(open_trained_model(trial)._replace(precision=precision))
+        translation.set_up_translation(generator)
         translated = translate(generator, image)
     assert generator.last.weight.dtype == used
     difference = np.abs(translated.astype(int) - expected)
