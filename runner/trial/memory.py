@@ -13,9 +13,9 @@ from gan.networks.sizes import state_size
 from runner.config.schema import Experiment
 
 # Measured: a process takes 0.8 GB with a tiny network, its trial's driver 0.1 GB, and the process that begins ahead for
-# the next trial 0.6 GB (0.4 GB beside others, with which it shares its libraries). The peak of trainings of 16 and 64 channels lay between the footprint without 0.3 of the
-# activations (not all of them are there at the same moment) and with 0.8 more (scratch memory of kernels, gradients of
-# activations).
+# the next trial 0.6 GB (0.4 GB beside others, with which it shares its libraries). The peak of trainings of 16 and 64
+# channels lay between the footprint without 0.3 of the activations (not all of them are there at the same moment) and
+# with 0.8 more (scratch memory of kernels, gradients of activations).
 _PROCESS_BYTES = 1_500_000_000
 _SCRATCH_SHARE = 0.3
 _SURE_SHARE = 0.5
